@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Format, lint, types and docs: everything that is checked without running the code. Every step runs even when an
+# earlier one failed, so that one run shows all there is to mend.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="${VENV_PYTHON:-.venv/bin/python}"
+
+failed=()
+step() {
+    local name=$1
+    shift
+    echo "== $name"
+    "$@" || failed+=("$name")
+}
+step format "$python" -m ruff format --check .
+step lint "$python" -m ruff check .
+step types "$python" -m mypy
+step docs "$python" -m sphinx -q -W --keep-going -b html docs build/docs
+
+if ((${#failed[@]})); then
+    echo "check failed: ${failed[*]}" >&2
+    exit 1
+fi

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Everything that CI checks: make the environment when it is missing, then format, lint, types, docs and tests.
+# Options are passed on to pytest, for example: bash scripts/test.sh -k selection
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bash scripts/setup_env.sh || exit 1
+
+# Nothing here may need a network: a test that reaches for a hub fails at once instead of waiting for it.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+status=0
+bash scripts/check.sh || status=1
+echo "== tests"
+.venv/bin/python -m pytest "$@" </dev/null || status=1
+
+echo "finished in ${SECONDS} s, $([[ $status == 0 ]] && echo "all passed" || echo "with failures, see above")"
+exit "$status"
