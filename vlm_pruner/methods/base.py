@@ -1,0 +1,144 @@
+"""What a pruning method is: a frozen dataclass that chooses tokens. Knows nothing of models or transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The R tokens of one image's N that stay.
+
+    indices:    long [R], ascending. order: long [R], the same tokens in order of selection.
+    nearest:    long [N], position in `indices` of the kept token that each token is most similar to (a kept token
+                points to itself); None for methods that fold nothing.
+    similarity: float [N], similarity of each token to that kept token; None likewise.
+    pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
+    """
+
+    indices: Tensor
+    order: Tensor
+    nearest: Tensor | None = None
+    similarity: Tensor | None = None
+    pivots: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Base of all methods. A subclass writes `select`, and `merge` if it folds dropped tokens into kept ones.
+
+    reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
+    keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
+    layer:           the first decoder layer (counted from 0) that runs on the short sequence.
+    """
+
+    reduction_ratio: float | None = None
+    keep_tokens: int | None = None
+    layer: int = 2
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        _check_budget(self.reduction_ratio, self.keep_tokens)
+        if self.layer < 1:
+            raise PruningError(
+                f"layer={self.layer}: pruning before the first decoder layer is not built yet; use layer=1 or higher"
+            )
+
+    @property
+    def least_tokens(self) -> int:
+        """The smallest budget that the method can work with."""
+        return 1
+
+    @property
+    def first_image_only(self) -> bool:
+        """Whether only the first image of each row is pruned (the released code's limit)."""
+        return False
+
+    def budget(self, tokens: int, released_rounding: str = "round") -> int:
+        """Number of visual tokens to keep of an image's `tokens`.
+
+        released_rounding: how the released code rounds for the model at hand, "round" or "floor"; the adapter
+        says which. It matters only to methods that can reproduce the released code.
+        Raises PruningError if `keep_tokens` is more than the image has.
+        """
+        if self.keep_tokens is not None:
+            if self.keep_tokens > tokens:
+                raise PruningError(
+                    f"keep_tokens={self.keep_tokens}, but the image has only {tokens} visual tokens; "
+                    f"use keep_tokens={tokens} or less, or reduction_ratio"
+                )
+            return self.keep_tokens
+        assert self.reduction_ratio is not None
+        share = tokens * (1 - self.reduction_ratio)
+        wanted = int(share) if self._floors(released_rounding) else round(share)
+        return min(tokens, max(self.least_tokens, wanted))
+
+    def _floors(self, released_rounding: str) -> bool:
+        return False
+
+    def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
+        """Choose `budget` of one image's N tokens.
+
+        hidden: [N, d], residual stream that enters `layer`. keys: [N, k], keys of the layer before (after rotary
+        embedding, heads concatenated). layout: where the tokens are in the picture.
+        """
+        raise NotImplementedError
+
+    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+        """[R, d]: what goes on into `layer`, in the order of `selection.indices`. By default the kept rows as they are."""
+        return hidden[selection.indices]
+
+    def config(self) -> dict[str, Any]:
+        """The method's fields, ready for JSON."""
+        return asdict(self)
+
+
+def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> None:
+    if (reduction_ratio is None) == (keep_tokens is None):
+        raise PruningError(
+            f"give exactly one of reduction_ratio and keep_tokens, not reduction_ratio={reduction_ratio} "
+            f"and keep_tokens={keep_tokens}"
+        )
+    if reduction_ratio is not None and not 0 <= reduction_ratio < 1:
+        raise PruningError(
+            f"reduction_ratio={reduction_ratio} must be at least 0 and below 1: it is the share of tokens removed"
+        )
+    if keep_tokens is not None and keep_tokens < 1:
+        raise PruningError(f"keep_tokens={keep_tokens} must be at least 1")
+
+
+_METHODS: dict[str, type[Pruner]] = {}
+_P = TypeVar("_P", bound=type[Pruner])
+
+
+def register(name: str) -> Callable[[_P], _P]:
+    """Class decorator: makes a method known under `name`."""
+
+    def add(cls: _P) -> _P:
+        if name in _METHODS:
+            raise ValueError(f"two methods are called {name!r}: {_METHODS[name].__name__} and {cls.__name__}")
+        cls.name = name
+        _METHODS[name] = cls
+        return cls
+
+    return add
+
+
+def get(name: str) -> type[Pruner]:
+    """The method class called `name`. Raises PruningError that lists the names if there is none."""
+    if name not in _METHODS:
+        raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}")
+    return _METHODS[name]
+
+
+def names() -> list[str]:
+    """The names of all methods, sorted."""
+    return sorted(_METHODS)

@@ -1,0 +1,49 @@
+"""What was kept, in which order, from where in the picture. Plain Python values, ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageReceipt:
+    """One visual span of one batch row. R tokens of N were kept; all indices count within the span.
+
+    indices: the R kept tokens, ascending. order: the same tokens in order of selection.
+    coords:  [R, 2] (x, y) of the kept tokens in token units, in the order of `indices`.
+    pivots:  tokens that selection started from, in order of selection (empty for methods without pivots).
+    nearest: [N] position in `indices` of the kept token that each token is most similar to, which is where a
+             dropped token was folded in; None for methods that fold nothing.
+    """
+
+    row: int
+    span: tuple[int, int]  # start and length in the row's sequence, before pruning
+    layer: int  # the first decoder layer (counted from 0) that runs on the short sequence
+    method: str
+    n_before: int
+    n_after: int
+    indices: list[int]
+    order: list[int]
+    coords: list[list[float]]
+    pivots: list[int] = field(default_factory=list)
+    nearest: list[int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "span": list(self.span)}
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One prefill. `images` is in order of batch rows, then of position; empty when no visual token was found."""
+
+    method: str
+    config: dict[str, Any]  # the method's fields
+    layer: int
+    batch_size: int
+    tokens_before: int  # padded sequence length that entered the decoder
+    tokens_after: int  # padded sequence length from `layer` on
+    images: list[ImageReceipt]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "images": [image.to_dict() for image in self.images]}
