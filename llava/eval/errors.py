@@ -1,0 +1,11 @@
+"""The two kinds of bad input: one stops the run before it starts, the other is recorded and the run goes on."""
+
+from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """What the user asked for cannot be done; one line that names the value and the remedy. Exit code 2."""
+
+
+class ItemError(ValueError):
+    """One item cannot be asked; the text is recorded in its answer line and the run goes on."""

@@ -1,0 +1,58 @@
+"""What a result was made with: versions, git hash, hardware. Every result file carries it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("vlm-pruner", "torch", "transformers", "pillow", "numpy")
+
+
+def environment() -> dict[str, Any]:
+    """JSON-serialisable description of the software and hardware of this process."""
+    return {"versions": versions(), "git": git_hash(), "hardware": hardware()}
+
+
+def versions() -> dict[str, str | None]:
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def git_hash() -> str | None:
+    """Commit of the checkout that this package runs from, ``-dirty`` added when files differ; None outside git."""
+    root = Path(__file__).resolve().parent
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return f"{commit}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def hardware() -> dict[str, Any]:
+    """CPU, its usable cores, and the accelerator where torch was imported and sees one."""
+    torch = sys.modules.get("torch")
+    seen = torch is not None and torch.cuda.is_available()
+    return {
+        "machine": platform.machine(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads() if torch is not None else None,
+        "accelerator": torch.cuda.get_device_name(0) if torch is not None and seen else None,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,83 @@
+"""What every scorer returns, and how it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ScoreError(ValueError):
+    """Input that must not be scored; the message names the file or item and the remedy."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The one number that the paper's table prints for a benchmark, in the table's own unit."""
+
+    name: str
+    value: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for a reader; numbers are already on the scale that is printed."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+    def render(self) -> str:
+        cells = [self.columns, *(tuple(_cell(value) for value in row) for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = ["  ".join(_align(text, widths[i], i) for i, text in enumerate(row)).rstrip() for row in cells]
+        return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+@dataclass(frozen=True)
+class Score:
+    """One benchmark scored.
+
+    ``metrics`` has the names and scales of the official scorer; ``stderr`` mirrors the part of it that has a standard
+    error, on the same scale. ``n`` counts scored items, ``failed`` those of them whose generation had failed.
+    ``items`` holds what was read from each reply, ``uploads`` files for a benchmark's server (name -> text).
+    """
+
+    benchmark: str
+    metrics: dict[str, Any]
+    stderr: dict[str, Any]
+    n: int
+    headline: Headline
+    table: Table
+    failed: int = 0
+    notes: tuple[str, ...] = ()
+    items: list[dict[str, Any]] = field(default_factory=list)
+    uploads: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the uploads, ready for ``json.dump``."""
+        headline = {"name": self.headline.name, "value": self.headline.value, "stderr": self.headline.stderr}
+        return {
+            "benchmark": self.benchmark,
+            "headline": headline,
+            "metrics": self.metrics,
+            "stderr": self.stderr,
+            "n": self.n,
+            "failed": self.failed,
+            "notes": list(self.notes),
+            "items": self.items,
+        }
+
+    def render(self) -> str:
+        error = "" if self.headline.stderr is None else f" +- {self.headline.stderr:.2f} (standard error)"
+        lines = [self.table.render(), "", f"{self.benchmark}: {self.headline.name} {self.headline.value:.2f}{error}, n = {self.n}"]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _align(text: str, width: int, column: int) -> str:
+    return text.ljust(width) if column == 0 else text.rjust(width)
