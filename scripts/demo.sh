@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_env.sh
-exec .venv/bin/vlm-pruner demo "$@"
+exec .venv/bin/vlm-pruner demo-run "$@"

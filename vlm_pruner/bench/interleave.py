@@ -1,0 +1,62 @@
+"""Every arm answers a batch before the next batch begins, so that a slow minute of the machine meets all arms alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from vlm_pruner.bench.arms import Arm
+from vlm_pruner.bench.journal import Journal
+from vlm_pruner.bench.questions import Question
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer and what it cost. `seconds` is the batch's generation time divided by the batch's size."""
+
+    text: str
+    seconds: float
+    kv_bytes: int
+    kept: int
+
+
+class Answerer(Protocol):
+    """A model that answers a batch of questions, dense (`method` None) or pruned."""
+
+    def ask(self, batch: Sequence[Question], method: Any) -> list[Reply]: ...
+
+
+def run(
+    answerer: Answerer,
+    arms: Sequence[Arm],
+    batches: Sequence[Sequence[Question]],
+    journal: Journal,
+    advance: Callable[[int], object],
+) -> None:
+    """Answer what the journal lacks, and write it there batch by batch. `advance(n)` is told of n more answers."""
+    done = {(record["arm"], record["question_id"]) for record in journal.records}
+    advance(sum((arm.key, q.question_id) in done for arm in arms for batch in batches for q in batch))
+    warm = False
+    for batch, arm in _schedule(batches, arms):
+        missing = [question for question in batch if (arm.key, question.question_id) not in done]
+        if not missing:
+            continue
+        if not warm:
+            answerer.ask(missing, None)  # the first call pays for allocations and lazy set-up: not counted
+            warm = True
+        replies = answerer.ask(missing, arm.method)
+        journal.write(_record(arm, q, reply) for q, reply in zip(missing, replies, strict=True))
+        advance(len(missing))
+
+
+def _schedule(batches: Sequence[Sequence[Question]], arms: Sequence[Arm]) -> Iterator[tuple[Sequence[Question], Arm]]:
+    """The order of arms turns by one with every batch: none is always first or always after the same one's cache use."""
+    for turn, batch in enumerate(batches):
+        for index in range(len(arms)):
+            yield batch, arms[(turn + index) % len(arms)]
+
+
+def _record(arm: Arm, question: Question, reply: Reply) -> dict[str, Any]:
+    verdict = {"kind": question.kind, "expected": question.answer, "correct": question.accepts(reply.text)}
+    return {"arm": arm.key, "question_id": question.question_id, **verdict, **asdict(reply)}
