@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import vlm_pruner as vp
+from vlm_pruner.methods import Pruner
 
 DENSE = "dense"
 PUBLISHED = "vlm-pruner-16"
@@ -19,7 +20,7 @@ class Arm:
 
     name: str
     tokens: int
-    method: Any = None
+    method: Pruner | None = None
 
     @property
     def key(self) -> str:
@@ -30,9 +31,15 @@ class Arm:
     def label(self) -> str:
         return LABELS.get(self.name, self.name)
 
+    def method_for(self, draw: int) -> Pruner | None:
+        """The method for the `draw`-th batch. One with a seed gets a new seed per batch: a single random pattern for a
+        whole run would be one draw, whatever the number of questions."""
+        seed = getattr(self.method, "seed", None)
+        return self.method if self.method is None or seed is None else replace(self.method, **{"seed": seed + draw})
+
     def describe(self) -> dict[str, Any]:
         """The arm with all of its method's settings, ready for JSON."""
-        settings = asdict(self.method) if is_dataclass(self.method) and not isinstance(self.method, type) else None
+        settings = None if self.method is None else self.method.config()
         return {"name": self.name, "label": self.label, "tokens": self.tokens, "settings": settings}
 
 
@@ -53,7 +60,7 @@ def make_arms(names: Iterable[str], budgets: Sequence[int], tokens: int) -> list
     return arms
 
 
-def make_method(name: str, budget: int) -> Any:
+def make_method(name: str, budget: int) -> Pruner:
     """The method `name`, keeping `budget` visual tokens of every picture."""
     if name == PUBLISHED:
         return vp.CentrifugalPruner(keep_tokens=budget, token_batch=16)

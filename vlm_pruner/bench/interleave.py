@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from vlm_pruner.bench.arms import Arm
 from vlm_pruner.bench.journal import Journal
 from vlm_pruner.bench.questions import Question
+from vlm_pruner.methods import Pruner
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Reply:
 class Answerer(Protocol):
     """A model that answers a batch of questions, dense (`method` None) or pruned."""
 
-    def ask(self, batch: Sequence[Question], method: Any) -> list[Reply]: ...
+    def ask(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]: ...
 
 
 def run(
@@ -38,23 +39,25 @@ def run(
     done = {(record["arm"], record["question_id"]) for record in journal.records}
     advance(sum((arm.key, q.question_id) in done for arm in arms for batch in batches for q in batch))
     warm = False
-    for batch, arm in _schedule(batches, arms):
+    for turn, batch, arm in _schedule(batches, arms):
         missing = [question for question in batch if (arm.key, question.question_id) not in done]
         if not missing:
             continue
         if not warm:
             answerer.ask(missing, None)  # the first call pays for allocations and lazy set-up: not counted
             warm = True
-        replies = answerer.ask(missing, arm.method)
+        replies = answerer.ask(missing, arm.method_for(turn))
         journal.write(_record(arm, q, reply) for q, reply in zip(missing, replies, strict=True))
         advance(len(missing))
 
 
-def _schedule(batches: Sequence[Sequence[Question]], arms: Sequence[Arm]) -> Iterator[tuple[Sequence[Question], Arm]]:
-    """The order of arms turns by one with every batch: none is always first or always after the same one's cache use."""
+def _schedule(
+    batches: Sequence[Sequence[Question]], arms: Sequence[Arm]
+) -> Iterator[tuple[int, Sequence[Question], Arm]]:
+    """(number of the batch, batch, arm). The order of arms turns with every batch, so that none is always first."""
     for turn, batch in enumerate(batches):
         for index in range(len(arms)):
-            yield batch, arms[(turn + index) % len(arms)]
+            yield turn, batch, arms[(turn + index) % len(arms)]
 
 
 def _record(arm: Arm, question: Question, reply: Reply) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Records = Mapping[int, Mapping[str, Any]]
 class ArmSummary:
     """What one arm achieved. Accuracies are shares; `accuracy` is the plain mean over kinds.
 
-    `difference` (arm minus dense, on the same questions) and `relative_time` (arm / dense) are None without a dense arm.
+    `difference` (arm minus dense, same questions) and `relative_time` (arm / dense) are None without a dense arm.
     """
 
     arm: Arm

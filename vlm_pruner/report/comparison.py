@@ -12,7 +12,7 @@ SHORT = {"existence": "exist", "attribute": "attr", "relation": "rel", "reading"
 
 
 def comparison_table(summaries: Sequence[ArmSummary], width: int = WIDTH) -> str:
-    """Accuracy overall and per kind in percent, then time and KV cache; kinds that do not fit follow in a second table."""
+    """Accuracy overall and per kind in percent, time and KV cache. Kinds that do not fit follow in a second table."""
     kinds = list(summaries[0].kinds)
     columns = [_kind_column(summaries, kind) for kind in kinds]
     first = _fixed_columns(summaries)
