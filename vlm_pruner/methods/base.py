@@ -111,8 +111,8 @@ def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> Non
         raise PruningError(
             f"reduction_ratio={reduction_ratio} must be at least 0 and below 1: it is the share of tokens removed"
         )
-    if keep_tokens is not None and keep_tokens < 1:
-        raise PruningError(f"keep_tokens={keep_tokens} must be at least 1")
+    if keep_tokens is not None and (not isinstance(keep_tokens, int) or keep_tokens < 1):
+        raise PruningError(f"keep_tokens={keep_tokens!r} must be a whole number of at least 1")
 
 
 _METHODS: dict[str, type[Pruner]] = {}

@@ -1,33 +1,36 @@
-"""VLM-Pruner itself (arXiv 2512.02700): pivots, then centrifugal expansion, then folding dropped tokens into kept ones."""
+"""VLM-Pruner itself (arXiv 2512.02700): pivots, centrifugal expansion, then folding what is dropped into what is kept."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.selection import choose_pivots, expand, fold, screen_channels
 
 
 @register("vlm-pruner")
 @dataclass(frozen=True)
 class CentrifugalPruner(Pruner):
-    """Selection grows outwards from `pivots` tokens that differ most; what is dropped is folded into its nearest kept token.
+    """Selection grows outwards from `pivots` unlike tokens; dropped tokens are folded into their nearest kept one.
 
     pivots:         number of starting tokens (kappa).
     threshold:      a token joins while its modulated similarity to the kept ones is below this (tau_0) ...
     threshold_step: ... plus this much more in every further round (delta tau).
-    token_batch:    tokens judged together before the kept set is updated (B). None: 1, exact greedy; 16 with
-                    compat="released".
+    token_batch:    tokens judged together before the kept set is updated (B). None becomes 1, exact greedy, or 16
+                    with compat="released".
     spatial_weight: how much distance to the kept tokens counts (lambda); 0 ignores the picture's geometry.
     channels:       channels of highest variance that similarity is measured on (q).
     self_weight:    share of a kept token in its merged row (beta); 1 folds nothing in.
     compat:         "released" reproduces the released code where it parts from the paper: a round that adds
                     nothing ends the selection under budget, negative similarities weigh in when folding, only
-                    the first image is pruned, and Qwen2-VL's budget is rounded down.
+                    the first image of a row is pruned, and Qwen2-VL's budget is rounded down.
     """
 
     pivots: int = 4
@@ -39,8 +42,93 @@ class CentrifugalPruner(Pruner):
     self_weight: float = 0.3
     compat: Literal["released"] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compat not in (None, "released"):
+            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        if self.token_batch is None:
+            object.__setattr__(self, "token_batch", 16 if self.compat else 1)
+        for name in ("pivots", "token_batch", "channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise PruningError(f"{name}={value!r} must be a whole number of at least 1")
+        if self.keep_tokens is not None and self.keep_tokens < self.pivots:
+            raise PruningError(
+                f"keep_tokens={self.keep_tokens} is less than pivots={self.pivots}, and pivots are always kept; "
+                f"keep at least {self.pivots} tokens or lower pivots"
+            )
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if not math.isfinite(self.threshold):
+            raise PruningError(f"threshold={self.threshold} must be a finite number, such as 0.8")
+        if not (math.isfinite(self.threshold_step) and self.threshold_step > 0):
+            raise PruningError(f"threshold_step={self.threshold_step} must be above 0, or the budget is never reached")
+        if not (math.isfinite(self.spatial_weight) and self.spatial_weight >= 0):
+            raise PruningError(f"spatial_weight={self.spatial_weight} must be at least 0; 0 ignores distances")
+        if not 0 <= self.self_weight <= 1:
+            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 folds nothing in")
+
+    @property
+    def least_tokens(self) -> int:
+        return self.pivots
+
+    @property
+    def first_image_only(self) -> bool:
+        return self.compat == "released"
+
+    def _floors(self, released_rounding: str) -> bool:
+        return self.compat == "released" and released_rounding == "floor"
+
+    @torch.no_grad()
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
-        raise NotImplementedError
+        """See Pruner.select. Computes in float32 (float64 if `hidden` is), in O(N * channels) memory.
+
+        Raises PruningError if sizes disagree or `budget` is not between min(pivots, N) and N.
+        """
+        self._check_sizes(hidden, keys, layout, budget)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        features = screen_channels(hidden.to(dtype), self.channels)
+        pivots = choose_pivots(keys.to(dtype), min(self.pivots, budget))
+        assert self.token_batch is not None
+        grown = expand(
+            features,
+            (layout.coords / layout.diagonal).to(features),
+            pivots,
+            budget,
+            threshold=self.threshold,
+            threshold_step=self.threshold_step,
+            token_batch=self.token_batch,
+            spatial_weight=self.spatial_weight,
+            stop_when_stuck=self.compat == "released",
+        )
+        indices = grown.order.sort().values
+        nearest = torch.searchsorted(indices, grown.nearest)
+        return Selection(indices, grown.order, nearest, grown.similarity, pivots)
+
+    def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
+        n = hidden.shape[0]
+        if keys.shape[0] != n or len(layout) != n:
+            raise PruningError(
+                f"hidden has {n} tokens, keys {keys.shape[0]}, layout {len(layout)}: all three must describe the "
+                "same visual tokens"
+            )
+        if not min(self.pivots, n) <= budget <= n:
+            raise PruningError(
+                f"a budget of {budget} is impossible with {n} visual tokens and {self.pivots} pivots; "
+                f"it must be {min(self.pivots, n)} to {n}"
+            )
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        raise NotImplementedError
+        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
+        if self.self_weight == 1:
+            return hidden[selection.indices]
+        assert selection.nearest is not None and selection.similarity is not None
+        return fold(
+            hidden,
+            selection.indices,
+            selection.nearest,
+            selection.similarity,
+            self.self_weight,
+            negative_weights=self.compat == "released",
+        )
