@@ -1,0 +1,97 @@
+"""AnyRes geometry (LLaVA-1.6): which canvas a picture is laid on, its tiles, and where its tokens end up.
+
+A picture of any shape is scaled onto the canvas of `grid_pinpoints` that wastes least, the canvas is cut into tiles of
+the tower's size, and a small copy of the whole picture goes in front as the base tile. Sizes are (width, height) for
+pictures and canvases, as in Pillow, and (height, width) for token grids.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Sequence
+
+from PIL import Image
+
+Size = tuple[int, int]
+
+
+def parse_pinpoints(grid_pinpoints: str | Sequence[Sequence[int]], tile: int | None = None) -> list[Size]:
+    """Canvases as (width, height) in pixels, from a list, its text, or the short form "(1x1),...,(6x6)" in tiles.
+
+    Raises `ValueError` for text of another form.
+    """
+    if not isinstance(grid_pinpoints, str):
+        return [(int(width), int(height)) for width, height in grid_pinpoints]
+    try:
+        return [(int(width), int(height)) for width, height in ast.literal_eval(grid_pinpoints)]
+    except (ValueError, SyntaxError, TypeError):
+        return _parse_tile_range(grid_pinpoints, tile)
+
+
+def _parse_tile_range(text: str, tile: int | None) -> list[Size]:
+    numbers = [int(number) for number in "".join(c if c.isdigit() else " " for c in text).split()]
+    if "x" not in text or len(numbers) != 4 or tile is None:
+        raise ValueError(f"image_grid_pinpoints is {text!r}; expected a list of [width, height] pairs")
+    first, last = numbers[:2], numbers[2:]
+    return [
+        (across * tile, down * tile) for across in range(first[0], last[0] + 1) for down in range(first[1], last[1] + 1)
+    ]
+
+
+def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Size]) -> Size:
+    """The canvas on which the scaled picture keeps most pixels; of equals, the one that wastes fewest."""
+    width, height = original_size
+
+    def merit(canvas: Size) -> tuple[int, int]:
+        scale = min(canvas[0] / width, canvas[1] / height)
+        fitted = int(width * scale) * int(height * scale)
+        useful = min(fitted, width * height)
+        return useful, useful - canvas[0] * canvas[1]
+
+    return max(possible_resolutions, key=merit)
+
+
+def get_anyres_image_grid_shape(
+    image_size: Size, grid_pinpoints: str | Sequence[Sequence[int]], patch_size: int
+) -> tuple[int, int]:
+    """Number of tiles (across, down) for a picture; `patch_size` is a tile's side in pixels."""
+    width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints, patch_size))
+    return width // patch_size, height // patch_size
+
+
+def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
+    """Scales a picture to fit a canvas, centred on black."""
+    width, height = image.size
+    target_width, target_height = target_resolution
+    scale_w, scale_h = target_width / width, target_height / height
+    if scale_w < scale_h:
+        new_width, new_height = target_width, min(math.ceil(height * scale_w), target_height)
+    else:
+        new_width, new_height = min(math.ceil(width * scale_h), target_width), target_height
+    canvas = Image.new("RGB", (target_width, target_height), (0, 0, 0))
+    canvas.paste(
+        image.resize((new_width, new_height)), ((target_width - new_width) // 2, (target_height - new_height) // 2)
+    )
+    return canvas
+
+
+def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
+    """Square tiles of a canvas, row by row."""
+    width, height = image.size
+    return [
+        image.crop((left, top, left + patch_size, top + patch_size))
+        for top in range(0, height, patch_size)
+        for left in range(0, width, patch_size)
+    ]
+
+
+def unpadded_region(grid: tuple[int, int], original_size: Size) -> tuple[slice, slice]:
+    """Rows and columns of a token grid (height, width) that hold picture, not the black bars around it."""
+    rows, columns = grid
+    width, height = original_size
+    if width / height > columns / rows:
+        bar = (rows - int(height * (columns / width))) // 2
+        return slice(bar, rows - bar), slice(0, columns)
+    bar = (columns - int(width * (rows / height))) // 2
+    return slice(0, rows), slice(bar, columns - bar)

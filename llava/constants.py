@@ -1,0 +1,14 @@
+"""Names and ids that LLaVA's prompts, checkpoints and scripts agree on."""
+
+from __future__ import annotations
+
+IGNORE_INDEX = -100
+"""Label that the loss skips."""
+
+IMAGE_TOKEN_INDEX = -200
+"""Id that stands for one picture in `input_ids`; it is outside every vocabulary."""
+
+DEFAULT_IMAGE_TOKEN = "<image>"
+DEFAULT_IMAGE_PATCH_TOKEN = "<im_patch>"
+DEFAULT_IM_START_TOKEN = "<im_start>"
+DEFAULT_IM_END_TOKEN = "<im_end>"

@@ -1,0 +1,209 @@
+"""Conversation templates: how a dialogue becomes the one string that a LLaVA checkpoint was trained on.
+
+Every template is a frozen `Template`; `conv_templates[name].copy()` starts a `Conversation` with it:
+
+    conv = conv_templates["vicuna_v1"].copy()
+    conv.append_message(conv.roles[0], "<image>\\nWhat is this?")
+    conv.append_message(conv.roles[1], None)          # None: the turn that the model is to write
+    prompt = conv.get_prompt()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+Message = tuple[str, str | None]
+
+
+class SeparatorStyle(Enum):
+    """How turns are told apart. Names as in LLaVA, so that scripts which compare them go on working."""
+
+    SINGLE = auto()
+    TWO = auto()
+    MPT = auto()
+    PLAIN = auto()
+    LLAMA_2 = auto()
+
+
+@dataclass(frozen=True)
+class Template:
+    """One model family's prompt format.
+
+    `sep` ends the system text and the user's turns, `sep2` the assistant's turns (where the style has two).
+    """
+
+    name: str
+    system: str
+    roles: tuple[str, str]
+    sep_style: SeparatorStyle
+    sep: str
+    sep2: str | None = None
+    version: str = "v1"
+
+    def copy(self) -> Conversation:
+        """A new, empty conversation in this format."""
+        return Conversation(self)
+
+
+@dataclass
+class Conversation:
+    """A dialogue in the making: a template and its messages."""
+
+    template: Template
+    messages: list[Message] = field(default_factory=list)
+
+    @property
+    def roles(self) -> tuple[str, str]:
+        return self.template.roles
+
+    @property
+    def sep_style(self) -> SeparatorStyle:
+        return self.template.sep_style
+
+    @property
+    def sep(self) -> str:
+        return self.template.sep
+
+    @property
+    def sep2(self) -> str | None:
+        return self.template.sep2
+
+    @property
+    def system(self) -> str:
+        return self.template.system
+
+    @property
+    def version(self) -> str:
+        return self.template.version
+
+    def append_message(self, role: str, message: str | None) -> None:
+        """Adds a turn; `None` marks the turn that the model is asked to write."""
+        self.messages.append((role, message))
+
+    def copy(self) -> Conversation:
+        return Conversation(self.template, list(self.messages))
+
+    def get_prompt(self) -> str:
+        """The whole dialogue as one string, with the literal `<image>` where pictures go."""
+        return _RENDERERS[self.sep_style](self.template, self.messages)
+
+
+def get_conversation(name: str) -> Conversation:
+    """A new conversation in the format `name`; an unknown name raises `ValueError` and lists the known ones."""
+    if name not in conv_templates:
+        raise ValueError(f"unknown conversation template {name!r}; choose one of {', '.join(sorted(conv_templates))}")
+    return conv_templates[name].copy()
+
+
+def _render_labelled(template: Template, messages: Sequence[Message], separators: tuple[str, str]) -> str:
+    prompt = template.system + separators[0]
+    for turn, (role, text) in enumerate(messages):
+        prompt += f"{role}: {text}{separators[turn % 2]}" if text else f"{role}:"
+    return prompt
+
+
+def _render_single(template: Template, messages: Sequence[Message]) -> str:
+    return _render_labelled(template, messages, (template.sep, template.sep))
+
+
+def _render_two(template: Template, messages: Sequence[Message]) -> str:
+    return _render_labelled(template, messages, (template.sep, template.sep2 or ""))
+
+
+def _render_mpt(template: Template, messages: Sequence[Message]) -> str:
+    # The role strings hold their own line break, and a turn to be written ends right after it.
+    turns = (f"{role}{text}{template.sep}" if text else role for role, text in messages)
+    return template.system + template.sep + "".join(turns)
+
+
+def _render_plain(template: Template, messages: Sequence[Message]) -> str:
+    separators = (template.sep, template.sep2 or "")
+    turns = (f"{text}{separators[turn % 2]}" for turn, (_, text) in enumerate(messages) if text)
+    return template.system + "".join(turns)
+
+
+def _render_llama_2(template: Template, messages: Sequence[Message]) -> str:
+    prompt = ""
+    for turn, (_, text) in enumerate(messages):
+        if not text:
+            continue
+        if turn == 0 and template.system:
+            text = f"<<SYS>>\n{template.system}\n<</SYS>>\n\n{text}"
+        prompt += f"{template.sep}[INST] {text} [/INST]" if turn % 2 == 0 else f" {text} {template.sep2}"
+    # The tokenizer writes the first begin-of-sequence token by itself.
+    return prompt.removeprefix(template.sep)
+
+
+_RENDERERS: dict[SeparatorStyle, Callable[[Template, Sequence[Message]], str]] = {
+    SeparatorStyle.SINGLE: _render_single,
+    SeparatorStyle.TWO: _render_two,
+    SeparatorStyle.MPT: _render_mpt,
+    SeparatorStyle.PLAIN: _render_plain,
+    SeparatorStyle.LLAMA_2: _render_llama_2,
+}
+
+
+def _chat_system(person: str) -> str:
+    return (
+        f"A chat between a curious {person} and an artificial intelligence assistant. "
+        f"The assistant gives helpful, detailed, and polite answers to the {person}'s questions."
+    )
+
+
+_UPPER = ("USER", "ASSISTANT")
+_CHATML = ("<|im_start|>user\n", "<|im_start|>assistant\n")
+
+_VICUNA_V1 = Template("vicuna_v1", _chat_system("user"), _UPPER, SeparatorStyle.TWO, " ", "</s>")
+_LLAVA_V0 = Template(
+    "llava_v0", _chat_system("human"), ("Human", "Assistant"), SeparatorStyle.SINGLE, "###", version="v0"
+)
+_LLAVA_V1 = Template("llava_v1", _chat_system("human"), _UPPER, SeparatorStyle.TWO, " ", "</s>")
+_LLAVA_LLAMA_2 = Template(
+    "llava_llama_2",
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language.",
+    _UPPER,
+    SeparatorStyle.LLAMA_2,
+    "<s>",
+    "</s>",
+    version="llama_v2",
+)
+_MISTRAL_INSTRUCT = Template("mistral_instruct", "", _UPPER, SeparatorStyle.LLAMA_2, "", "</s>", version="llama_v2")
+_CHATML_DIRECT = Template(
+    "chatml_direct",
+    "<|im_start|>system\nAnswer the questions.",
+    _CHATML,
+    SeparatorStyle.MPT,
+    "<|im_end|>",
+    version="mpt",
+)
+_MPT = Template(
+    "mpt",
+    "<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
+    "The assistant gives helpful and honest answers.",
+    _CHATML,
+    SeparatorStyle.MPT,
+    "<|im_end|>",
+    version="mpt",
+)
+_PLAIN = Template("plain", "", ("", ""), SeparatorStyle.PLAIN, "\n", version="plain")
+
+default_conversation = _VICUNA_V1
+
+conv_templates: dict[str, Template] = {
+    "default": _VICUNA_V1,
+    "v1": _VICUNA_V1,
+    "vicuna_v1": _VICUNA_V1,
+    "llava_v0": _LLAVA_V0,
+    "llava_v1": _LLAVA_V1,
+    "llava_llama_2": _LLAVA_LLAMA_2,
+    "mistral_instruct": _MISTRAL_INSTRUCT,
+    "chatml_direct": _CHATML_DIRECT,
+    "mistral_direct": _CHATML_DIRECT,
+    "mpt": _MPT,
+    "plain": _PLAIN,
+}
+"""Templates by the names that LLaVA's `--conv-mode` takes."""

@@ -1,0 +1,88 @@
+"""Opening pictures: whatever the file holds comes out as an upright RGB picture, or as an error that names the file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+WHITE = (255, 255, 255)
+
+Source = str | Path | bytes
+
+
+class ImageReadError(ValueError):
+    """A picture that cannot be read; the message is one line and names the file and what to do."""
+
+
+def read_image(source: Source, *, as_released: bool = False, name: str | None = None) -> Image.Image:
+    """Reads a picture as RGB.
+
+    Turns it upright as its EXIF data say, lays transparent parts over white, and scales 16-bit grey to 8 bits.
+    `source` is a path or the file's bytes; `name` is what errors call it.
+    `as_released` leaves EXIF and transparency aside as LLaVA's evaluation scripts do (the colours under transparent
+    pixels show), for people who must see the very pixels that published numbers were made with.
+
+    Raises `ImageReadError` for a missing, empty, truncated or otherwise unreadable file.
+    """
+    name = name or (str(source) if isinstance(source, str | Path) else "the picture's bytes")
+    data = _read_bytes(source, name)
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        return to_rgb(picture, as_released=as_released)
+    except UnidentifiedImageError:
+        raise ImageReadError(f"{name} is not a picture in a known format; convert it to PNG or JPEG") from None
+    except Image.DecompressionBombError as error:
+        raise ImageReadError(f"{name} is too large ({_first_line(error)}); scale it down first") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+        message = f"{name} is damaged ({_first_line(error)}); download or export it again"
+        raise ImageReadError(message) from None
+
+
+def to_rgb(picture: Image.Image, *, as_released: bool = False) -> Image.Image:
+    """`picture` in RGB; see `read_image`."""
+    picture = _to_eight_bits(picture)
+    if as_released:
+        return picture.convert("RGB")
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _read_bytes(source: Source, name: str) -> bytes:
+    if isinstance(source, bytes):
+        data = source
+    else:
+        try:
+            data = Path(source).read_bytes()
+        except FileNotFoundError:
+            raise ImageReadError(f"{name} does not exist; check the image folder and the file name") from None
+        except OSError as error:
+            raise ImageReadError(f"{name} cannot be read ({error.strerror}); check the path and its rights") from None
+    if not data:
+        raise ImageReadError(f"{name} is empty (0 bytes); download or export it again")
+    return data
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey with 16 or 32 bits per pixel becomes 8-bit grey: Pillow's own conversion would clip it to white."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    exif = picture.getexif()
+    values = picture.convert("F")
+    _, high = values.getextrema()
+    if picture.mode.startswith("I"):
+        full_scale = 65535.0 if picture.mode != "I" or high > 255 else 255.0
+    else:
+        full_scale = 1.0 if high <= 1 else 255.0
+    grey = values.point(lambda value: value * (255.0 / full_scale) + 0.0).convert("L")
+    grey.getexif().update(exif)
+    return grey
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

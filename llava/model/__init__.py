@@ -1,0 +1,1 @@
+"""The LLaVA architecture on transformers' Llama and CLIP, and its loader."""

@@ -1,0 +1,279 @@
+"""Loading LLaVA: the model alone, or with its tokenizer and image processor as LLaVA's scripts expect them.
+
+Everything is checked before the first weight is copied: the folder, the configuration, and that names and shapes of
+all tensors are exactly those of the model. Nothing is ever left at random values.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    CLIPImageProcessorPil,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from llava.model import layouts
+from llava.model.checkpoint import CheckpointError, Tensors, find_folder, read_json, read_weights
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+
+CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that do not say
+
+_CHECKPOINT_REMEDY = "check the path or download the checkpoint first"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from. `tower` is None if the checkpoint holds or describes its tower itself."""
+
+    folder: Path
+    config: LlavaConfig
+    tower: Path | None
+    original_layout: bool
+    tower_chosen: bool = False
+
+
+def load_model(
+    model_path: str | Path,
+    *,
+    vision_tower: str | Path | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
+    attn_implementation: str = "sdpa",
+    device_map: str | dict[str, Any] | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+) -> LlavaLlamaForCausalLM:
+    """The model from a checkpoint in the original or in transformers' layout, ready for inference.
+
+    vision_tower: folder or Hub name of a tower to use instead of the checkpoint's; a relative `mm_vision_tower` of the
+    checkpoint itself is relative to the checkpoint. dtype: float16 on a GPU and float32 on a CPU unless given.
+    device_map: transformers' (needs accelerate); takes the place of `device`.
+
+    Raises `CheckpointError` for everything that is wrong with the files.
+    """
+    source = open_checkpoint(model_path, vision_tower)
+    tensors = collect_tensors(source)
+    if device_map is None and torch.device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
+        device_map = {"": str(device)}  # straight to the device, without a whole copy in main memory
+    model, info = LlavaLlamaForCausalLM.from_pretrained(
+        None,
+        config=source.config,
+        state_dict=tensors,
+        dtype=_dtype(dtype, device, device_map),
+        attn_implementation=attn_implementation,
+        device_map=device_map,
+        quantization_config=quantization_config,
+        output_loading_info=True,
+    )
+    _check_loaded(info, source.folder)
+    model.config.name_or_path = str(model_path)
+    if (source.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(source.folder)
+    return model.eval() if device_map is not None or quantization_config is not None else model.to(device).eval()
+
+
+def load_pretrained_model(
+    model_path: str | Path,
+    model_base: str | None = None,
+    model_name: str | None = None,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    use_flash_attn: bool = False,
+    **options: Any,
+) -> tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, CLIPImageProcessorPil, int]:
+    """LLaVA's loader: (tokenizer, model, image processor, context length in tokens).
+
+    `options` go to `load_model`. LoRA adapters and projector-only folders (`model_base`) are refused: merge them first.
+    """
+    _refuse_lora(model_path, model_base, model_name)
+    source = open_checkpoint(model_path, options.get("vision_tower"))
+    tokenizer = load_tokenizer(source)
+    image_processor = load_image_processor(source)
+    quantization = _quantization(load_8bit, load_4bit)
+    if quantization is not None:
+        options["quantization_config"] = quantization
+        device_map = device_map or "auto"
+    if use_flash_attn:
+        options["attn_implementation"] = "flash_attention_2"
+    if "torch_dtype" in options:
+        options["dtype"] = options.pop("torch_dtype")
+    model = load_model(model_path, device=device, device_map=device_map, **options)
+    return tokenizer, model, image_processor, _context_length(model.config)
+
+
+def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = None) -> Source:
+    """Reads and checks everything but the weights."""
+    folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY)
+    if (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
+    raw = read_json(folder / "config.json", "checkpoint")
+    original = not layouts.is_transformers_layout(raw)
+    read_config = layouts.config_from_original if original else layouts.config_from_transformers
+    config = read_config(raw, folder)
+    tower = _find_tower(config, folder, vision_tower)
+    if tower is not None:
+        config.mm_vision_config = layouts.tower_config(read_json(tower / "config.json", "vision tower"), tower)
+    return Source(folder, config, tower, original, tower_chosen=vision_tower is not None)
+
+
+def collect_tensors(source: Source) -> Tensors:
+    """All of the model's tensors under its own names, checked for completeness and shape.
+
+    The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder.
+    """
+    on_disk = read_weights(source.folder, "checkpoint")
+    tensors = layouts.from_original(on_disk) if source.original_layout else layouts.from_transformers(on_disk)
+    has_tower = any(name.startswith(layouts.TOWER) for name in tensors)
+    if source.tower is not None and (source.tower_chosen or not has_tower):
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(layouts.TOWER)}
+        tensors |= layouts.from_tower(read_weights(source.tower, "vision tower"))
+    with torch.device("meta"):
+        expected = LlavaLlamaForCausalLM(source.config).state_dict()
+    if source.config.tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+        expected.pop("lm_head.weight")
+    _check_tensors({layouts.canonical(name): t for name, t in expected.items()}, tensors, source.folder)
+    return {name: tensors[layouts.canonical(name)] for name in expected}
+
+
+def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer; raises `CheckpointError` if it has none."""
+    folder = source.folder
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise CheckpointError(
+            f"checkpoint {folder} has no tokenizer (tokenizer.json or tokenizer.model); copy it there"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=(folder / "tokenizer.json").is_file())
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from None
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if len(tokenizer) > source.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {source.config.vocab_size}: "
+            "they do not belong together; copy the model's own tokenizer there"
+        )
+    return tokenizer
+
+
+def load_image_processor(source: Source) -> CLIPImageProcessorPil:
+    """The tower's image processor (Pillow's arithmetic, as LLaVA's training used it), or the checkpoint's own."""
+    folders = [folder for folder in (source.tower, source.folder) if folder is not None]
+    for folder in folders:
+        if (folder / "preprocessor_config.json").is_file():
+            return CLIPImageProcessorPil.from_pretrained(folder)
+    raise CheckpointError(
+        f"no preprocessor_config.json in {' or '.join(map(str, folders))}; copy it from the vision tower's repository"
+    )
+
+
+_MERGE = "merge it into its base model first (peft's merge_and_unload, then save_pretrained) and load the result"
+
+
+def _refuse_lora(model_path: str | Path, model_base: str | None, model_name: str | None) -> None:
+    if model_base is not None:
+        raise CheckpointError(
+            f"model_base is {model_base!r}: {model_path} would be a LoRA or a bare projector; {_MERGE}"
+        )
+    if model_name is not None and "lora" in model_name.lower():
+        raise CheckpointError(f"{model_name!r} is a LoRA adapter by its name; {_MERGE}")
+
+
+def _find_tower(config: LlavaConfig, folder: Path, chosen: str | Path | None) -> Path | None:
+    remedy = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
+    if chosen is not None:
+        return find_folder(chosen, "vision tower", "check the path")
+    if config.mm_vision_tower is None:
+        return None
+    beside = folder / config.mm_vision_tower
+    if beside.is_dir():
+        return beside
+    if config.mm_vision_config:  # the checkpoint describes its tower: the folder is not needed
+        return None
+    if config.mm_vision_tower.startswith("."):
+        raise CheckpointError(f"vision tower folder {beside} does not exist; {remedy}")
+    return find_folder(config.mm_vision_tower, "vision tower", remedy)
+
+
+def _check_tensors(expected: Tensors, found: Tensors, folder: Path) -> None:
+    """Names and shapes on disk must be the model's, exactly."""
+    for name, tensor in expected.items():
+        if name in found and found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"checkpoint {folder}: {name} has shape {list(found[name].shape)} on disk, config.json asks for "
+                f"{list(tensor.shape)}; use the config.json that belongs to these weights"
+            )
+    for names, problem in (
+        (expected.keys() - found.keys(), "lacks"),
+        (found.keys() - expected.keys(), "has, beyond the model,"),
+    ):
+        if names:
+            first, more = min(names), f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(
+                f"checkpoint {folder} {problem} {first}{more}; download it again, "
+                "or use the config.json that belongs to these weights"
+            )
+
+
+def _check_loaded(info: dict[str, Any], folder: Path) -> None:
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(problem):
+            raise CheckpointError(
+                f"checkpoint {folder} was not loaded completely: {problem} {sorted(info[problem])[0]}"
+            )
+
+
+def _quantization(load_8bit: bool, load_4bit: bool) -> BitsAndBytesConfig | None:
+    if not (load_8bit or load_4bit):
+        return None
+    if load_8bit and load_4bit:
+        raise CheckpointError("load_8bit and load_4bit are both set; choose one")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise CheckpointError(
+            f"{'load_8bit' if load_8bit else 'load_4bit'} needs bitsandbytes, which is not installed: "
+            "pip install 'vlm-pruner[quant]', or load without it"
+        )
+    # The tower and the projector are small, and quantising them costs accuracy.
+    dense = ["vision_tower", "mm_projector", "lm_head"]
+    if load_8bit:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=dense)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=dense,
+        bnb_4bit_compute_dtype=torch.float16,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type="nf4",
+    )
+
+
+def _dtype(
+    dtype: torch.dtype | str | None, device: str | torch.device, device_map: str | dict[str, Any] | None
+) -> torch.dtype:
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype, None)
+        if not isinstance(found, torch.dtype):
+            raise ValueError(f"dtype is {dtype!r}; use for example 'float16', 'bfloat16' or 'float32'")
+        return found
+    if dtype is not None:
+        return dtype
+    on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
+    return torch.float32 if on_cpu else torch.float16
+
+
+def _context_length(config: LlavaConfig) -> int:
+    return getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length or CONTEXT_LENGTH
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,136 @@
+"""Reading checkpoint folders: where they are, their config.json, and their tensors by the names on disk."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+_WEIGHT_NAMES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be loaded; the message is one line and names the value that is wrong and the remedy."""
+
+
+def find_folder(name: str | Path, role: str, remedy: str) -> Path:
+    """The folder `name`; a name of the form "owner/repository" that is no folder is looked up on the Hub.
+
+    `role` says what the folder should hold ("checkpoint", "vision tower"), `remedy` what to do without it.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{role} {name} is a file, not a folder; {remedy}")
+    if not _is_hub_name(str(name)):
+        raise CheckpointError(f"{role} folder {name} does not exist; {remedy}")
+    return _download(str(name), role, remedy)
+
+
+def read_json(path: Path, role: str) -> dict[str, Any]:
+    """The JSON object in a file; errors name the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{path.parent} has no {path.name}, so it is not a {role} folder; give the folder that holds it"
+        raise CheckpointError(message) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object; download it again")
+    return content
+
+
+def read_weights(folder: Path, role: str) -> Tensors:
+    """All tensors of a folder by name, as on disk. Safetensors stay memory-mapped until a tensor is used.
+
+    Raises `CheckpointError` for a folder without weights, a missing shard or a damaged file.
+    """
+    found = next((folder / name for name in _WEIGHT_NAMES if (folder / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(
+            f"{role} {folder} holds no weights (looked for {', '.join(_WEIGHT_NAMES)}); download them{_hint(folder)}"
+        )
+    if found.suffix != ".json":
+        return _read_file(found)
+    weight_map = read_json(found, role).get("weight_map", {})
+    tensors: Tensors = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (folder / shard).is_file():
+            raise CheckpointError(f"{role} {folder} lacks the shard {shard} that {found.name} lists; download it again")
+        tensors.update(_read_file(folder / shard))
+    absent = sorted(set(weight_map) - set(tensors))
+    if absent:
+        raise CheckpointError(
+            f"{found} lists {absent[0]}, which its shard does not hold; download {role} {folder} again"
+        )
+    return tensors
+
+
+def _read_file(path: Path) -> Tensors:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return _read_bin(path)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged ({_first_line(error)}); download it again") from None
+
+
+def _read_bin(path: Path) -> Tensors:
+    """A legacy pickle file, read with weights-only loading: it cannot run code."""
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before torch 1.6: not a zip file, cannot be memory-mapped
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is not a plain weights file ({_first_line(error)}); convert it to safetensors where you trust it"
+        ) from None
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _is_hub_name(name: str) -> bool:
+    """ "owner/repository", unless `owner` is a folder here: then a local folder was meant."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not Path(parts[0]).is_dir()
+
+
+def _download(name: str, role: str, remedy: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    small = ["*.json", "*.model", "*.txt"]
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*small, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*small, "*.bin"]))
+    except Exception as error:  # the client raises many kinds: offline, not found, gated, timed out
+        reason = _first_line(error)
+        raise CheckpointError(f"{role} {name} is no folder and not on the Hub ({reason}); {remedy}") from None
+    return folder
+
+
+def _hint(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "; the folder holds a LoRA adapter: merge it into its base model first"
+    if (folder / "mm_projector.bin").is_file():
+        return "; the folder holds only a projector: merge it with its base model first"
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,1 @@
+"""Decoders: Llama with pruning, and LLaVA on top of it."""

@@ -1,0 +1,150 @@
+"""LLaVA on Llama: pictures and text in, logits or new tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, LlamaPreTrainedModel
+
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images, expanded_prompt_spans, prepare_prompt
+from llava.model.llava_config import LlavaConfig
+from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from vlm_pruner.layout import VisualSpan
+
+__all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
+
+Images = Tensor | Sequence[Tensor]
+
+# Arguments that speak of the prompt's pictures: a generation's first forward call needs them, later ones must not.
+_PREFILL_ONLY = ("images", "image_sizes", "pixel_values", "visual_spans")
+
+
+class LlavaLlamaForCausalLM(LlamaForCausalLM):
+    """LLaVA with a `VLMPruner` decoder in `model`.
+
+    Two ways to give pictures, for `forward` and `generate` alike:
+
+    - LLaVA's: one id -200 per picture in `input_ids`, `images` and, for AnyRes, `image_sizes`; `generate` returns the
+      new tokens only.
+    - transformers': one placeholder id per visual token in `input_ids`, and `pixel_values`; `generate` returns prompt
+      and new tokens.
+    """
+
+    config_class = LlavaConfig
+    _no_split_modules = ("LlamaDecoderLayer", "CLIPEncoderLayer")
+
+    def __init__(self, config: LlavaConfig) -> None:
+        # Past LlamaForCausalLM's own constructor, which would build a second, plain decoder.
+        LlamaPreTrainedModel.__init__(self, config)
+        self.model = LlavaLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_model(self) -> LlavaLlamaModel:
+        return self.model
+
+    def get_vision_tower(self) -> CLIPVisionTower:
+        return self.model.vision_tower
+
+    def encode_images(self, images: Images) -> list[Tensor]:
+        """Each picture's projected features, [N, d]."""
+        return [image.features for image in encode_images(self.model, images)]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        images: Images | None = None,
+        image_sizes: ImageSizes | None = None,
+        pixel_values: Tensor | None = None,
+        visual_spans: list[list[VisualSpan]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence."""
+        if input_ids is not None and pixel_values is not None:
+            _refuse_both(images, pixel_values)
+            inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values)
+            input_ids = None
+        elif input_ids is not None and (images is not None or bool((input_ids == IMAGE_TOKEN_INDEX).any())):
+            _refuse_labels(kwargs)
+            side = self.config.tokenizer_padding_side
+            prompt = prepare_prompt(self.model, input_ids, attention_mask, images, image_sizes, padding_side=side)
+            input_ids, inputs_embeds, visual_spans = None, prompt.inputs_embeds, prompt.visual_spans
+            attention_mask, position_ids = prompt.attention_mask, prompt.position_ids
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            visual_spans=visual_spans,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        images: Images | None = None,
+        image_sizes: ImageSizes | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generates after `inputs` (or `input_ids`) [B, T]; see the class for the two conventions.
+
+        Raises `ValueError` if the numbers of pictures and placeholders differ.
+        """
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        pixel_values = kwargs.get("pixel_values")
+        _refuse_both(images, pixel_values)
+        if input_ids is None or pixel_values is not None:
+            return super().generate(input_ids, **kwargs)
+        prompt = prepare_prompt(
+            # Left, whatever the configuration says: new tokens are appended on the right.
+            self.model,
+            input_ids,
+            kwargs.pop("attention_mask", None),
+            images,
+            image_sizes,
+            padding_side="left",
+        )
+        return super().generate(
+            inputs_embeds=prompt.inputs_embeds,
+            attention_mask=prompt.attention_mask,
+            visual_spans=prompt.visual_spans,
+            **kwargs,
+        )
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        # Named because transformers reads the signature to learn whether a model can start from embeddings.
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        if not is_first_iteration:
+            kwargs = {name: value for name, value in kwargs.items() if name not in _PREFILL_ONLY}
+        return super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+
+
+def _refuse_both(images: Images | None, pixel_values: Tensor | None) -> None:
+    if images is not None and pixel_values is not None:
+        raise ValueError(
+            "both images and pixel_values are given; pass one: images goes with ids -200 (LLaVA's convention), "
+            "pixel_values with one placeholder per visual token (transformers')"
+        )
+
+
+def _refuse_labels(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("labels") is not None:
+        raise ValueError("labels with images= are not supported yet; train in transformers' convention (pixel_values)")

@@ -1,0 +1,145 @@
+"""The two checkpoint layouts, original and transformers', brought to one configuration and one set of tensor names.
+
+Canonical names are those of `LlavaLlamaForCausalLM`'s state dict, with the tower's `vision_model.` left out:
+transformers dropped that level from its CLIP modules, and files exist with and without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.model.checkpoint import CheckpointError, Tensors
+from llava.model.llava_config import LlavaConfig
+
+TOWER = "model.vision_tower.vision_tower."
+
+_ORIGINAL_TYPES = ("llava", "llava_llama", "llama")
+
+# Buffers that older versions wrote to disk and newer ones compute.
+_COMPUTED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+
+# Towers are published as parts of whole CLIP models.
+_NOT_TOWER = re.compile(r"^(text_model|text_projection|visual_projection|logit_scale)\b")
+
+_FROM_TRANSFORMERS: Sequence[tuple[str, str]] = (
+    (r"^(model\.)?vision_tower\.", TOWER),
+    (r"^(model\.)?multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
+    (r"^(model\.)?multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^(model\.)?language_model\.(model\.)?", "model."),
+)
+
+
+def is_transformers_layout(raw: dict[str, Any]) -> bool:
+    """Whether a config.json is transformers' own LLaVA: both layouts have called themselves "llava"."""
+    return "text_config" in raw or "vision_config" in raw
+
+
+def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
+    """Our configuration for a config.json in transformers' layout; raises for parts that we do not build."""
+    text, vision = raw.get("text_config") or {}, raw.get("vision_config") or {}
+    _require(folder, "model_type", raw.get("model_type"), "llava")
+    _require(folder, "text_config.model_type", text.get("model_type", "llama"), "llama")
+    _require(folder, "vision_config.model_type", vision.get("model_type", "clip_vision_model"), "clip_vision_model")
+    _require(folder, "projector_hidden_act", raw.get("projector_hidden_act", "gelu"), "gelu")
+    layer = raw.get("vision_feature_layer", -2)
+    if not isinstance(layer, int):
+        raise CheckpointError(f"{folder}/config.json: vision_feature_layer is {layer}; only one layer is supported")
+    strategies = {"default": "patch", "full": "cls_patch"}
+    strategy = raw.get("vision_feature_select_strategy", "default")
+    if strategy not in strategies:
+        raise CheckpointError(
+            f"{folder}/config.json: vision_feature_select_strategy is {strategy!r}; "
+            f"supported: {', '.join(map(repr, strategies))}"
+        )
+    tower = {**_LLAVA_TOWER, **vision}
+    return LlavaConfig(
+        **{**_LLAVA_TEXT, **_without(text, "model_type", "architectures", "_name_or_path", "torch_dtype", "dtype")},
+        tie_word_embeddings=raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
+        mm_vision_config=tower,
+        mm_vision_select_layer=layer,
+        mm_vision_select_feature=strategies[strategy],
+        mm_projector_type="mlp2x_gelu",
+        mm_projector_bias=raw.get("multimodal_projector_bias", True),
+        mm_hidden_size=tower["hidden_size"],
+        image_token_index=raw.get("image_token_index", raw.get("image_token_id", 32000)),
+        tokenizer_padding_side="left",
+    )
+
+
+def config_from_original(raw: dict[str, Any], folder: Path) -> LlavaConfig:
+    """Our configuration for a config.json in the original layout, the tower's part still to be filled in."""
+    kind = raw.get("model_type")
+    if kind not in _ORIGINAL_TYPES:
+        raise CheckpointError(
+            f"{folder}/config.json: model_type is {kind!r}; supported are LLaVA checkpoints on Llama and Vicuna "
+            "('llava_llama', 'llava'); for other models use vlm_pruner.prune with transformers' own class"
+        )
+    if not raw.get("mm_vision_tower") and not raw.get("mm_vision_config"):
+        raise CheckpointError(
+            f"{folder}/config.json names no vision tower (mm_vision_tower), so it is not a LLaVA checkpoint; "
+            "give a LLaVA folder, not its language model"
+        )
+    return LlavaConfig(**_without(raw, "model_type", "torch_dtype", "dtype"))
+
+
+def tower_config(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A CLIP vision configuration from a tower's config.json, which may describe a whole CLIP model."""
+    vision = raw.get("vision_config", raw) if raw.get("model_type") == "clip" else raw
+    _require(folder, "model_type", vision.get("model_type", "clip_vision_model"), "clip_vision_model")
+    return _without(vision, "torch_dtype", "dtype", "architectures")
+
+
+def canonical(name: str) -> str:
+    """A name of our own state dict, or of the original layout, in canonical form."""
+    return name.replace("vision_tower.vision_model.", "vision_tower.")
+
+
+def from_original(tensors: Tensors) -> Tensors:
+    return _renamed(tensors, canonical)
+
+
+def from_transformers(tensors: Tensors) -> Tensors:
+    def rename(name: str) -> str:
+        for pattern, target in _FROM_TRANSFORMERS:
+            name, changed = re.subn(pattern, target, name)
+            if changed:
+                break
+        return canonical(name)
+
+    return _renamed(tensors, rename)
+
+
+def from_tower(tensors: Tensors) -> Tensors:
+    """The tensors of a tower's own folder, under the names that they have inside LLaVA."""
+    tower = {name: tensor for name, tensor in tensors.items() if not _NOT_TOWER.match(name)}
+    return _renamed(tower, lambda name: TOWER + name.removeprefix("vision_model."))
+
+
+def _renamed(tensors: Tensors, rename: Callable[[str], str]) -> Tensors:
+    return {rename(name): tensor for name, tensor in tensors.items() if not _COMPUTED.search(name)}
+
+
+def _require(folder: Path, key: str, found: object, expected: str) -> None:
+    if found != expected:
+        raise CheckpointError(f"{folder}/config.json: {key} is {found!r}; only {expected!r} is supported here")
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+# transformers leaves defaults out of the config.json that it writes; these are the ones of its LLaVA.
+_LLAVA_TEXT: dict[str, Any] = {"vocab_size": 32000}
+_LLAVA_TOWER: dict[str, Any] = {
+    "intermediate_size": 4096,
+    "hidden_size": 1024,
+    "patch_size": 14,
+    "image_size": 336,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "projection_dim": 768,
+}

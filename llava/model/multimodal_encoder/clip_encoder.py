@@ -1,0 +1,65 @@
+"""The CLIP vision tower: pictures in, one layer's patch features out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+FEATURES = ("patch", "cls_patch")
+
+
+class CLIPVisionTower(nn.Module):
+    """A CLIP vision model, the layer that features are taken from, and whether the class token goes along.
+
+    select_layer:   index into the tower's hidden states; 0 is the embeddings, -1 the last layer's output.
+    select_feature: "patch" (N tokens) or "cls_patch" (class token first, N + 1 tokens).
+    """
+
+    def __init__(self, vision_config: dict[str, Any], select_layer: int, select_feature: str) -> None:
+        super().__init__()
+        if select_feature not in FEATURES:
+            raise ValueError(
+                f"mm_vision_select_feature is {select_feature!r}; supported: {', '.join(map(repr, FEATURES))}"
+            )
+        self.config = CLIPVisionConfig(**vision_config)
+        states = self.config.num_hidden_layers + 1
+        if not -states <= select_layer < states:
+            raise ValueError(
+                f"mm_vision_select_layer is {select_layer}, but the tower has {states} hidden states: "
+                f"choose between {-states} and {states - 1}"
+            )
+        self.select_layer = select_layer
+        self.select_feature = select_feature
+        self.vision_tower = CLIPVisionModel(self.config)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
+        pixels = images.to(self.device, self.dtype)
+        states = self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        features = states[self.select_layer]
+        return features[:, 1:] if self.select_feature == "patch" else features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_tower.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_tower.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """N, without the class token."""
+        return self.num_patches_per_side**2

@@ -1,0 +1,41 @@
+"""LLaVA in the original layout: this repository's `LlavaLlamaForCausalLM`, whose decoder is told its visual spans."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from vlm_pruner.adapters.base import Adapter
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import VisualSpan
+
+
+class LlavaOriginalAdapter(Adapter):
+    """The model has spliced its pictures in before the decoder runs, and passes `visual_spans` along."""
+
+    model_classes: ClassVar[tuple[str, ...]] = ("LlavaLlamaForCausalLM",)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        own = self.decoder.method
+        if own is not None:
+            raise PruningError(
+                f"the decoder already prunes with its own method ({type(own).__name__}); "
+                "set model.model.method = None before pruning it from outside"
+            )
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.model.model
+
+    @property
+    def entry(self) -> nn.Module:
+        return self.model.model
+
+    def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
+        spans = kwargs.get("visual_spans")
+        if spans is not None:
+            return spans
+        tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+        return [[] for _ in range(tokens.shape[0])]
