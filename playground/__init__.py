@@ -1,0 +1,1 @@
+"""Data and models to play with: `mini/` is embedded, `data/eval/` is where downloaded benchmarks go."""

@@ -1,0 +1,1 @@
+"""The embedded model and its world: scenes, questions, training recipe, checkpoint and mini benchmarks."""

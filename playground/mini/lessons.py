@@ -1,0 +1,137 @@
+"""What training feeds on: batches of scenes cut to a window of the 24 x 24 grid, with packed questions and patch labels.
+
+Scenes smaller than the full grid are whole scenes of their own, placed somewhere in the raster: their patches carry
+the position ids of that place. Early lessons are small and cheap, late ones fill the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from playground.mini.model import Pack, to_pixels
+from playground.mini.questions import KINDS, Question, ask
+from playground.mini.tokenizer import build
+from playground.mini.world import COLOR_NAMES, GLYPHS, GRID, PATCH, SHAPES, SIZES, Scene, make_scene, patches_inside
+from playground.mini.textures import Gallery
+
+ALL_KINDS = (*KINDS, "verify")
+IGNORE = -100
+SHORT_LENGTH, CHOICE_LENGTH = 16, 21
+# Classes of the patch labels: 0 is "nothing of the sort here".
+HEADS = {
+    "shape": 1 + len(SHAPES),
+    "color": 1 + len(COLOR_NAMES),
+    "size": 1 + len(SIZES),
+    "center": 2,
+    "glyph": 1 + len(GLYPHS),
+    "place": 4,
+}
+# Questions asked of one full picture; smaller ones get fewer of each.
+MIX = {"existence": 3, "attribute": 4, "count": 4, "relation": 4, "reading": 2, "verify": 4}
+CHOICES = 5
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch. `kinds` long [B, sum Q] index `ALL_KINDS`; `patch_labels` long [B, heads, N]; `centers` float [B, N, 2]."""
+
+    pixels: Tensor
+    raster: Tensor
+    packs: list[Pack]
+    kinds: Tensor
+    patch_labels: Tensor
+    centers: Tensor
+
+
+@lru_cache(maxsize=1)
+def _tokenizer():
+    return build()
+
+
+def encode(questions: Sequence[Question], length: int) -> tuple[Tensor, Tensor]:
+    """Ids and next-token labels, long [Q, length] each: question, answer, and the end token as last label."""
+    core = _tokenizer().backend_tokenizer
+    prompts = core.encode_batch([f"\n{q.prompt} ASSISTANT:" for q in questions], add_special_tokens=False)
+    answers = core.encode_batch([q.answer for q in questions], add_special_tokens=False)
+    ids = torch.zeros(len(questions), length, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORE)
+    end = _tokenizer().eos_token_id
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        whole, start = prompt.ids + answer.ids, len(prompt.ids) - 1
+        ids[row, : len(whole)] = torch.tensor(whole)
+        labels[row, start : start + len(answer.ids) + 1] = torch.tensor([*answer.ids, end])
+    return ids, labels
+
+
+def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Labels int64 [heads, N] and centres float32 [N, 2] (share of the full picture, NaN where there is no thing)."""
+    columns, rows = scene.image.width // PATCH, scene.image.height // PATCH
+    labels = np.zeros((len(HEADS), rows, columns), np.int64)
+    centers = np.full((rows, columns, 2), np.nan, np.float32)
+    for box in scene.distractors:
+        labels[:, patches_inside(box, columns, rows)] = IGNORE  # the tower is never told what these are
+    for thing in scene.things:
+        inside = patches_inside(thing.box, columns, rows, margin=2)
+        labels[0][inside] = 1 + SHAPES.index(thing.shape)
+        labels[1][inside] = 1 + COLOR_NAMES.index(thing.color)
+        labels[2][inside] = 1 + SIZES.index(thing.size)
+        labels[3:, inside] = 0
+        labels[3, min(rows - 1, thing.y // PATCH), min(columns - 1, thing.x // PATCH)] = 1
+        centers[inside] = thing.x / PATCH, thing.y / PATCH
+    for sign in scene.signs:
+        for place, (box, character) in enumerate(zip(sign.glyphs, sign.text, strict=True)):
+            inside = patches_inside(box, columns, rows, margin=1)
+            labels[:4, inside] = 0
+            labels[4][inside] = 1 + GLYPHS.index(character)
+            labels[5][inside] = 1 + place
+    return labels.reshape(len(HEADS), -1), centers.reshape(-1, 2)
+
+
+def _questions(rng: np.random.Generator, scene: Scene, share: float) -> tuple[list[Question], list[Question]]:
+    """Short-answer and multiple-choice questions; what a scene cannot be asked is replaced by another kind."""
+    short = [kind for kind, n in MIX.items() for _ in range(max(1, round(n * share)))]
+    return _ask_all(rng, scene, short), _ask_all(rng, scene, ["choice"] * max(1, round(CHOICES * share)))
+
+
+def _ask_all(rng: np.random.Generator, scene: Scene, kinds: list[str]) -> list[Question]:
+    fallback = ["choice"] if kinds[0] == "choice" else ["existence", "attribute", "verify", "count"]
+    asked = []
+    for kind in kinds:
+        question = ask(rng, scene, kind)
+        for other in fallback if question is None else ():
+            question = question or ask(rng, scene, other)
+        # A sign alone has nothing to choose between; counting "0" of something always works.
+        while question is None:
+            question = ask(rng, scene, kinds[0])
+        asked.append(question)
+    return asked
+
+
+def make_lesson(rng: np.random.Generator, surfaces: Gallery, grid: int, batch: int, share: float) -> Lesson:
+    """`batch` scenes of `grid` x `grid` patches; `share` scales the number of questions per scene."""
+    scenes = [make_scene(rng, surfaces, grid, grid) for _ in range(batch)]
+    offsets = rng.integers(0, GRID - grid + 1, (batch, 2))
+    window = np.arange(grid)[:, None] * GRID + np.arange(grid)[None]
+    raster = np.stack([(window + y * GRID + x).reshape(-1) for x, y in offsets])
+    labelled = [patch_labels(scene) for scene in scenes]
+    centers = np.stack([(c + o) / GRID for (_, c), o in zip(labelled, offsets, strict=True)])
+    asked = [_questions(rng, scene, share) for scene in scenes]
+    packs = []
+    for group, length in ((0, SHORT_LENGTH), (1, CHOICE_LENGTH)):
+        ids, labels = encode([q for pair in asked for q in pair[group]], length)
+        packs.append(Pack(ids.view(batch, -1, length), labels.view(batch, -1, length)))
+    kinds = torch.tensor([[ALL_KINDS.index(q.kind) for group in pair for q in group] for pair in asked])
+    return Lesson(
+        to_pixels(torch.from_numpy(np.stack([np.asarray(s.image) for s in scenes]))),
+        torch.from_numpy(raster),
+        packs,
+        kinds,
+        torch.from_numpy(np.stack([labels for labels, _ in labelled])),
+        torch.from_numpy(centers.astype(np.float32)),
+    )

@@ -1,0 +1,213 @@
+"""The embedded model: LLaVA-1.5's architecture and geometry at 1/1000 of its size, and a packed forward to train it.
+
+336-pixel pictures in 14-pixel patches give 24 x 24 = 576 visual tokens; a CLIP tower, a two-layer GELU projector and
+a Llama decoder do the rest. The decoder is 320 wide so that screening 256 channels screens something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from playground.mini.world import GRID, PATCH
+
+PREFIX = 3  # <s>, the system sentence, USER: -- the picture starts here
+PRUNED_LAYER = 2
+PIXEL_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+PIXEL_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+
+
+def tower_config() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=160,
+        intermediate_size=480,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        image_size=GRID * PATCH,
+        patch_size=PATCH,
+        projection_dim=160,
+    )
+
+
+def decoder_config(vocab_size: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=320,
+        intermediate_size=576,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=64,
+        max_position_embeddings=2048,
+        rms_norm_eps=1e-5,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=0.04,
+        tie_word_embeddings=False,
+    )
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Questions of one length about a batch of pictures: `ids`, `labels` long [B, Q, T], -100 where nothing is asked."""
+
+    ids: Tensor
+    labels: Tensor
+
+
+class MiniModel(nn.Module):
+    """Tower, projector and decoder, with a forward that answers many questions per picture at once.
+
+    Every question sees the picture and itself only, with the position ids that it would have alone, so a packed
+    forward equals one forward per question (tested); the picture is computed once instead of Q times.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        tower, decoder = tower_config(), decoder_config(vocab_size)
+        self.tower = CLIPVisionModel(tower)
+        self.projector = nn.Sequential(
+            nn.Linear(tower.hidden_size, decoder.hidden_size),
+            nn.GELU(),
+            nn.Linear(decoder.hidden_size, decoder.hidden_size),
+        )
+        self.decoder = LlamaForCausalLM(decoder)
+
+    def see(self, pixels: Tensor, raster: Tensor) -> Tensor:
+        """Tower features [B, N, tower width] of `pixels` [B, 3, h, w]; `raster` [B, N] are the patches' places in 24 x 24."""
+        tower = getattr(self.tower, "vision_model", self.tower)
+        weight = tower.embeddings.patch_embedding.weight
+        batch, _, height, width = pixels.shape
+        patches = pixels.reshape(batch, 3, height // PATCH, PATCH, width // PATCH, PATCH)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, raster.shape[1], -1)
+        tokens = F.linear(patches, weight.flatten(1)) + tower.embeddings.position_embedding(raster + 1)
+        first = tower.embeddings.class_embedding + tower.embeddings.position_embedding.weight[0]
+        x = tower.pre_layrnorm(torch.cat([first.expand(batch, 1, -1), tokens], 1))
+        for layer in tower.encoder.layers:
+            x = _tower_layer(layer, x)
+        return x[:, 1:]
+
+    def read(self, features: Tensor, raster: Tensor, packs: list[Pack], keep: Tensor | None = None) -> Tensor:
+        """Final hidden states [B, sum Q*T, d] of all questions.
+
+        `keep` long [R]: only these visual tokens go on from layer 2. Never used to train, only to watch training.
+        """
+        x, positions, prefix = self._embed(features, raster, packs)
+        tables = _rope(positions, self.decoder.config.head_dim)
+        shapes = [pack.ids.shape[1:] for pack in packs]
+        for index, layer in enumerate(self.decoder.model.layers):
+            if index == PRUNED_LAYER and keep is not None:
+                stay = torch.cat([torch.arange(PREFIX), PREFIX + keep, torch.arange(prefix, x.shape[1])])
+                x, tables, prefix = x[:, stay], tuple(t[:, :, stay] for t in tables), PREFIX + len(keep)
+            x = _layer(layer, x, tables, prefix, shapes)
+        return x[:, prefix:]
+
+    def answer(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states."""
+        return self.decoder.lm_head(self.decoder.model.norm(hidden))
+
+    def _embed(self, features: Tensor, raster: Tensor, packs: list[Pack]) -> tuple[Tensor, Tensor, int]:
+        embed, batch = self.decoder.model.embed_tokens, len(features)
+        visual = self.projector(features)
+        opening = embed(torch.tensor(opening_ids(), device=raster.device)).expand(batch, -1, -1)
+        texts = [embed(pack.ids).flatten(1, 2) for pack in packs]
+        x = torch.cat([opening.to(visual.dtype), visual, *(t.to(visual.dtype) for t in texts)], 1)
+        start = PREFIX + GRID * GRID
+        positions = [torch.arange(PREFIX, device=raster.device).expand(batch, -1), PREFIX + raster]
+        for pack in packs:
+            count, length = pack.ids.shape[1:]
+            steps = start + torch.arange(length, device=raster.device)
+            positions.append(steps.repeat(count).expand(batch, -1))
+        return x, torch.cat(positions, 1), PREFIX + raster.shape[1]
+
+
+_OPENING: list[int] = []
+
+
+def opening_ids() -> list[int]:
+    """Ids of what precedes the picture in a vicuna_v1 prompt."""
+    if not _OPENING:
+        from playground.mini.tokenizer import VICUNA_SYSTEM, build
+
+        _OPENING.extend(build()(f"{VICUNA_SYSTEM} USER: ").input_ids)
+    return _OPENING
+
+
+def _rope(positions: Tensor, width: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:
+    """Cosine and sine tables [B, 1, T, width]."""
+    frequencies = theta ** (-torch.arange(0, width, 2, device=positions.device).float() / width)
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat([angles, angles], -1)
+    return angles.cos(), angles.sin()
+
+
+def _rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * tables[0] + torch.cat([-x[..., half:], x[..., :half]], -1) * tables[1]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    """Plain attention, [B, H, T, w] each. On CPUs with bfloat16 products this is several times faster than the fused one."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        length = q.shape[2]
+        scores = scores + torch.full((length, length), float("-inf"), device=q.device, dtype=scores.dtype).triu(1)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def _tower_layer(layer: nn.Module, x: Tensor) -> Tensor:
+    """One CLIP encoder layer."""
+    attention, heads = layer.self_attn, layer.self_attn.num_heads
+    batch, length, _ = x.shape
+    h = layer.layer_norm1(x)
+    q, k, v = (
+        project(h).view(batch, length, heads, -1).transpose(1, 2)
+        for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    mixed = _attend(q, k, v, causal=False).transpose(1, 2).reshape(batch, length, -1)
+    x = x + attention.out_proj(mixed)
+    return x + layer.mlp(layer.layer_norm2(x))
+
+
+def _layer(layer: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor], prefix: int, shapes: list) -> Tensor:
+    """One Llama decoder layer over [picture, questions]; questions of `shapes` (Q, T) do not see each other."""
+    attention, width = layer.self_attn, layer.self_attn.head_dim
+    batch, length, _ = x.shape
+    h = layer.input_layernorm(x)
+    joint = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+    q, k, v = F.linear(h, joint).view(batch, length, 3, -1, width).permute(2, 0, 3, 1, 4)
+    q, k = _rotate(q, tables).to(v.dtype), _rotate(k, tables).to(v.dtype)
+    seen_k, seen_v = k[:, :, :prefix], v[:, :, :prefix]
+    outputs = [_attend(q[:, :, :prefix], seen_k, seen_v, causal=True)]
+    at = prefix
+    for count, steps in shapes:
+        part = slice(at, at + count * steps)
+        outputs.append(_questions(q[:, :, part], k[:, :, part], v[:, :, part], seen_k, seen_v, count, steps))
+        at += count * steps
+    mixed = torch.cat(outputs, 2).transpose(1, 2).reshape(batch, length, -1)
+    x = x + attention.o_proj(mixed)
+    return x + layer.mlp(layer.post_attention_layernorm(x))
+
+
+def _questions(q: Tensor, k: Tensor, v: Tensor, seen_k: Tensor, seen_v: Tensor, count: int, steps: int) -> Tensor:
+    """Attention [B, H, Q*T, w] of questions to the picture and, causally, to themselves."""
+    batch, heads, total, width = q.shape
+    q = q * width**-0.5
+    to_picture = (q @ seen_k.transpose(-1, -2)).view(batch, heads, count, steps, -1)
+    own_q, own_k, own_v = (t.reshape(batch, heads, count, steps, width) for t in (q, k, v))
+    future = torch.full((steps, steps), float("-inf"), device=q.device, dtype=q.dtype).triu(1)
+    to_self = own_q @ own_k.transpose(-1, -2) + future
+    weights = torch.cat([to_picture, to_self], -1).softmax(-1).to(v.dtype)
+    seen = seen_k.shape[2]
+    from_picture = weights[..., :seen].reshape(batch, heads, total, seen) @ seen_v
+    return from_picture + (weights[..., seen:] @ own_v).reshape(batch, heads, total, width)
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """uint8 [B, h, w, 3] to CLIP-normalised float [B, 3, h, w]."""
+    return ((pictures.float() / 255 - PIXEL_MEAN) / PIXEL_STD).permute(0, 3, 1, 2).contiguous()

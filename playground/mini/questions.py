@@ -1,0 +1,241 @@
+"""Questions about a scene, in the words and formats of the benchmarks that they mirror.
+
+| kind      | mirrors                    | answer                          |
+|-----------|----------------------------|---------------------------------|
+| existence | POPE                       | yes / no                        |
+| attribute | GQA                        | a colour, shape or size         |
+| count     | the counting of VQA, MME   | a digit                         |
+| relation  | GQA                        | yes / no                        |
+| reading   | TextVQA, OCRBench          | three characters, exactly       |
+| choice    | MMBench, SEED, ScienceQA   | an option's letter              |
+| verify    | MME (used for MME only)    | yes / no                        |
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from playground.mini.world import COLOR_NAMES, DIGITS, LETTERS, PATCH, SHAPES, SIZES, TEXT_LENGTH, Scene, Thing
+
+KINDS = ("existence", "attribute", "count", "relation", "reading", "choice")
+PLURALS = {s: s + "es" if s.endswith("s") else s + "s" for s in SHAPES}
+SHORT = "Answer the question using a single word or phrase."
+LETTER = "Answer with the option's letter from the given choices directly."
+YES_NO = "Please answer yes or no."
+MAX_COUNT = 6
+
+
+@dataclass(frozen=True)
+class Question:
+    """`text` is the bare question, `prompt` what the model sees after the picture."""
+
+    kind: str
+    text: str
+    answer: str
+    options: tuple[str, ...] = ()
+    subtask: str = ""
+
+    @property
+    def prompt(self) -> str:
+        if self.options:
+            listed = "".join(f"\n{'ABCD'[i]}. {option}" for i, option in enumerate(self.options))
+            return f"{self.text}{listed}\n{LETTER}"
+        return f"{self.text} {YES_NO}\n{SHORT}" if self.kind == "verify" else f"{self.text}\n{SHORT}"
+
+
+def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Question | None:
+    """A question of `kind` about `scene`, or None when the scene has nothing to ask about."""
+    return _ASKERS[kind](rng, scene)
+
+
+def _pick(rng: np.random.Generator, items):
+    return items[int(rng.integers(len(items)))]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _reference(thing: Thing, scene: Scene) -> str | None:
+    """The shortest name that fits only `thing`, or None."""
+    shapes = Counter(t.shape for t in scene.things)
+    pairs = Counter((t.color, t.shape) for t in scene.things)
+    if shapes[thing.shape] == 1:
+        return thing.shape
+    return f"{thing.color} {thing.shape}" if pairs[(thing.color, thing.shape)] == 1 else None
+
+
+def _existence(rng: np.random.Generator, scene: Scene) -> Question | None:
+    if not scene.things:
+        return None
+    present = {(t.color, t.shape) for t in scene.things}
+    near = _pick(rng, scene.things)
+    color, shape = near.color, near.shape
+    if rng.random() < 0.5:
+        # "No" questions change one half of something that is there, so half a look is not enough.
+        for _ in range(20):
+            keep = rng.random()
+            color = near.color if keep < 0.45 else _pick(rng, COLOR_NAMES)
+            shape = near.shape if keep > 0.55 else _pick(rng, SHAPES)
+            if (color, shape) not in present:
+                break
+        else:
+            return None
+    return Question("existence", f"Is there a {color} {shape} in the image?", _yes((color, shape) in present))
+
+
+def _attribute(rng: np.random.Generator, scene: Scene) -> Question | None:
+    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    colors = Counter(t.color for t in scene.things)
+    unique = [t for t in scene.things if colors[t.color] == 1]
+    form = rng.random()
+    if form < 0.45 and (plain := [(t, n) for t, n in named if n == t.shape]):
+        thing, name = _pick(rng, plain)
+        return Question("attribute", f"What color is the {name}?", thing.color, subtask="color")
+    if form < 0.8 and unique:
+        thing = _pick(rng, unique)
+        return Question("attribute", f"What shape is the {thing.color} object?", thing.shape, subtask="shape")
+    if named:
+        thing, name = _pick(rng, named)
+        return Question("attribute", f"What size is the {name}?", thing.size, subtask="size")
+    return None
+
+
+def _countable(scene: Scene) -> list[tuple[int, str]]:
+    shapes, colors = Counter(t.shape for t in scene.things), Counter(t.color for t in scene.things)
+    names = [(shapes[s], PLURALS[s]) for s in SHAPES] + [(colors[c], f"{c} objects") for c in COLOR_NAMES]
+    return [(n, name) for n, name in names if n <= MAX_COUNT]
+
+
+def _balanced_count(rng: np.random.Generator, scene: Scene) -> tuple[int, str]:
+    """A countable group; counts that occur are about equally likely, so that "0" and "1" do not win by default."""
+    groups = _countable(scene)
+    wanted = _pick(rng, sorted({n for n, _ in groups}))
+    return _pick(rng, [g for g in groups if g[0] == wanted])
+
+
+def _count(rng: np.random.Generator, scene: Scene) -> Question | None:
+    number, name = _balanced_count(rng, scene)
+    return Question("count", f"How many {name} are there in the image?", str(number))
+
+
+def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
+    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    if len(named) < 2:
+        return None
+    first, second = rng.choice(len(named), 2, replace=False)
+    (a, name_a), (b, name_b) = named[first], named[second]
+    dx, dy = a.x - b.x, a.y - b.y
+    horizontal = rng.random() < 0.5
+    # Less than a patch and a half apart along the axis is not a question that a person would answer for sure.
+    if abs(dx if horizontal else dy) < 1.5 * PATCH:
+        return None
+    if horizontal:
+        side = _pick(rng, ("left", "right"))
+        return Question("relation", f"Is the {name_a} to the {side} of the {name_b}?", _yes((dx < 0) == (side == "left")))
+    side = _pick(rng, ("above", "below"))
+    return Question("relation", f"Is the {name_a} {side} the {name_b}?", _yes((dy < 0) == (side == "above")))
+
+
+def _reading(rng: np.random.Generator, scene: Scene) -> Question | None:
+    if not scene.signs:
+        return None
+    sign = _pick(rng, scene.signs)
+    what = "number" if sign.is_number else "word"
+    return Question("reading", f"What {what} is written in the image?", sign.text.lower(), subtask=what)
+
+
+def _choice(rng: np.random.Generator, scene: Scene) -> Question | None:
+    if rng.random() < 0.2:
+        number, name = _balanced_count(rng, scene)
+        pool = [str(n) for n in range(MAX_COUNT) if n != number]
+        return _with_options(rng, f"How many {name} are there in the image?", str(number), pool, "count")
+    question = _attribute(rng, scene)
+    if question is None or question.subtask == "size":
+        return None
+    everything = COLOR_NAMES if question.subtask == "color" else SHAPES
+    seen = {t.color for t in scene.things} | {t.shape for t in scene.things}
+    wrong = [v for v in everything if v != question.answer]
+    # Options that occur elsewhere in the picture are listed thrice: likelier to be drawn, as wrong answers should be.
+    pool = [v for v in wrong for _ in range(3 if v in seen else 1)]
+    return _with_options(rng, question.text, question.answer, pool, question.subtask)
+
+
+def _with_options(rng: np.random.Generator, text: str, answer: str, pool: list[str], subtask: str) -> Question:
+    options = [answer]
+    while len(options) < 4:
+        other = _pick(rng, pool)
+        if other not in options:
+            options.append(other)
+    options = [options[i] for i in rng.permutation(4)]
+    return Question("choice", text, "ABCD"[options.index(answer)], tuple(options), subtask)
+
+
+def _verify(rng: np.random.Generator, scene: Scene) -> Question | None:
+    return verify(rng, scene, _pick(rng, ("existence", "count", "position", "color", "OCR")), bool(rng.random() < 0.5))
+
+
+def verify(rng: np.random.Generator, scene: Scene, subtask: str, truth: bool) -> Question | None:
+    """A yes/no question of an MME subtask (existence, count, position, color, OCR) whose answer is `truth`."""
+    for _ in range(12):
+        question = _VERIFIERS[subtask](rng, scene, truth)
+        if question is not None and question.answer == _yes(truth):
+            return Question("verify", question.text, question.answer, subtask=subtask)
+    return None
+
+
+def _verify_count(rng: np.random.Generator, scene: Scene, truth: bool) -> Question | None:
+    number, name = _balanced_count(rng, scene)
+    said = number if truth else _pick(rng, [n for n in range(MAX_COUNT) if n != number])
+    return Question("verify", f"Are there {said} {name} in the image?", _yes(said == number))
+
+
+def _verify_color(rng: np.random.Generator, scene: Scene, truth: bool) -> Question | None:
+    question = _attribute(rng, scene)
+    if question is None or question.subtask != "color":
+        return None
+    said = question.answer if truth else _pick(rng, [c for c in COLOR_NAMES if c != question.answer])
+    name = question.text.removeprefix("What color is the ").removesuffix("?")
+    return Question("verify", f"Is the {name} {said}?", _yes(said == question.answer))
+
+
+def _verify_text(rng: np.random.Generator, scene: Scene, truth: bool) -> Question | None:
+    if not scene.signs:
+        return None
+    sign = _pick(rng, scene.signs)
+    said = sign.text
+    if not truth:
+        place = int(rng.integers(TEXT_LENGTH))
+        other = _pick(rng, [c for c in (DIGITS if sign.is_number else LETTERS) if c != said[place]])
+        said = said[:place] + other + said[place + 1 :]
+    what = "number" if sign.is_number else "word"
+    return Question("verify", f'Is the {what} in the image "{said.lower()}"?', _yes(said == sign.text))
+
+
+_ASKERS = {
+    "existence": _existence,
+    "attribute": _attribute,
+    "count": _count,
+    "relation": _relation,
+    "reading": _reading,
+    "choice": _choice,
+    "verify": _verify,
+}
+_VERIFIERS = {
+    "existence": lambda rng, scene, truth: _existence(rng, scene),
+    "count": _verify_count,
+    "position": lambda rng, scene, truth: _relation(rng, scene),
+    "color": _verify_color,
+    "OCR": _verify_text,
+}
+
+
+def vocabulary() -> list[str]:
+    """Every word that a question, an option or an answer can contain, in a fixed order."""
+    words = "what color shape size is the object objects how many are there in image a to of left right above below"
+    words += " number word written yes no 0 1 2 3 4 5 6"
+    listed = words.split() + list(COLOR_NAMES) + list(SHAPES) + list(PLURALS.values()) + list(SIZES)
+    return list(dict.fromkeys(listed))

@@ -1,0 +1,284 @@
+"""Train the embedded model from a seed: `python -m playground.mini.train --out playground/mini/runs/main`.
+
+1. The tower learns patch labels (what shape, colour, size, character is here) on small scenes, then on full ones.
+2. Tower, projector and decoder learn to answer, from small scenes to full ones; the patch labels stay as a side loss
+   until the tower is frozen for the final decay.
+
+The picture is visible to every text token in every layer throughout. Decoder layers below the pruned one learn at a
+lower rate, as layer-wise decay does when a decoder is fine-tuned, so that most reading happens above them. Nothing is
+ever pruned while training. State is saved every few minutes; the same command goes on where it was killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from playground.mini.lessons import ALL_KINDS, HEADS, IGNORE, Lesson, make_lesson
+from playground.mini.model import PRUNED_LAYER, MiniModel
+from playground.mini.muon import Muon
+from playground.mini.tokenizer import build
+from playground.mini.world import TRAIN_GALLERY, gallery
+
+VALIDATION_GALLERY, VALIDATION_SEED = 3, 31337
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result, beside the code."""
+
+    seed: int = 0
+    tower_steps: int = 900
+    steps: int = 4200
+    decay: int = 1300  # last steps: the rate falls linearly to zero
+    tower_frozen_for: int = 700  # last steps
+    rate: float = 0.02  # Muon, 2-D weights of decoder and projector
+    adam_rate: float = 3e-3
+    joint_tower_scale: float = 0.3  # of both rates, for the tower in step 2
+    early_scale: float = 0.25  # of the rate, for decoder layers below the pruned one
+    side_loss: float = 0.3
+
+
+# step -> share of lessons by grid size, from that step on
+TOWER_PLAN = {0.0: {8: 1.0}, 0.6: {12: 1.0}, 0.85: {24: 1.0}}  # shares of tower_steps
+PLAN = {
+    0: {6: 0.4, 8: 0.6},
+    400: {8: 0.5, 12: 0.5},
+    1000: {8: 0.2, 12: 0.5, 16: 0.3},
+    1700: {12: 0.35, 16: 0.4, 24: 0.25},
+    2400: {12: 0.1, 16: 0.25, 24: 0.65},
+}
+LATE_PLAN = {16: 0.15, 24: 0.85}  # while the rate decays
+TOWER_BATCH = {8: 48, 12: 28, 24: 8}
+BATCH = {6: 24, 8: 20, 12: 14, 16: 9, 24: 6}
+SHARE = {6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0}
+
+
+def pick_grid(rng: np.random.Generator, shares: dict[int, float]) -> int:
+    weights = np.array(list(shares.values()))
+    return int(rng.choice(list(shares), p=weights / weights.sum()))
+
+
+def side_losses(logits: Tensor, lesson: Lesson) -> Tensor:
+    """Patch-label loss of head outputs [B, N, sum classes + 2]."""
+    parts = logits.split([*HEADS.values(), 2], -1)
+    total = logits.new_zeros(())
+    for index, (name, classes) in enumerate(HEADS.items()):
+        weight = torch.ones(classes)
+        weight[0] = 0.1 if name == "center" else 0.15  # most patches are background
+        total = total + F.cross_entropy(
+            parts[index].flatten(0, 1), lesson.patch_labels[:, index].flatten(), weight=weight, ignore_index=IGNORE
+        )
+    known = ~lesson.centers.isnan()
+    return total + 20 * F.mse_loss(parts[-1][known], lesson.centers[known])
+
+
+def answer_loss(model: MiniModel, hidden: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
+    """Mean loss over answer tokens (the end token counts a tenth), and exact-match per question [B, sum Q]."""
+    labels = torch.cat([pack.labels.flatten(1) for pack in lesson.packs], 1)
+    asked = labels != IGNORE
+    logits, wanted = model.answer(hidden[asked]).float(), labels[asked]
+    weight = torch.where(wanted == model.decoder.config.eos_token_id, 0.1, 1.0)
+    loss = (F.cross_entropy(logits, wanted, reduction="none") * weight).sum() / weight.sum()
+    right = torch.ones_like(labels, dtype=torch.bool)
+    right[asked] = (logits.argmax(-1) == wanted) | (wanted == model.decoder.config.eos_token_id)
+    return loss, _per_question(right, lesson)
+
+
+def _per_question(right: Tensor, lesson: Lesson) -> Tensor:
+    out, at = [], 0
+    for pack in lesson.packs:
+        batch, count, length = pack.ids.shape
+        out.append(right[:, at : at + count * length].view(batch, count, length).all(-1))
+        at += count * length
+    return torch.cat(out, 1)
+
+
+class Trainer:
+    """Owns model, optimisers and the random state; `run` goes from wherever the saved state stands to the end."""
+
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        self.recipe, self.out = recipe, out
+        torch.manual_seed(recipe.seed)
+        self.rng = np.random.default_rng(recipe.seed + 1000)
+        self.model = MiniModel(len(build()))
+        self.head = nn.Linear(self.model.tower.config.hidden_size, sum(HEADS.values()) + 2)
+        self.step, self.seconds, self.questions = -recipe.tower_steps, 0.0, 0
+        self.optimisers = self._optimisers()
+        self.tally: dict[str, list[float]] = defaultdict(list)
+
+    def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float, str]]:
+        """(optimiser, its peak rate, part) for the parts "tower", "early" and "rest"."""
+        r, groups = self.recipe, defaultdict(lambda: ([], []))
+        early = tuple(f"decoder.model.layers.{i}." for i in range(PRUNED_LAYER))
+        named = [*self.model.named_parameters(), *(("tower." + n, p) for n, p in self.head.named_parameters())]
+        for name, weight in named:
+            part = "tower" if name.startswith("tower.") else "early" if name.startswith(early) else "rest"
+            hidden = weight.ndim == 2 and ("layers." in name or name.startswith("projector."))
+            groups[part][0 if hidden else 1].append(weight)
+        made: list[tuple[torch.optim.Optimizer, float, str]] = []
+        for part, (matrices, others) in groups.items():
+            scale = r.early_scale if part == "early" else 1.0
+            made.append((Muon(matrices, r.rate, weight_decay=0.02), r.rate * scale, part))
+            adam = torch.optim.AdamW(others, r.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
+            made.append((adam, r.adam_rate * scale, part))
+        return made
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def lesson(self) -> Lesson:
+        r = self.recipe
+        if self.step < 0:
+            done = 1 + self.step / r.tower_steps
+            grid = pick_grid(self.rng, [shares for at, shares in TOWER_PLAN.items() if done >= at][-1])
+            return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, TOWER_BATCH[grid], 0.05)
+        late = self.step >= r.steps - r.decay
+        shares = LATE_PLAN if late else [shares for at, shares in PLAN.items() if self.step >= at][-1]
+        grid = pick_grid(self.rng, shares)
+        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, BATCH[grid], SHARE[grid])
+
+    def rate(self) -> float:
+        """Share of the peak rate at this step."""
+        r = self.recipe
+        if self.step < 0:
+            done = 1 + self.step / r.tower_steps
+            return min(1.0, (self.step + r.tower_steps + 1) / 40) * min(1.0, 0.02 + (1 - done) / 0.5)
+        return min(1.0, (self.step + 1) / 60) * min(1.0, (r.steps - self.step) / r.decay)
+
+    def tower_learns(self) -> bool:
+        return self.step < max(0, self.recipe.steps - self.recipe.tower_frozen_for)
+
+    def advance(self) -> None:
+        lesson, r = self.lesson(), self.recipe
+        grid = round(lesson.raster.shape[1] ** 0.5)
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.set_grad_enabled(self.tower_learns()):
+                features = self.model.see(lesson.pixels, lesson.raster)
+                side = side_losses(self.head(features).float(), lesson) if self.tower_learns() else features.new_zeros(())
+            loss = side
+            if self.step >= 0:
+                hidden = self.model.read(features, lesson.raster, lesson.packs)
+                answer, right = answer_loss(self.model, hidden, lesson)
+                loss = answer + r.side_loss * side
+                self._count(grid, answer, right, lesson)
+        loss.backward()
+        self.tally[f"{grid}.side"].append(float(side))
+        self._update()
+        self.step += 1
+
+    def _count(self, grid: int, loss: Tensor, right: Tensor, lesson: Lesson) -> None:
+        self.questions += right.numel()
+        self.tally[f"{grid}.loss"].append(float(loss))
+        for index, kind in enumerate(ALL_KINDS):
+            self.tally[f"{grid}.{kind}"] += right[lesson.kinds == index].float().tolist()
+
+    def _update(self) -> None:
+        share = self.rate()
+        for optimiser, peak, part in self.optimisers:
+            scale = self.recipe.joint_tower_scale if part == "tower" and self.step >= 0 else 1.0
+            for group in optimiser.param_groups:
+                group["lr"] = peak * share * scale
+                if isinstance(optimiser, torch.optim.AdamW):
+                    nn.utils.clip_grad_norm_(group["params"], 1.0)
+            if part == "tower" and not self.tower_learns():
+                continue
+            optimiser.step()
+        self.model.zero_grad(set_to_none=True)
+        self.head.zero_grad(set_to_none=True)
+
+    # -- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self, report_every: int = 100, save_every: int = 150) -> None:
+        started = time.monotonic()
+        while self.step < self.recipe.steps:
+            self.advance()
+            if self.step % report_every == 0:
+                self.report(self.seconds + time.monotonic() - started)
+            if self.step % save_every == 0 or self.step == self.recipe.steps:
+                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                self.save()
+
+    def report(self, seconds: float) -> None:
+        line = {"step": self.step, "seconds": round(seconds), "questions": self.questions}
+        line |= {name: round(float(np.mean(values)), 3) for name, values in sorted(self.tally.items()) if values}
+        if self.step > 0 and self.step % 300 == 0:
+            line |= self.validate()
+        self.tally.clear()
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    @torch.no_grad()
+    def validate(self, pictures: int = 48) -> dict[str, float]:
+        """Exact match by kind on full validation scenes: dense, with 64 random visual tokens, and with none, from layer 2."""
+        rng, generator = np.random.default_rng(VALIDATION_SEED), torch.Generator().manual_seed(0)
+        scores: dict[str, list[float]] = defaultdict(list)
+        for _ in range(pictures // 8):
+            lesson = make_lesson(rng, gallery(VALIDATION_GALLERY), 24, 8, 0.6)
+            some = torch.randperm(576, generator=generator)[:64].sort().values
+            with torch.autocast("cpu", torch.bfloat16):
+                features = self.model.see(lesson.pixels, lesson.raster)
+                for name, keep in (("dense", None), ("random64", some), ("none", some[:0])):
+                    hidden = self.model.read(features, lesson.raster, lesson.packs, keep)
+                    right = answer_loss(self.model, hidden, lesson)[1]
+                    for index, kind in enumerate(ALL_KINDS):
+                        scores[f"val.{name}.{kind}"] += right[lesson.kinds == index].float().tolist()
+        return {name: round(float(np.mean(values)), 3) for name, values in scores.items()}
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser, _, _ in self.optimisers],
+            "rng": self.rng.bit_generator.state,
+            "progress": {"step": self.step, "seconds": self.seconds, "questions": self.questions},
+            "recipe": asdict(self.recipe),
+        }
+        part = self.out / "state.pt.part"
+        torch.save(state, part)
+        os.replace(part, self.out / "state.pt")  # a kill leaves the old state or the new one, never half of one
+
+    def resume(self) -> None:
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        for (optimiser, _, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.rng.bit_generator.state = state["rng"]
+        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
+        self.questions = state["progress"]["questions"]
+        print(f"resumed at step {self.step}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for log and state; resumes what it finds there")
+    parser.add_argument("--threads", type=int, default=2)
+    for name, value in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    args = vars(parser.parse_args(argv))
+    out, threads = args.pop("out"), args.pop("threads")
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(Recipe(**args), out)
+    trainer.resume()
+    assert math.isfinite(trainer.seconds)
+    trainer.run()
+
+
+if __name__ == "__main__":
+    main()
