@@ -1,28 +1,23 @@
-"""Pictures of a question file: found below the image folder, opened as RGB."""
+"""Pictures of a question file: found below the image folder and opened, or an error for that item alone."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from PIL import Image
 
 from llava.eval.errors import ItemError
+from llava.images import ImageReadError, read_image
 
 
-def open_image(folder: Path, image: str | bytes) -> Image.Image:
-    """The picture in RGB; anything that is wrong with it is an :class:`ItemError`."""
+def open_image(folder: Path, image: str | bytes, as_released: bool = False) -> Image.Image:
+    """The picture in RGB, from a path below ``folder`` or from encoded bytes."""
     name = image if isinstance(image, str) else "the encoded picture"
-    source = resolve(folder, image) if isinstance(image, str) else io.BytesIO(image)
+    source = resolve(folder, image) if isinstance(image, str) else image
     try:
-        with Image.open(source) as picture:
-            return picture.convert("RGB")
-    except FileNotFoundError:
-        raise ItemError(f"image {name} does not exist in the image folder") from None
-    # Pillow's decoders raise nearly anything on damaged files: OSError, SyntaxError, struct.error, bomb errors.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".replace(str(folder), "the image folder")
-        raise ItemError(f"image {name} cannot be read as a picture ({reason})") from None
+        return read_image(source, as_released=as_released, name=f"image {name}")
+    except ImageReadError as error:
+        raise ItemError(str(error)) from None
 
 
 def resolve(folder: Path, name: str) -> Path:

@@ -1,0 +1,101 @@
+"""From a command line to an answer file: what every ``model_vqa_*`` module does, given its benchmark's task."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llava.eval import options, runner
+from llava.eval.answers import AnswerFile
+from llava.eval.errors import UsageError
+from llava.eval.questions import Item, chunk
+
+if TYPE_CHECKING:
+    from vlm_pruner.methods import Pruner
+
+EXIT_FAILED_ITEMS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+EngineFactory = Callable[[argparse.Namespace, "Pruner | None"], runner.Engine[Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a benchmark adds to the shared run: its files, its prompt (in the questions), and the reply's field name."""
+
+    name: str
+    read: Callable[[argparse.Namespace], list[Item]]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    reply_field: str = "text"
+    description: str = ""
+
+
+def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFactory | None = None) -> int:
+    """Parse, run, and turn bad input into one line and exit code 2."""
+    args = build_parser(task).parse_args(argv)
+    try:
+        return evaluate(task, args, engine_factory or load_engine)
+    except (ValueError, OSError) as error:
+        print(f"{task.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"{task.name}: interrupted; the same command continues from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def build_parser(task: Task) -> argparse.ArgumentParser:
+    parser = options.OneLineParser(
+        prog=f"python -m llava.eval.{task.name}", description=task.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    options.add_model_arguments(parser)
+    options.add_data_arguments(parser)
+    options.add_generation_arguments(parser)
+    options.add_pruning_arguments(parser)
+    task.add_arguments(parser)
+    return parser
+
+
+def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory) -> int:
+    """Answer the questions of ``args``; the exit code says whether more items failed than are allowed."""
+    method = options.build_method(args)
+    options.check_arguments(args)
+    items = chunk(task.read(args), args.num_chunks, args.chunk_idx)[: args.limit]
+    with AnswerFile(args.answers_file, describe(task, args, method), args.retry_errors) as answers:
+        if any(item.index not in answers.done for item in items):
+            engine = engine_factory(args, method)
+            runner.run(engine, items, answers, args.batch_size, task.reply_field, title=task.name)
+        return _conclude(task, args, items, answers)
+
+
+def describe(task: Task, args: argparse.Namespace, method: Pruner | None) -> dict[str, Any]:
+    """The answer file's sidecar: configuration, versions, commit, hardware, seed."""
+    from vlm_pruner.provenance import environment
+
+    config = options.describe_config(args, task.name, method)
+    return {"config": config, "seed": args.seed, **environment()}
+
+
+def load_engine(args: argparse.Namespace, method: Pruner | None) -> runner.Engine[Any]:
+    """The real model; imported late so that bad flags are told without waiting for transformers."""
+    from llava.eval.engine import LlavaEngine
+
+    return LlavaEngine.from_arguments(args, method)
+
+
+def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile) -> int:
+    failed = [item.index for item in items if item.index in answers.errors]
+    print(f"{task.name}: {len(items) - len(failed)} of {len(items)} questions answered in {answers.path}", file=sys.stderr)
+    if not failed:
+        return 0
+    print(
+        f"{task.name}: {len(failed)} failed (allowed: {args.allow_errors}), first: {answers.errors[failed[0]]};"
+        " --retry-errors asks them again",
+        file=sys.stderr,
+    )
+    return EXIT_FAILED_ITEMS if len(failed) > args.allow_errors else 0
+
+
+__all__ = ["Task", "UsageError", "build_parser", "evaluate", "main"]

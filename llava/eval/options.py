@@ -1,0 +1,167 @@
+"""The command line that all answer generators share: LLaVA's flags, the released pruning flags, and ours.
+
+Flags of a method are None until given: their defaults live in the method's dataclass and nowhere else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llava.conversation import get_conversation
+from llava.eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from vlm_pruner.methods import Pruner
+
+DEFAULT_METHOD = "vlm-pruner"
+
+# flag -> field of the method's dataclass
+METHOD_FLAGS = {
+    "reduction_ratio": "reduction_ratio",
+    "keep_tokens": "keep_tokens",
+    "pruned_layer": "layer",
+    "pivot_image_token": "pivots",
+    "threshold": "threshold",
+    "token_batch": "token_batch",
+    "compat": "compat",
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Errors are one line: what is wrong, and where the help is."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists all flags)\n")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument("--model-path", required=True, help="checkpoint folder, original or transformers layout")
+    group.add_argument("--model-base", default=None, help="base model of a checkpoint that needs one")
+    group.add_argument("--conv-mode", default="vicuna_v1", help="conversation template (default: %(default)s)")
+    group.add_argument("--attn_implementation", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
+    group.add_argument("--device", default=None, help="default: cuda where there is one, else cpu")
+    group.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"],
+        help="default: float16 on cuda, float32 on cpu",
+    )  # fmt: skip
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--image-folder", default="", help="pictures; paths of the question file cannot leave it")
+    group.add_argument("--question-file", required=True)
+    group.add_argument("--answers-file", required=True, help="appended line by line; the same command resumes it")
+    group.add_argument("--num-chunks", type=int, default=1, help="split the questions over this many runs")
+    group.add_argument("--chunk-idx", type=int, default=0, help="which part this run answers, from 0")
+    group.add_argument("--limit", type=int, default=None, metavar="N", help="answer the first N questions only")
+    group.add_argument("--batch-size", type=int, default=1, metavar="B", help="questions per generate call")
+    group.add_argument("--retry-errors", action="store_true", help="ask again what failed in an earlier run")
+    group.add_argument(
+        "--allow-errors", type=int, default=0, metavar="N",
+        help="exit with 0 although up to N items failed (they stay marked in the answers)",
+    )  # fmt: skip
+    group.add_argument("--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out of the prompt")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    group.add_argument("--top_p", type=float, default=None)
+    group.add_argument("--num_beams", type=int, default=1)
+    group.add_argument("--max_new_tokens", type=int, default=128)
+    group.add_argument("--seed", type=int, default=0, help="for sampling, and for methods that draw")
+
+
+def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("pruning", "Without --sparse the model runs dense.")
+    group.add_argument("--sparse", action="store_true", help="prune visual tokens")
+    group.add_argument("--method", default=None, help=f"pruning method (default: {DEFAULT_METHOD})")
+    group.add_argument("--reduction_ratio", type=float, default=None, help="share of the visual tokens to remove")
+    group.add_argument("--keep_tokens", type=int, default=None, help="or the number of visual tokens to keep per image")
+    group.add_argument("--retain_token_num_for_llava_next", type=int, default=None, help="keep_tokens of LLaVA-1.6")
+    group.add_argument("--pruned_layer", type=int, default=None, help="first decoder layer on the short sequence")
+    group.add_argument("--pivot_image_token", type=int, default=None, help="number of pivots")
+    group.add_argument("--threshold", type=float, default=None, help="first similarity threshold")
+    group.add_argument("--token_batch", type=int, default=None, help="tokens judged together")
+    group.add_argument("--compat", choices=["released"], default=None, help="behave as the released code does")
+    group.add_argument(
+        "--image_token_start_index", type=int, default=None,
+        help="checked against the prompt; left out, the place is detected",
+    )  # fmt: skip
+    group.add_argument(
+        "--image_token_length", type=int, default=None,
+        help="checked against the model; left out, the number is detected",
+    )  # fmt: skip
+
+
+def build_method(args: argparse.Namespace) -> Pruner | None:
+    """The method that the flags describe, None for dense. Raises before any model is loaded."""
+    given = {flag: getattr(args, flag) for flag in METHOD_FLAGS if getattr(args, flag) is not None}
+    if not args.sparse:
+        _refuse_forgotten_sparse(args, given)
+        return None
+    from vlm_pruner import methods
+
+    _apply_next_budget(args, given)
+    method_class = methods.get(args.method or DEFAULT_METHOD)
+    known = {field.name for field in fields(method_class)}
+    for flag in given:
+        if METHOD_FLAGS[flag] not in known:
+            raise UsageError(f"--{flag} means nothing to method {method_class.name!r}; leave it out")
+    if not {"reduction_ratio", "keep_tokens"} & given.keys():
+        raise UsageError("--sparse needs a budget: give --reduction_ratio (0.889 keeps 64 of 576) or --keep_tokens")
+    settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
+    if "seed" in known:
+        settings["seed"] = args.seed
+    return method_class(**settings)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Everything that can be wrong with numbers and paths before a model is loaded."""
+    for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_beams", 1), ("limit", 1), ("allow_errors", 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    get_conversation(args.conv_mode)
+    if args.temperature < 0:
+        raise UsageError(f"--temperature {args.temperature} must be 0 (greedy) or more")
+    if args.temperature > 0 and args.batch_size > 1:
+        raise UsageError("sampling (--temperature above 0) draws for each item by itself: use --batch-size 1")
+    if not Path(args.question_file).is_file():
+        raise UsageError(f"--question-file {args.question_file} does not exist")
+    if args.image_folder and not Path(args.image_folder).is_dir():
+        raise UsageError(f"--image-folder {args.image_folder} is not a folder")
+
+
+def describe_config(args: argparse.Namespace, task: str, method: Pruner | None) -> dict[str, Any]:
+    """What decides the answers. Device, batch size and the like may change between a run and its continuation."""
+    names = ("model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
+             "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", "is_textvqa")  # fmt: skip
+    pruning = None if method is None else {"name": method.name, **method.config()}
+    return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}
+
+
+def _refuse_forgotten_sparse(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Our own flags always mean pruning; the released scripts' flags may stand there without --sparse."""
+    ours = [name for name in ("method", "keep_tokens") if getattr(args, name) is not None]
+    if ours and args.method != "dense":
+        raise UsageError(f"--{ours[0]} prunes only together with --sparse: add --sparse, or leave it out for dense")
+    ignored = [f"--{flag}" for flag in given if flag != "compat"]
+    if ignored:
+        print(f"warning: no --sparse, so the model runs dense and {', '.join(ignored)} do nothing", file=sys.stderr)
+
+
+def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
+    """LLaVA-1.6 pictures have different numbers of tokens; the released scripts give its budget as a count."""
+    count = args.retain_token_num_for_llava_next
+    if count is None or "1.6" not in str(args.model_path):
+        return
+    if "keep_tokens" in given and given["keep_tokens"] != count:
+        raise UsageError(f"--keep_tokens {given['keep_tokens']} and --retain_token_num_for_llava_next {count} disagree")
+    given.pop("reduction_ratio", None)
+    given["keep_tokens"] = count

@@ -1,0 +1,47 @@
+"""A model that is not one, for tests of the runner: deterministic replies, real files, no transformers.
+
+Run as a program it is an answer generator with the whole command line, which tests kill and start again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.eval import evaluate, model_vqa_loader
+from llava.eval.images import open_image
+from llava.eval.questions import Question
+from llava.eval.runner import Reply
+
+
+class StubEngine:
+    """Replies with the picture's size and the question's length."""
+
+    model_id = "stub"
+
+    def __init__(self, folder: Path, delay: float = 0.0) -> None:
+        self.folder = folder
+        self.delay = delay
+        self.batches: list[int] = []
+
+    def prepare(self, question: Question) -> tuple[str, tuple[int, int]]:
+        assert question.image is not None
+        return question.asked, open_image(self.folder, question.image).size
+
+    def generate(self, batch: Sequence[tuple[str, tuple[int, int]]]) -> list[Reply]:
+        self.batches.append(len(batch))
+        time.sleep(self.delay)
+        return [Reply(f"{len(asked)} é {size[0]}x{size[1]}", {"method": "stub"}) for asked, size in batch]
+
+
+def stub_engine(args: argparse.Namespace, method: Any) -> StubEngine:
+    return StubEngine(Path(args.image_folder), float(os.environ.get("STUB_DELAY", "0")))
+
+
+if __name__ == "__main__":
+    sys.exit(evaluate.main(model_vqa_loader.TASK, engine_factory=stub_engine))
