@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from playground.mini.model import Pack, to_pixels
-from playground.mini.questions import KINDS, Question, ask
+from playground.mini.questions import EXAM_SHARE, KINDS, Question, ask
 from playground.mini.tokenizer import build
 from playground.mini.world import COLOR_NAMES, GLYPHS, GRID, PATCH, SHAPES, SIZES, Scene, make_scene, patches_inside
 from playground.mini.textures import Gallery
 
 ALL_KINDS = (*KINDS, "verify")
 IGNORE = -100
-SHORT_LENGTH, CHOICE_LENGTH = 16, 21
+SHORT_LENGTH, CHOICE_LENGTH = 16, 24
 # Classes of the patch labels: 0 is "nothing of the sort here".
 HEADS = {
     "shape": 1 + len(SHAPES),
@@ -54,12 +54,12 @@ def _tokenizer():
     return build()
 
 
-def encode(questions: Sequence[Question], length: int) -> tuple[Tensor, Tensor]:
-    """Ids and next-token labels, long [Q, length] each: question, answer, and the end token as last label."""
+def encode(texts: Sequence[tuple[str, str]], length: int) -> tuple[Tensor, Tensor]:
+    """Ids and next-token labels, long [Q, length] each, of (prompt, answer); the end token is the last label."""
     core = _tokenizer().backend_tokenizer
-    prompts = core.encode_batch([f"\n{q.prompt} ASSISTANT:" for q in questions], add_special_tokens=False)
-    answers = core.encode_batch([q.answer for q in questions], add_special_tokens=False)
-    ids = torch.zeros(len(questions), length, dtype=torch.long)
+    prompts = core.encode_batch([f"\n{prompt} ASSISTANT:" for prompt, _ in texts], add_special_tokens=False)
+    answers = core.encode_batch([answer for _, answer in texts], add_special_tokens=False)
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
     labels = torch.full_like(ids, IGNORE)
     end = _tokenizer().eos_token_id
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
@@ -113,6 +113,11 @@ def _ask_all(rng: np.random.Generator, scene: Scene, kinds: list[str]) -> list[Q
     return asked
 
 
+def _wording(rng: np.random.Generator, question: Question) -> tuple[str, str]:
+    exam = bool(question.options) and rng.random() < EXAM_SHARE
+    return (question.exam_prompt if exam else question.prompt), question.answer
+
+
 def make_lesson(rng: np.random.Generator, surfaces: Gallery, grid: int, batch: int, share: float) -> Lesson:
     """`batch` scenes of `grid` x `grid` patches; `share` scales the number of questions per scene."""
     scenes = [make_scene(rng, surfaces, grid, grid) for _ in range(batch)]
@@ -124,7 +129,7 @@ def make_lesson(rng: np.random.Generator, surfaces: Gallery, grid: int, batch: i
     asked = [_questions(rng, scene, share) for scene in scenes]
     packs = []
     for group, length in ((0, SHORT_LENGTH), (1, CHOICE_LENGTH)):
-        ids, labels = encode([q for pair in asked for q in pair[group]], length)
+        ids, labels = encode([_wording(rng, q) for pair in asked for q in pair[group]], length)
         packs.append(Pack(ids.view(batch, -1, length), labels.view(batch, -1, length)))
     kinds = torch.tensor([[ALL_KINDS.index(q.kind) for group in pair for q in group] for pair in asked])
     return Lesson(

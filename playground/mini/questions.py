@@ -24,7 +24,7 @@ KINDS = ("existence", "attribute", "count", "relation", "reading", "choice")
 PLURALS = {s: s + "es" if s.endswith("s") else s + "s" for s in SHAPES}
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
-YES_NO = "Please answer yes or no."
+EXAM_SHARE = 0.25  # of the multiple-choice questions that training words as ScienceQA does
 MAX_COUNT = 6
 
 
@@ -40,10 +40,17 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        if self.options:
-            listed = "".join(f"\n{'ABCD'[i]}. {option}" for i, option in enumerate(self.options))
-            return f"{self.text}{listed}\n{LETTER}"
-        return f"{self.text} {YES_NO}\n{SHORT}" if self.kind == "verify" else f"{self.text}\n{SHORT}"
+        """As LLaVA's evaluation words it; options as MMBench and SEED list them."""
+        if not self.options:
+            return f"{self.text}\n{SHORT}"
+        listed = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", self.options, strict=False))
+        return f"{self.text}{listed}\n{LETTER}"
+
+    @property
+    def exam_prompt(self) -> str:
+        """A multiple-choice question as LLaVA's ScienceQA files word it."""
+        listed = " ".join(f"({letter}) {option}" for letter, option in zip("ABCD", self.options, strict=False))
+        return f"Context: N/A\nQuestion: {self.text}\nOptions: {listed}\n{LETTER}"
 
 
 def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Question | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from playground.mini.questions import LETTER, SHORT, YES_NO, vocabulary
+from playground.mini.questions import LETTER, SHORT, vocabulary
 from playground.mini.world import GLYPHS
 
 VICUNA_SYSTEM = (
@@ -30,7 +30,8 @@ def build() -> PreTrainedTokenizerFast:
     core.normalizer = normalizers.Lowercase()
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     core.decoder = decoders.WordPiece(prefix="##", cleanup=False)
-    fixed = [VICUNA_SYSTEM, SHORT, LETTER, YES_NO, "USER:", "ASSISTANT:", "A.", "B.", "C.", "D.", "A", "B", "C", "D"]
+    fixed = [VICUNA_SYSTEM, SHORT, LETTER, "USER:", "ASSISTANT:", "Context: N/A", "Question:", "Options:"]
+    fixed += [pattern % letter for pattern in ("%s.", "(%s)", "%s") for letter in "ABCD"]
     core.add_tokens([AddedToken(s, single_word=len(s) == 1, normalized=False) for s in fixed])
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocab["<s>"])]

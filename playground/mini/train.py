@@ -39,7 +39,7 @@ class Recipe:
     """Everything that decides the result, beside the code."""
 
     seed: int = 0
-    tower_steps: int = 900
+    tower_steps: int = 2400
     steps: int = 4200
     decay: int = 1300  # last steps: the rate falls linearly to zero
     tower_frozen_for: int = 700  # last steps
@@ -173,13 +173,13 @@ class Trainer:
                 loss = answer + r.side_loss * side
                 self._count(grid, answer, right, lesson)
         loss.backward()
-        self.tally[f"{grid}.side"].append(float(side))
+        self.tally[f"{grid}.side"].append(side.item())
         self._update()
         self.step += 1
 
     def _count(self, grid: int, loss: Tensor, right: Tensor, lesson: Lesson) -> None:
         self.questions += right.numel()
-        self.tally[f"{grid}.loss"].append(float(loss))
+        self.tally[f"{grid}.loss"].append(loss.item())
         for index, kind in enumerate(ALL_KINDS):
             self.tally[f"{grid}.{kind}"] += right[lesson.kinds == index].float().tolist()
 
