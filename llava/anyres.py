@@ -16,27 +16,14 @@ from PIL import Image
 Size = tuple[int, int]
 
 
-def parse_pinpoints(grid_pinpoints: str | Sequence[Sequence[int]], tile: int | None = None) -> list[Size]:
-    """Canvases as (width, height) in pixels, from a list, its text, or the short form "(1x1),...,(6x6)" in tiles.
-
-    Raises `ValueError` for text of another form.
-    """
-    if not isinstance(grid_pinpoints, str):
-        return [(int(width), int(height)) for width, height in grid_pinpoints]
+def parse_pinpoints(grid_pinpoints: str | Sequence[Sequence[int]]) -> list[Size]:
+    """Canvases as (width, height) in pixels, from a list or its text; raises `ValueError` for anything else."""
     try:
-        return [(int(width), int(height)) for width, height in ast.literal_eval(grid_pinpoints)]
+        pairs = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
+        return [(int(width), int(height)) for width, height in pairs]
     except (ValueError, SyntaxError, TypeError):
-        return _parse_tile_range(grid_pinpoints, tile)
-
-
-def _parse_tile_range(text: str, tile: int | None) -> list[Size]:
-    numbers = [int(number) for number in "".join(c if c.isdigit() else " " for c in text).split()]
-    if "x" not in text or len(numbers) != 4 or tile is None:
-        raise ValueError(f"image_grid_pinpoints is {text!r}; expected a list of [width, height] pairs")
-    first, last = numbers[:2], numbers[2:]
-    return [
-        (across * tile, down * tile) for across in range(first[0], last[0] + 1) for down in range(first[1], last[1] + 1)
-    ]
+        message = f"image_grid_pinpoints is {grid_pinpoints!r}; expected a list of [width, height] pairs in pixels"
+        raise ValueError(message) from None
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Size]) -> Size:
@@ -56,7 +43,7 @@ def get_anyres_image_grid_shape(
     image_size: Size, grid_pinpoints: str | Sequence[Sequence[int]], patch_size: int
 ) -> tuple[int, int]:
     """Number of tiles (across, down) for a picture; `patch_size` is a tile's side in pixels."""
-    width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints, patch_size))
+    width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints))
     return width // patch_size, height // patch_size
 
 
@@ -70,9 +57,8 @@ def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.I
     else:
         new_width, new_height = min(math.ceil(width * scale_h), target_width), target_height
     canvas = Image.new("RGB", (target_width, target_height), (0, 0, 0))
-    canvas.paste(
-        image.resize((new_width, new_height)), ((target_width - new_width) // 2, (target_height - new_height) // 2)
-    )
+    corner = ((target_width - new_width) // 2, (target_height - new_height) // 2)
+    canvas.paste(image.resize((new_width, new_height)), corner)
     return canvas
 
 

@@ -43,11 +43,10 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
 
 def to_rgb(picture: Image.Image, *, as_released: bool = False) -> Image.Image:
     """`picture` in RGB; see `read_image`."""
-    picture = _to_eight_bits(picture)
     if as_released:
-        return picture.convert("RGB")
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        return _to_eight_bits(picture).convert("RGB")
+    picture = _to_eight_bits(ImageOps.exif_transpose(picture))
+    if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, WHITE), layer).convert("RGB")
     return picture.convert("RGB")
@@ -72,16 +71,17 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Grey with 16 or 32 bits per pixel becomes 8-bit grey: Pillow's own conversion would clip it to white."""
     if not picture.mode.startswith(("I", "F")):
         return picture
-    exif = picture.getexif()
     values = picture.convert("F")
-    _, high = values.getextrema()
-    if picture.mode.startswith("I"):
-        full_scale = 65535.0 if picture.mode != "I" or high > 255 else 255.0
-    else:
-        full_scale = 1.0 if high <= 1 else 255.0
-    grey = values.point(lambda value: value * (255.0 / full_scale) + 0.0).convert("L")
-    grey.getexif().update(exif)
-    return grey
+    scale = 255.0 / _full_scale(picture.mode, values.getextrema()[1])
+    return values.point(lambda value: value * scale + 0.0).convert("L")
+
+
+def _full_scale(mode: str, highest: float) -> float:
+    """The value that stands for white; the files do not say, so it is the least usual one that holds all pixels."""
+    if mode.startswith("I;16"):
+        return 65535.0
+    usual = (255.0, 65535.0) if mode == "I" else (1.0, 255.0, 65535.0)
+    return next((white for white in usual if highest <= white), highest)
 
 
 def _first_line(error: BaseException) -> str:

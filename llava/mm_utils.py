@@ -72,7 +72,7 @@ def process_anyres_image(
 ) -> torch.Tensor:
     """Base tile and tiles of one picture, [1 + tiles, 3, side, side]."""
     side = processor.crop_size["height"]
-    canvas = select_best_resolution(image.size, parse_pinpoints(grid_pinpoints, side))
+    canvas = select_best_resolution(image.size, parse_pinpoints(grid_pinpoints))
     tiles = divide_to_patches(resize_and_pad_image(image.convert("RGB"), canvas), side)
     shortest = processor.size["shortest_edge"]
     base = image.convert("RGB").resize((shortest, shortest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -42,38 +43,43 @@ def tiled_view(
     tile; "spatial_unpad" also cuts the bars off that grid and ends each of its rows with the newline embedding.
     Coordinates are those of the put-together grid; the base tile is stretched over it.
     """
-    merge = config.mm_patch_merge_type
-    unpad = merge == "spatial_unpad"
-    if unpad and newline is None:
-        raise ValueError("mm_patch_merge_type is 'spatial_unpad', but the model has no image_newline embedding")
+    unpad = config.mm_patch_merge_type == "spatial_unpad"
     side = _side(features.shape[1])
     if features.shape[0] == 1:
         base = single_view(features[0])
-        return _append_newline(base, newline, side) if unpad and newline is not None else base
+        return _append_newline(base, newline, side) if unpad else base
+    if image_size is None:
+        raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
-    # [tiles, N, d] -> [rows, columns, d]
-    grid = features[1:].reshape(down, across, side, side, -1).transpose(1, 2).reshape(down * side, across * side, -1)
-    coords = _grid_coords(*grid.shape[:2])
-    if merge == "flat":
-        coords = coords.reshape(down, side, across, side, 2).transpose(1, 2)
-        tiles, places, rows, columns = features[1:], coords, down * side, across * side
+    rows, columns = down * side, across * side
+    if config.mm_patch_merge_type == "flat":
+        tokens, coords = features[1:], _cut(_grid_coords(rows, columns), across, down)
     else:
-        if unpad and image_size is not None:
-            region = unpadded_region((grid.shape[0], grid.shape[1]), image_size)
-            grid = grid[region]
-            coords = _grid_coords(*grid.shape[:2])
-        rows, columns = grid.shape[:2]
-        if unpad and newline is not None:
-            grid = torch.cat([grid, newline.to(grid).expand(rows, 1, -1)], dim=1)
-            coords = _grid_coords(rows, columns + 1)
-        tiles, places = grid, coords
-    base_places = _grid_coords(side, side) * torch.tensor([columns / side, rows / side])
+        tokens = _put_together(features[1:], across, down)
+        if unpad:
+            tokens = tokens[unpadded_region((rows, columns), image_size)]
+        rows, columns = tokens.shape[:2]
+        if unpad:
+            tokens = torch.cat([tokens, newline.to(tokens).expand(rows, 1, -1)], dim=1)
+        coords = _grid_coords(*tokens.shape[:2])
+    base_coords = _grid_coords(side, side) * torch.tensor([columns / side, rows / side])
     return ImageTokens(
-        torch.cat([features[0], tiles.flatten(0, -2)]),
-        TokenLayout(
-            torch.cat([base_places.reshape(-1, 2), places.reshape(-1, 2)]), float((rows**2 + columns**2) ** 0.5)
-        ),
+        torch.cat([features[0], tokens.flatten(0, 1)]),
+        TokenLayout(torch.cat([base_coords.flatten(0, 1), coords.flatten(0, 1)]), math.hypot(rows, columns)),
     )
+
+
+def _put_together(tiles: Tensor, across: int, down: int) -> Tensor:
+    """Tiles [down * across, side * side, d] -> one grid [down * side, across * side, d]."""
+    side = _side(tiles.shape[1])
+    grid = tiles.reshape(down, across, side, side, -1).transpose(1, 2)
+    return grid.reshape(down * side, across * side, -1)
+
+
+def _cut(grid: Tensor, across: int, down: int) -> Tensor:
+    """The inverse of `_put_together`."""
+    side, depth = grid.shape[0] // down, grid.shape[-1]
+    return grid.reshape(down, side, across, side, depth).transpose(1, 2).reshape(down * across, side * side, depth)
 
 
 def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageTokens:
@@ -82,12 +88,8 @@ def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageToken
     return ImageTokens(features, TokenLayout(torch.cat([base.layout.coords, place]), base.layout.diagonal))
 
 
-def _tiles(
-    features: Tensor, image_size: tuple[int, int] | None, tile_pixels: int, config: LlavaConfig
-) -> tuple[int, int]:
+def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: LlavaConfig) -> tuple[int, int]:
     """Tiles (across, down), checked against the number of tiles that were given."""
-    if image_size is None:
-        raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if across * down != features.shape[0] - 1:
         raise ValueError(

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.image_tokens import ImageTokens, single_view, tiled_view
 from llava.model.language_model.modeling_llama_self import VLMPruner
-from llava.model.llava_config import LlavaConfig
+from llava.model.llava_config import PATCH_MERGE_TYPES, LlavaConfig
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
@@ -27,11 +27,14 @@ class LlavaLlamaModel(VLMPruner):
     config_class = LlavaConfig
 
     def __init__(self, config: LlavaConfig) -> None:
+        if config.mm_patch_merge_type not in PATCH_MERGE_TYPES:
+            supported = ", ".join(map(repr, PATCH_MERGE_TYPES))
+            raise ValueError(f"mm_patch_merge_type is {config.mm_patch_merge_type!r}; supported: {supported}")
         super().__init__(config)
         self.vision_tower = build_vision_tower(config)
         self.mm_projector = build_vision_projector(config)
         self.image_newline: nn.Parameter | None = None
-        if "unpad" in config.mm_patch_merge_type:
+        if config.mm_patch_merge_type == "spatial_unpad":
             self.image_newline = nn.Parameter(torch.zeros(config.hidden_size))
         self.post_init()
 

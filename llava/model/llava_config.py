@@ -7,6 +7,9 @@ from typing import Any
 from transformers import LlamaConfig
 
 
+PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
+
+
 class LlavaConfig(LlamaConfig):
     """`config.json` of a checkpoint in the original layout, with LLaVA's names and LLaVA-1.5's defaults.
 
