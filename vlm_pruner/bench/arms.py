@@ -44,17 +44,17 @@ class Arm:
 
 
 def make_arms(names: Iterable[str], budgets: Sequence[int], tokens: int) -> list[Arm]:
-    """One arm per method and budget, `tokens` being the un-pruned number; the dense model has one arm only.
+    """The dense model first, if it is wanted, then budget by budget one arm per method.
 
-    `vlm-pruner-16` is VLM-Pruner with the token batch of the paper's tables, every other name is one that
-    `vp.methods.get` knows. Raises ValueError for an unknown name and for a budget outside 1 .. tokens.
+    `tokens` is the un-pruned number of a picture's visual tokens. `vlm-pruner-16` is VLM-Pruner with the token batch of the paper's tables, every other
+    name is one that `vp.methods.get` knows. Raises ValueError for an unknown name and for a budget outside 1 .. tokens.
     """
     for budget in budgets:
         if not 1 <= budget <= tokens:
             raise ValueError(f"budget {budget} is impossible: a picture has {tokens} visual tokens; use 1 to {tokens}")
-    arms: list[Arm] = []
-    for name in dict.fromkeys(names):
-        arms += [Arm(DENSE, tokens)] if name == DENSE else [Arm(name, b, make_method(name, b)) for b in budgets]
+    wanted = list(dict.fromkeys(names))
+    arms = [Arm(DENSE, tokens)] if DENSE in wanted else []
+    arms += [Arm(name, budget, make_method(name, budget)) for budget in budgets for name in wanted if name != DENSE]
     if not arms:
         raise ValueError("no method to run; name at least one, for example --methods dense,vlm-pruner")
     return arms

@@ -27,7 +27,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
 
 
 def split_columns(widths: Sequence[int], available: int) -> list[list[int]]:
-    """Indices of consecutive columns in groups that fit `available` characters, one space between, at least one each."""
+    """Indices of consecutive columns in groups that fit `available` characters, one space between; at least one."""
     groups: list[list[int]] = []
     room = -1
     for index, width in enumerate(widths):

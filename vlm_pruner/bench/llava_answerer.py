@@ -1,0 +1,139 @@
+"""A LLaVA checkpoint that answers batches of questions, with its costs measured on the way.
+
+What does not depend on the method (reading the picture, vision tower, projector, tokenising) is done once per batch and
+is timed apart; an answer's `seconds` are generation alone, the same call for every method.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import DynamicCache
+
+from llava.eval.prompts import build_prompt
+from llava.images import read_image
+from llava.mm_utils import expand2square, process_images, tokenizer_image_token
+from llava.model.builder import load_pretrained_model
+from llava.model.llava_arch import MultimodalPrompt, prepare_prompt
+from vlm_pruner.bench.interleave import Reply
+from vlm_pruner.bench.questions import Question
+from vlm_pruner.methods import Pruner
+from vlm_pruner.receipts import ImageReceipt
+
+CONVERSATION = "vicuna_v1"
+MAX_NEW_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Look:
+    """One answer together with what was kept for it (None: dense)."""
+
+    reply: Reply
+    receipt: ImageReceipt | None
+
+
+class LlavaAnswerer:
+    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
+
+    def __init__(self, tokenizer: Any, model: Any, image_processor: Any) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self.image_processor = image_processor
+        self.vision_seconds = 0.0
+        self.pictures = 0
+        self._prepared: tuple[tuple[int, ...], MultimodalPrompt] | None = None
+
+    @classmethod
+    def load(cls, checkpoint: Path, device: str) -> LlavaAnswerer:
+        """Raises llava's CheckpointError (a ValueError) for everything that is wrong with the files."""
+        tokenizer, model, image_processor, _ = load_pretrained_model(checkpoint, device=device)
+        return cls(tokenizer, model, image_processor)
+
+    @property
+    def side(self) -> int:
+        """Visual tokens along one side of a picture."""
+        return int(self.model.get_vision_tower().num_patches_per_side)
+
+    def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
+        """Batches of at most `size` prompts of equal length, so that nothing is padded."""
+        groups: dict[int, list[Question]] = {}
+        for question in questions:
+            groups.setdefault(len(self._ids(question)), []).append(question)
+        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
+
+    def ask(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
+        """Greedy answers to a batch of equally long prompts."""
+        return [look.reply for look in self.look(batch, method)]
+
+    def look(self, batch: Sequence[Question], method: Pruner | None) -> list[Look]:
+        """As `ask`, with receipts."""
+        prompt = self._prepare(batch)
+        cache = DynamicCache(config=self.model.config)
+        decoder = self.model.get_model()
+        decoder.method = method
+        try:
+            started = self._now()
+            ids = self.model.generate(
+                inputs_embeds=prompt.inputs_embeds,
+                attention_mask=prompt.attention_mask,
+                visual_spans=prompt.visual_spans,
+                past_key_values=cache,
+                max_new_tokens=MAX_NEW_TOKENS,
+                do_sample=False,
+            )
+            seconds = (self._now() - started) / len(batch)
+            receipts = {image.row: image for image in decoder.receipts[-1].images} if method else {}
+        finally:
+            decoder.method = None
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        kv_bytes = cache_bytes(cache) // len(batch)
+        looks = []
+        for row, text in enumerate(texts):
+            receipt = receipts.get(row)
+            kept = receipt.n_after if receipt else sum(span.length for span in prompt.visual_spans[row])
+            looks.append(Look(Reply(text.strip(), seconds, kv_bytes, kept), receipt))
+        return looks
+
+    def picture(self, question: Question) -> Image.Image:
+        """The picture as the vision tower's grid covers it."""
+        picture = read_image(question.image)
+        padded = getattr(self.model.config, "image_aspect_ratio", None) == "pad"
+        return expand2square(picture, (122, 116, 104)) if padded else picture
+
+    def _prepare(self, batch: Sequence[Question]) -> MultimodalPrompt:
+        """The batch's prompts as embeddings; kept until another batch is asked."""
+        key = tuple(question.question_id for question in batch)
+        if self._prepared is None or self._prepared[0] != key:
+            ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
+            pictures = [read_image(question.image) for question in batch]
+            started = self._now()
+            pixels = process_images(pictures, self.image_processor, self.model.config)
+            with torch.no_grad():
+                prompt = prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left")
+            self.vision_seconds += self._now() - started
+            self.pictures += len(batch)
+            self._prepared = key, prompt
+        return self._prepared[1]
+
+    def _ids(self, question: Question) -> list[int]:
+        ids = tokenizer_image_token(build_prompt(question.text, CONVERSATION), self.tokenizer)
+        assert isinstance(ids, list)
+        return ids
+
+    def _now(self) -> float:
+        """Seconds; on a GPU when everything that was asked for is done."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    """Size of all keys and values as they lie in memory."""
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,247 @@
+"""`vlm-pruner demo-run`: the embedded model answers questions about pictures, dense and pruned.
+
+Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vlm_pruner.bench.questions import Question, balanced_sample, kinds_of, read_questions
+
+if TYPE_CHECKING:
+    from vlm_pruner.bench.arms import Arm
+    from vlm_pruner.bench.journal import Journal
+    from vlm_pruner.bench.llava_answerer import LlavaAnswerer
+    from vlm_pruner.bench.summary import ArmSummary
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
+BENCHMARKS = ROOT / ".cache" / "mini-benchmarks"
+
+EXAMPLES = """examples:
+  vlm-pruner demo-run                                       300 questions, 192, 128 and 64 of 576 tokens
+  vlm-pruner demo-run --questions 1200 --budgets 64,32,16   a surer answer, and smaller budgets
+  vlm-pruner demo-run --methods dense,vlm-pruner --out results/mine
+
+A run that was stopped goes on where it was when the same command is given again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--questions", type=int, default=300, metavar="N", help="number of questions (%(default)s)")
+    parser.add_argument(
+        "--budgets", type=_numbers, default=[192, 128, 64], metavar="N,N", help="visual tokens kept (192,128,64)"
+    )
+    parser.add_argument(
+        "--methods",
+        type=_words,
+        default=["dense", "random", "vlm-pruner-16", "vlm-pruner"],
+        metavar="NAME,NAME",
+        help="dense,random,vlm-pruner-16,vlm-pruner; -16 is the token batch of the paper's tables",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="draws the questions and random's tokens (%(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, metavar="N", help="prompts generated at once (%(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="results (%(default)s)")
+    parser.add_argument(
+        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint; default: the embedded"
+    )
+    parser.add_argument(
+        "--data", type=Path, default=None, metavar="DIR", help="holds mini/questions.jsonl; default: made when missing"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate all arms, print the table, write results.json, answers.jsonl and kept.png into --out."""
+    started = time.perf_counter()
+    _check_numbers(args)
+    _check_checkpoint(args.model)
+    questions = balanced_sample(read_questions(find_questions(args.data)), args.questions, args.seed)
+    print(f"loading {_shown(args.model)}", file=sys.stderr, flush=True)
+    from vlm_pruner.bench.arms import make_arms
+    from vlm_pruner.bench.llava_answerer import LlavaAnswerer
+
+    answerer = LlavaAnswerer.load(args.model, args.device)
+    arms = make_arms(args.methods, args.budgets, answerer.side**2)
+    header = _describe_config(args, arms, questions)
+    records, journal_file = _answer(answerer, arms, questions, args, header)
+    report(answerer, arms, questions, records, header, args.out, started)
+    journal_file.replace(args.out / "answers.jsonl")  # complete: the next run starts anew
+    return 0
+
+
+def find_questions(data: Path | None) -> Path:
+    """The question file below `data`, or of the embedded world, made on first use (it follows from a fixed seed)."""
+    if data is not None:
+        return data / "mini" / "questions.jsonl"
+    path = BENCHMARKS / "mini" / "questions.jsonl"
+    if not path.is_file():
+        _make_benchmarks()
+    return path
+
+
+def _make_benchmarks() -> None:
+    if not (ROOT / "playground" / "mini" / "benchmarks.py").is_file():
+        raise FileNotFoundError(
+            f"no question files: {ROOT} is not a clone of the repository (playground/mini is missing); run the command "
+            "in a clone, or pass --data DIR with mini/questions.jsonl and mini/images in it"
+        )
+    print("making the questions and pictures (once)", file=sys.stderr, flush=True)
+    unfinished = BENCHMARKS.with_name(BENCHMARKS.name + ".unfinished")
+    command = [sys.executable, "-m", "playground.mini.benchmarks", "--out", str(unfinished)]
+    subprocess.run(command, cwd=ROOT, check=True, stdin=subprocess.DEVNULL)
+    unfinished.rename(BENCHMARKS)
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name in ("questions", "batch_size"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
+
+
+def _check_checkpoint(model: Path) -> None:
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no checkpoint in {model}: config.json is missing; run the command in a clone of the repository, which "
+            "holds the embedded model, or pass --model DIR"
+        )
+
+
+def _describe_config(args: argparse.Namespace, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Any]:
+    """All that decides the answers; a journal with another description is not continued."""
+    asked = [[question.question_id, question.text, question.answer] for question in questions]
+    return {
+        "model": _shown(args.model),
+        "weights_sha256": _digest(sorted(args.model.glob("*.safetensors"))),
+        "questions": len(questions),
+        "questions_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "arms": [arm.describe() for arm in arms],
+    }
+
+
+def _answer(
+    answerer: LlavaAnswerer,
+    arms: Sequence[Arm],
+    questions: Sequence[Question],
+    args: argparse.Namespace,
+    header: dict[str, Any],
+) -> tuple[list[dict[str, Any]], Path]:
+    from vlm_pruner.bench import interleave
+    from vlm_pruner.bench.journal import Journal
+
+    batches = answerer.batches(questions, args.batch_size)
+    with Journal(args.out / "answers.unfinished.jsonl", header) as journal:
+        _say_how_it_starts(journal)
+        with tqdm(total=len(arms) * len(questions), unit=" answers", ncols=80, mininterval=0.5, file=sys.stderr) as bar:
+            interleave.run(answerer, arms, batches, journal, bar.update)
+    return journal.records, journal.path
+
+
+def _say_how_it_starts(journal: Journal) -> None:
+    if journal.set_aside:
+        print(f"an unfinished run with other settings was set aside as {journal.set_aside}", file=sys.stderr)
+    if journal.records:
+        print(f"going on after {len(journal.records)} answers of a run that was stopped", file=sys.stderr)
+
+
+def report(
+    answerer: LlavaAnswerer,
+    arms: Sequence[Arm],
+    questions: Sequence[Question],
+    records: list[dict[str, Any]],
+    header: dict[str, Any],
+    out: Path,
+    started: float,
+) -> None:
+    """Print the table, write results.json and kept.png."""
+    from vlm_pruner.bench.summary import summarise
+    from vlm_pruner.provenance import environment
+    from vlm_pruner.report.examples import draw_examples
+
+    summaries = summarise(arms, records)
+    vision = answerer.vision_seconds / max(answerer.pictures, 1)
+    print(_text(summaries, questions, header, vision))
+    draw_examples(answerer, arms, questions, records).save(out / "kept.png", optimize=True)
+    results = {
+        "command": "vlm-pruner demo-run",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "config": header,
+        "environment": environment(),
+        "n": len(questions),
+        "vision_seconds_per_picture": vision,
+        "wall_seconds": time.perf_counter() - started,
+        "arms": [summary.describe() for summary in summaries],
+    }
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    names = [out / "results.json", out / "answers.jsonl", out / "kept.png"]
+    print(
+        f"\n{time.perf_counter() - started:.0f} s in all; written:", *(f"  {_shown(name)}" for name in names), sep="\n"
+    )
+
+
+def _text(summaries: Sequence[ArmSummary], questions: Sequence[Question], header: dict[str, Any], vision: float) -> str:
+    from vlm_pruner.report.comparison import comparison_table, difference_table
+
+    pictures = len({question.image for question in questions})
+    dense = next((s for s in summaries if s.arm.method is None), None)
+    lines = [
+        f"model {header['model']}",
+        f"{len(questions)} questions of {len(kinds_of(questions))} kinds about {pictures} pictures",
+        "",
+        comparison_table(summaries),
+        "",
+        difference_table(summaries),
+        "",
+        "accuracy: exact match, mean over kinds, in % ± standard error",
+        "kept: visual tokens per picture behind layer 2 of the decoder",
+        "time: generation per question"
+        + (f", relative to dense ({1000 * dense.seconds.mean:.0f} ms)" if dense else "")
+        + f" in batches of up to {header['batch_size']};",
+        f"      reading a picture ({1000 * vision:.0f} ms) is the same for all and not in it",
+        "KV MB: keys and values per question at the end of the answer",
+        "B=16: the token batch of the paper's tables; our default is 1, exact greedy",
+    ]
+    return "\n".join(lines)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _shown(path: Path) -> str:
+    """Relative to the clone or the working folder where it lies below one of them."""
+    for base in (Path.cwd(), ROOT):
+        if path.resolve().is_relative_to(base):
+            return str(path.resolve().relative_to(base))
+    return str(path)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 192,128,64") from None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
