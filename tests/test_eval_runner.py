@@ -179,7 +179,9 @@ def faulty(world: Path) -> Path:
     (world / "images" / "text.png").write_text("not a picture")
     Image.new("RGB", (8, 8)).save(world / "outside.png")
     bad = [question(number, image) for number, image in enumerate(FAULTS, start=10)]
-    write_questions(world, [*(question(number) for number in range(5)), *bad, '{"question_id": 7, "tex', '{"text": "?"}'])
+    write_questions(
+        world, [*(question(number) for number in range(5)), *bad, '{"question_id": 7, "tex', '{"text": "?"}']
+    )
     return world
 
 

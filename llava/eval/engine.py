@@ -56,7 +56,6 @@ class Checkpoint:
     tokenizer: Any
     model: Any
     image_processor: Any
-    context_len: int
 
     @property
     def visual_tokens(self) -> int | None:
@@ -83,11 +82,11 @@ class LlavaEngine:
         device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = DTYPES.get(args.dtype) or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         name = get_model_name_from_path(args.model_path)
-        tokenizer, model, processor, context_len = load_pretrained_model(
+        tokenizer, model, processor, _ = load_pretrained_model(
             args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
             attn_implementation=args.attn_implementation,
         )  # fmt: skip
-        return cls(Checkpoint(name, tokenizer, model, processor, context_len), method, args)
+        return cls(Checkpoint(name, tokenizer, model, processor), method, args)
 
     def prepare(self, question: Question) -> Prepared:
         prompt = self._prompt(question)
@@ -185,10 +184,12 @@ class LlavaEngine:
 
     def _check_length(self, input_ids: Tensor) -> None:
         """Text and picture have to fit the model's positions."""
-        limit = int(getattr(self.checkpoint.model.config, "max_position_embeddings", self.checkpoint.context_len))
+        config = self.checkpoint.model.config
+        limits = (config.max_position_embeddings, getattr(config, "tokenizer_model_max_length", None))
+        limit = min(int(limit) for limit in limits if limit is not None)
         length = len(input_ids) - 1 + (self.checkpoint.visual_tokens or 0)
-        if length >= limit:
-            raise ItemError(f"the prompt has {length} tokens with its picture, the model reads {limit - 1} at most")
+        if length > limit:
+            raise ItemError(f"the prompt has {length} tokens with its picture, the model reads {limit} at most")
 
     def _check_receipts(self, batch: Sequence[Prepared], kept: Sequence[Sequence[ImageReceipt]]) -> None:
         """Pruning that silently did nothing, or met other tokens than the picture's, must not pass for a result."""

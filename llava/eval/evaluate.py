@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from llava.eval import options, runner
 from llava.eval.answers import AnswerFile
-from llava.eval.errors import UsageError
 from llava.eval.questions import Item, chunk
+from vlm_pruner.cli import OneLineParser, one_line
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -38,7 +38,7 @@ def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFa
     try:
         return evaluate(task, args, engine_factory or load_engine)
     except (ValueError, OSError) as error:
-        print(f"{task.name}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{task.name}: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"{task.name}: interrupted; the same command continues from here", file=sys.stderr)
@@ -46,7 +46,7 @@ def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFa
 
 
 def build_parser(task: Task) -> argparse.ArgumentParser:
-    parser = options.OneLineParser(
+    parser = OneLineParser(
         prog=f"python -m llava.eval.{task.name}", description=task.description,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
@@ -87,7 +87,9 @@ def load_engine(args: argparse.Namespace, method: Pruner | None) -> runner.Engin
 
 def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile) -> int:
     failed = [item.index for item in items if item.index in answers.errors]
-    print(f"{task.name}: {len(items) - len(failed)} of {len(items)} questions answered in {answers.path}", file=sys.stderr)
+    print(
+        f"{task.name}: {len(items) - len(failed)} of {len(items)} questions answered in {answers.path}", file=sys.stderr
+    )
     if not failed:
         return 0
     print(
@@ -96,6 +98,3 @@ def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answe
         file=sys.stderr,
     )
     return EXIT_FAILED_ITEMS if len(failed) > args.allow_errors else 0
-
-
-__all__ = ["Task", "UsageError", "build_parser", "evaluate", "main"]

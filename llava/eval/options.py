@@ -31,13 +31,6 @@ METHOD_FLAGS = {
 }
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Errors are one line: what is wrong, and where the help is."""
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())} (--help lists all flags)\n")
-
-
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--model-path", required=True, help="checkpoint folder, original or transformers layout")
@@ -65,7 +58,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-errors", type=int, default=0, metavar="N",
         help="exit with 0 although up to N items failed (they stay marked in the answers)",
     )  # fmt: skip
-    group.add_argument("--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out of the prompt")
+    group.add_argument(
+        "--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out of the prompt"
+    )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -69,7 +69,11 @@ class Score:
 
     def render(self) -> str:
         error = "" if self.headline.stderr is None else f" +- {self.headline.stderr:.2f} (standard error)"
-        lines = [self.table.render(), "", f"{self.benchmark}: {self.headline.name} {self.headline.value:.2f}{error}, n = {self.n}"]
+        lines = [
+            self.table.render(),
+            "",
+            f"{self.benchmark}: {self.headline.name} {self.headline.value:.2f}{error}, n = {self.n}",
+        ]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 

@@ -16,7 +16,9 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benchmark", choices=list(scoring.MODULES), metavar="BENCHMARK", help=", ".join(scoring.MODULES))
+    parser.add_argument(
+        "benchmark", choices=list(scoring.MODULES), metavar="BENCHMARK", help=", ".join(scoring.MODULES)
+    )
     parser.add_argument("--data", required=True, metavar="DIR", help="the benchmark's folder, in LLaVA's layout")
     parser.add_argument("--answers", required=True, metavar="FILE", help="answer file, one JSON object per line")
     add_output_arguments(parser)

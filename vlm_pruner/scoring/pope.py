@@ -15,7 +15,7 @@ NEGATIVE_WORDS = {"No", "not", "no"}
 
 
 def parse_reply(text: str) -> str:
-    """"no" if the first sentence has a word for it, else "yes"; words are split on single spaces only."""
+    """ "no" if the first sentence has a word for it, else "yes"; words are split on single spaces only."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if NEGATIVE_WORDS.intersection(words) else "yes"
 
@@ -80,7 +80,9 @@ def _item(
         raise ScoreError(f"{path}: question id {question_id!r} is not in the question file")
     category, place = places[question_id]
     if place >= len(labels.get(category, ())):
-        raise ScoreError(f"{path}: question {question_id!r} is number {place + 1} of {category!r}, which has fewer labels")
+        raise ScoreError(
+            f"{path}: question {question_id!r} is number {place + 1} of {category!r}, which has fewer labels"
+        )
     parsed = parse_reply(str(field(line, "text", path)))
     return {"question_id": question_id, "category": category, "place": place, "parsed": parsed,
             "label": labels[category][place]}  # fmt: skip
