@@ -70,7 +70,7 @@ def test_only_the_released_code_rounds_down_where_its_model_does():
 
 def test_keep_tokens_is_exact_and_never_more_than_there_are():
     assert vp.CentrifugalPruner(keep_tokens=64).budget(576) == 64
-    with pytest.raises(PruningError, match="keep_tokens=64.*only 36.*keep_tokens=36"):
+    with pytest.raises(PruningError, match=r"keep_tokens=64.*only 36.*keep_tokens=36"):
         vp.CentrifugalPruner(keep_tokens=64).budget(36)
 
 

@@ -1,1 +1,32 @@
 """Adapters, one file per model family. `find(model)` gives the one for a model's class."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from vlm_pruner.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from vlm_pruner.adapters.base import Adapter
+
+# Model class -> module and class of its adapter. By name, so that looking one up imports no model code.
+_ADAPTERS = {
+    "LlavaForConditionalGeneration": ("llava", "LlavaAdapter"),
+    "LlavaModel": ("llava", "LlavaAdapter"),
+    "LlavaLlamaForCausalLM": ("llava_original", "LlavaOriginalAdapter"),
+}
+
+
+def find(model: nn.Module) -> Adapter:
+    """The adapter for `model`, by its class or a base class. Raises UnsupportedModelError if there is none."""
+    for cls in type(model).__mro__:
+        if cls.__name__ in _ADAPTERS:
+            module, name = _ADAPTERS[cls.__name__]
+            adapter: Adapter = getattr(import_module(f"vlm_pruner.adapters.{module}"), name)(model)
+            return adapter
+    raise UnsupportedModelError(
+        f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))}"
+    )

@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.methods.base import Pruner
 
 
 class Adapter:
-    """One model family. Subclasses set `model_classes` and write the three members below.
+    """One model family. A subclass writes the three members below, and is listed in `adapters/__init__.py`.
 
-    model_classes:     names of the model classes served; names, so that nothing is imported to look one up.
     released_rounding: how the released code rounds a budget for this family, "round" or "floor".
     """
 
-    model_classes: ClassVar[tuple[str, ...]] = ()
     released_rounding: ClassVar[str] = "round"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
+    def check(self, method: Pruner) -> None:
+        """Raises PruningError if the method cannot fit any image of this model, before anything runs."""
+
     @property
     def decoder(self) -> nn.Module:
-        """The language model: has `layers` and `config`, and hands its layers rotary embeddings."""
+        """The language model: has `layers` and `config`, and hands its layers rotary `position_embeddings`."""
         raise NotImplementedError
 
     @property
     def entry(self) -> nn.Module:
-        """The module whose forward sees what `spans` needs; a pre-hook on it reads each call's arguments."""
+        """The module whose forward sees what `spans` needs; a pre-hook on it reads every call's arguments."""
         raise NotImplementedError
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
-        """Visual spans per batch row in a forward call of `entry`; empty lists for rows (or steps) without any."""
+        """Visual spans per batch row in one forward call of `entry`, a decoding step's included (no spans then)."""
         raise NotImplementedError
+
+
+def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A forward call's arguments by name, positional ones included."""
+    return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+
+
+def placeholder_spans(input_ids: Tensor, token_id: int, layout: TokenLayout) -> list[list[VisualSpan]]:
+    """Spans of images that take len(layout) placeholders `token_id` each, in every row of `input_ids` [B, T].
+
+    Images may follow each other without text between them. Raises PruningError if a run of placeholders is not a
+    whole number of images, as when a prompt is cut or prefilled in chunks.
+    """
+    return [_row_spans(row, ids, layout) for row, ids in enumerate((input_ids == token_id).tolist())]
+
+
+def _row_spans(row: int, is_visual: list[bool], layout: TokenLayout) -> list[VisualSpan]:
+    spans, start, n = [], 0, len(layout)
+    while start < len(is_visual):
+        if not is_visual[start]:
+            start += 1
+            continue
+        if not all(is_visual[start : start + n]) or start + n > len(is_visual):
+            raise PruningError(
+                f"row {row}: the placeholders from position {start} on are not a whole number of images of {n} visual "
+                "tokens each; give the prompt uncut and in one forward call"
+            )
+        spans.append(VisualSpan(start, n, layout))
+        start += n
+    return spans

@@ -93,7 +93,7 @@ class Pruner:
         raise NotImplementedError
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """[R, d]: what goes on into `layer`, in the order of `selection.indices`. By default the kept rows as they are."""
+        """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows as they are."""
         return hidden[selection.indices]
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""VLM-Pruner itself (arXiv 2512.02700): pivots, centrifugal expansion, then folding what is dropped into what is kept."""
+"""VLM-Pruner itself (arXiv 2512.02700): pivots, centrifugal expansion, then dropped tokens folded into kept ones."""
 
 from __future__ import annotations
 

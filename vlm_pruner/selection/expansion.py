@@ -54,7 +54,7 @@ class _KeptSet:
         self.size += tokens.numel()
 
     def redundancy(self) -> Tensor:
-        """[N], max over kept j of the modulated similarity Mt_ij = M_ij (1 + lambda dbar_i): low means worth keeping."""
+        """[N], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i), the modulated similarity: low is worth keeping."""
         return self.similarity * (1 + self.spatial_weight * self.distance)
 
 

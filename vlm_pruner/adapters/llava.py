@@ -1,0 +1,52 @@
+"""LLaVA-1.5 in transformers' classes: one square grid of visual tokens per image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from vlm_pruner.adapters.base import Adapter, named_arguments, placeholder_spans
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.methods.base import Pruner
+
+
+class LlavaAdapter(Adapter):
+    """LlavaForConditionalGeneration, and the LlavaModel inside it. Placeholders in input_ids tell where images are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        strategy = model.config.vision_feature_select_strategy
+        if strategy != "default":
+            raise PruningError(
+                f"vision_feature_select_strategy={strategy!r} adds a token that has no place in the picture; "
+                "pruning needs 'default'"
+            )
+        vision = model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        self._layout = TokenLayout.grid(side, side)
+
+    @property
+    def entry(self) -> nn.Module:
+        """LlavaModel: its forward gets input_ids, whichever class the caller uses."""
+        return self.model.model if hasattr(self.model, "lm_head") else self.model
+
+    @property
+    def decoder(self) -> nn.Module:
+        return self.entry.language_model
+
+    def check(self, method: Pruner) -> None:
+        method.budget(len(self._layout))
+
+    def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
+        call = named_arguments(self.entry, args, kwargs)
+        ids = call.get("input_ids")
+        # Placeholders mean an image only where images are given: a model may also generate the id as a word.
+        # `generate` encodes images beforehand and passes their features in place of pixel values.
+        encoded = (call.get("mm_encoder_outputs") or {}).get("image")
+        if call.get("pixel_values") is None and encoded is None:
+            return [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+        if ids is None:
+            raise PruningError("pruning finds images by their placeholders: pass input_ids, not inputs_embeds")
+        return placeholder_spans(ids, self.model.config.image_token_id, self._layout)
