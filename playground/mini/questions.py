@@ -94,6 +94,21 @@ def _existence(rng: np.random.Generator, scene: Scene) -> Question | None:
     return Question("existence", f"Is there a {color} {shape} in the image?", _yes((color, shape) in present))
 
 
+def absent(rng: np.random.Generator, scene: Scene, how: str) -> Question:
+    """A POPE question about something that is not there.
+
+    `how`: "random" draws colour and shape freely, "popular" takes a shape of the scene in a colour that it has not,
+    "adversarial" a colour and a shape of the scene that do not go together (where there are such).
+    """
+    present = {(t.color, t.shape) for t in scene.things}
+    colors = COLOR_NAMES if how != "adversarial" else tuple(sorted({t.color for t in scene.things}))
+    shapes = SHAPES if how == "random" else tuple(sorted({t.shape for t in scene.things}))
+    missing = [(c, s) for c in colors for s in shapes if (c, s) not in present]
+    missing = missing or [(c, s) for c in COLOR_NAMES for s in SHAPES if (c, s) not in present]
+    color, shape = _pick(rng, missing)
+    return Question("existence", f"Is there a {color} {shape} in the image?", "no")
+
+
 def _attribute(rng: np.random.Generator, scene: Scene) -> Question | None:
     named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
     colors = Counter(t.color for t in scene.things)
