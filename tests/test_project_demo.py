@@ -14,6 +14,7 @@ from PIL import Image
 
 from vlm_pruner import demo_run
 from vlm_pruner.cli import main
+from vlm_pruner.report.picture import PATCH
 
 KINDS = ("existence", "attribute", "reading")
 FILES = ("answers.jsonl", "kept.png", "results.json")
@@ -106,7 +107,7 @@ def test_the_command_writes_table_results_and_picture(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     check_results(json.loads((tmp_path / "results.json").read_text()))
     with Image.open(tmp_path / "kept.png") as picture:
-        assert picture.width > 3 * 4 * 22, "three panels of 4 patches"
+        assert picture.width > 3 * 4 * PATCH, "three panels of 4 patches"
 
 
 def check_results(results: dict[str, Any]) -> None:
@@ -154,6 +155,22 @@ def test_a_batch_answers_as_single_questions_do(answerer: Any, data: Path) -> No
             together = [look.reply.text for look in answerer.look(batch, method)]
             assert together == [answerer.look([question], method)[0].reply.text for question in batch]
     assert answerer.model.get_model().method is None, "the model is dense again"
+
+
+def test_the_questions_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the world's own command; a folder that a killed run left half-made is not mistaken for them."""
+    from vlm_pruner.bench.questions import kinds_of, read_questions
+
+    monkeypatch.setattr(demo_run, "BENCHMARKS", tmp_path)
+    (tmp_path / ".unfinished" / "mini" / "images").mkdir(parents=True)
+    path = demo_run.find_questions(None)
+    questions = read_questions(path)
+    assert len(questions) >= 300 and len(kinds_of(questions)) == 6
+    with Image.open(questions[-1].image) as picture:
+        assert picture.size == (336, 336)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mini"]
+    before = path.stat().st_mtime_ns
+    assert demo_run.find_questions(None).stat().st_mtime_ns == before
 
 
 def test_batches_hold_prompts_of_one_length(answerer: Any, data: Path) -> None:

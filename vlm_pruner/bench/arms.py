@@ -46,8 +46,9 @@ class Arm:
 def make_arms(names: Iterable[str], budgets: Sequence[int], tokens: int) -> list[Arm]:
     """The dense model first, if it is wanted, then budget by budget one arm per method.
 
-    `tokens` is the un-pruned number of a picture's visual tokens. `vlm-pruner-16` is VLM-Pruner with the token batch of the paper's tables, every other
-    name is one that `vp.methods.get` knows. Raises ValueError for an unknown name and for a budget outside 1 .. tokens.
+    `tokens` is the un-pruned number of a picture's visual tokens. `vlm-pruner-16` is VLM-Pruner with the token batch
+    of the paper's tables, every other name is one that `vp.methods.get` knows. Raises ValueError for an unknown name
+    and for a budget outside of 1 .. tokens.
     """
     for budget in budgets:
         if not 1 <= budget <= tokens:

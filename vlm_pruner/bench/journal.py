@@ -40,10 +40,10 @@ class Journal:
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Append records and hand them to the operating system at once."""
-        records = [dict(record) for record in records]
-        self._file.write("".join(json.dumps(record) + "\n" for record in records))
+        lines = [dict(record) for record in records]
+        self._file.write("".join(json.dumps(line) + "\n" for line in lines))
         self._file.flush()
-        self.records += records
+        self.records += lines
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

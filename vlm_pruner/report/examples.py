@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -27,10 +27,20 @@ def draw_examples(
     The rule looks at no pruned answer, so the figure shows failures as they come.
     """
     right = {record["question_id"] for record in records if record["arm"] == arms[0].key and record["correct"]}
+    chosen = choose_questions(questions, right)
+    return draw_figure([_example(answerer, choose_arms(arms), q) for q in chosen], (answerer.side, answerer.side))
+
+
+def choose_questions(questions: Sequence[Question], right: Container[int]) -> list[Question]:
+    """Of each of two kinds the first question in `right` (or of all), about different pictures if possible."""
     present = kinds_of(questions)
-    kinds = [kind for kind in KINDS if kind in present] or present[:2]
-    examples = [_example(answerer, choose_arms(arms), _first(questions, kind, right)) for kind in kinds]
-    return draw_figure(examples, (answerer.side, answerer.side))
+    chosen: list[Question] = []
+    for kind in [kind for kind in KINDS if kind in present] or present[:2]:
+        own = [question for question in questions if question.kind == kind]
+        seen = {question.image for question in chosen}
+        own.sort(key=lambda question: (question.question_id not in right, question.image in seen))
+        chosen.append(own[0])
+    return chosen
 
 
 def choose_arms(arms: Sequence[Arm]) -> list[Arm]:
@@ -45,11 +55,6 @@ def in_order(receipt: ImageReceipt) -> list[tuple[float, float]]:
     """(x, y) of the kept tokens in order of selection."""
     places = dict(zip(receipt.indices, receipt.coords, strict=True))
     return [(float(places[token][0]), float(places[token][1])) for token in receipt.order]
-
-
-def _first(questions: Sequence[Question], kind: str, right: set[int]) -> Question:
-    candidates = [question for question in questions if question.kind == kind]
-    return next((question for question in candidates if question.question_id in right), candidates[0])
 
 
 def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question) -> Example:

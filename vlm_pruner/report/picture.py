@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-PATCH = 22  # side of a drawn patch in pixels: room for a two-digit number
+PATCH = 28  # side of a drawn patch in pixels: room for its content and a small number
 GAP = 16
 BACKGROUND, INK, GREY, RIGHT, WRONG = "#ffffff", "#1f2430", "#6b7280", "#15803d", "#b91c1c"
 # From the first selected token (yellow) to the last (violet); lightness falls all the way, so it reads in grey, too.
@@ -66,9 +66,8 @@ def draw_kept(picture: Image.Image, kept: Sequence[tuple[float, float]] | None, 
         result.paste(bright.crop(box), box[:2])
         colour = order_colour(index, len(kept))
         draw.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=colour, width=2)
-        middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        size = 11 if index < 99 else 9
-        draw.text(middle, str(index + 1), "white", _font(size), "mm", stroke_width=1, stroke_fill="black")
+        corner = (box[2] - 4, box[3] - 3)  # not the middle: the patch's content is to be seen, too
+        draw.text(corner, str(index + 1), "white", _font(10), "rs", stroke_width=1, stroke_fill="black")
     return result
 
 
@@ -96,17 +95,17 @@ def _draw_example(example: Example, grid: tuple[int, int]) -> Image.Image:
     panels = [draw_kept(example.picture, panel.kept, grid) for panel in example.panels]
     side, height = panels[0].size
     width = len(panels) * (side + GAP) + GAP
-    lines = wrap(example.question, _font(22), width - 2 * GAP)
-    top = GAP + 30 * (len(lines) + 1) + 4
+    lines = wrap(example.question, _font(26), width - 2 * GAP)
+    top = GAP + 34 * (len(lines) + 1) + 4
     canvas = Image.new("RGB", (width, top + height + 56), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
-        draw.text((GAP, GAP + 30 * number), line, INK, _font(22))
-    draw.text((GAP, GAP + 30 * len(lines)), f"right answer: {example.answer}", GREY, _font(19))
+        draw.text((GAP, GAP + 34 * number), line, INK, _font(26))
+    draw.text((GAP, GAP + 34 * len(lines)), f"right answer: {example.answer}", GREY, _font(22))
     for index, (image, panel) in enumerate(zip(panels, example.panels, strict=True)):
         left = GAP + index * (side + GAP)
         canvas.paste(image, (left, top))
-        _draw_caption(draw, panel, left, top + height + 10)
+        _draw_caption(draw, panel, (left, top + height + 10), side)
     return canvas
 
 
@@ -122,23 +121,27 @@ def wrap(text: str, font: Font, width: int) -> list[str]:
     return lines
 
 
-def _draw_caption(draw: ImageDraw.ImageDraw, panel: Panel, left: int, top: int) -> None:
-    title = f"{panel.title}: "
-    draw.text((left, top), title, INK, _font(19))
-    colour = RIGHT if panel.correct else WRONG
-    verdict = f"{panel.answer or '(nothing)'} ({'right' if panel.correct else 'wrong'})"
-    draw.text((left + draw.textlength(title, _font(19)), top), verdict, colour, _font(19))
+def _draw_caption(draw: ImageDraw.ImageDraw, panel: Panel, place: tuple[int, int], width: int) -> None:
+    """Title and answer in one line of at most `width` pixels; a long answer is cut."""
+    font = _font(22)
+    title, verdict = f"{panel.title}: ", "right" if panel.correct else "wrong"
+    left = place[0] + draw.textlength(title, font)
+    answer = panel.answer or "(nothing)"
+    while len(answer) > 1 and left + draw.textlength(f"{answer} ({verdict})", font) > place[0] + width:
+        answer = answer[:-2] + "…"
+    draw.text(place, title, INK, font)
+    draw.text((left, place[1]), f"{answer} ({verdict})", RIGHT if panel.correct else WRONG, font)
 
 
 def _draw_key(width: int) -> Image.Image:
     """The colour scale of the order of selection."""
     canvas = Image.new("RGB", (width, 44), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP, 8), "kept tokens, first", GREY, _font(17))
-    left = GAP + int(draw.textlength("kept tokens, first", _font(17))) + 10
+    draw.text((GAP, 6), "kept tokens, first", GREY, _font(20))
+    left = GAP + int(draw.textlength("kept tokens, first", _font(20))) + 10
     for index in range(120):
         draw.rectangle((left + 2 * index, 8, left + 2 * index + 1, 26), fill=order_colour(index, 120))
-    draw.text((left + 250, 8), "to last selected; everything else is dropped after the first layers", GREY, _font(17))
+    draw.text((left + 250, 6), "to last selected; everything else is dropped after the first layers", GREY, _font(20))
     return canvas
 
 
