@@ -10,16 +10,18 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
 Size = tuple[int, int]
+Pinpoints = str | Sequence[Sequence[int]] | None  # as in config.json
 
 
-def parse_pinpoints(grid_pinpoints: str | Sequence[Sequence[int]]) -> list[Size]:
+def parse_pinpoints(grid_pinpoints: Pinpoints) -> list[Size]:
     """Canvases as (width, height) in pixels, from a list or its text; raises `ValueError` for anything else."""
     try:
-        pairs = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
+        pairs: Any = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
         return [(int(width), int(height)) for width, height in pairs]
     except (ValueError, SyntaxError, TypeError):
         message = f"image_grid_pinpoints is {grid_pinpoints!r}; expected a list of [width, height] pairs in pixels"
@@ -39,9 +41,7 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
     return max(possible_resolutions, key=merit)
 
 
-def get_anyres_image_grid_shape(
-    image_size: Size, grid_pinpoints: str | Sequence[Sequence[int]], patch_size: int
-) -> tuple[int, int]:
+def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Pinpoints, patch_size: int) -> tuple[int, int]:
     """Number of tiles (across, down) for a picture; `patch_size` is a tile's side in pixels."""
     width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints))
     return width // patch_size, height // patch_size

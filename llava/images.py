@@ -72,7 +72,8 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if not picture.mode.startswith(("I", "F")):
         return picture
     values = picture.convert("F")
-    scale = 255.0 / _full_scale(picture.mode, values.getextrema()[1])
+    _, highest = values.getextrema()
+    scale = 255.0 / _full_scale(picture.mode, float(highest))  # type: ignore[arg-type]  # one band, one number
     return values.point(lambda value: value * scale + 0.0).convert("L")
 
 

@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from llava.model.builder import load_model, load_pretrained_model
 from llava.model.checkpoint import CheckpointError
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.language_model.modeling_llama_self import VLMPruner
+from llava.model.layouts import config_from_original, tower_config
 from tests import llava_tiny
 
 
@@ -164,6 +166,64 @@ def test_load_pretrained_model(kit):
     assert model.get_vision_tower().num_patches == 36
 
 
+def published(**changes):
+    """A config.json as the published LLaVA-1.5-7B has it (names and values are its format)."""
+    return {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "model_type": "llava",
+        "_name_or_path": "llava-v1.5-7b",
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_length": 4096,
+        "max_position_embeddings": 4096,
+        "vocab_size": 32000,
+        "image_aspect_ratio": "pad",
+        "image_grid_pinpoints": None,
+        "freeze_mm_mlp_adapter": False,
+        "mm_hidden_size": 1024,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_resampler_type": None,
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "pretraining_tp": 1,
+        "rope_scaling": None,
+        "torch_dtype": "float16",
+        "transformers_version": "4.31.0",
+        "use_mm_proj": True,
+        **changes,
+    }
+
+
+LARGE_CLIP = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "newline"),
+    [({}, 0), ({"mm_patch_merge_type": "spatial_unpad", "image_grid_pinpoints": [[336, 672]]}, 4096)],
+)
+def test_published_configurations_give_the_published_sizes(changes, newline, tmp_path):
+    config = config_from_original(published(**changes), tmp_path)
+    config.mm_vision_config = tower_config({"model_type": "clip", "vision_config": LARGE_CLIP}, tmp_path)
+    with torch.device("meta"):
+        model = LlavaLlamaForCausalLM(config)
+    vicuna, projector, clip = 6_738_415_616, 20_979_712, 303_507_456
+    assert sum(weight.numel() for weight in model.parameters()) == vicuna + projector + clip + newline
+    assert model.get_vision_tower().num_patches == 576
+
+
 ERRORS = {
     "a tower": ({"mm_vision_tower": ...}, "names no vision tower"),
     "the tower's folder": ({"mm_vision_tower": "../nowhere"}, r"vision tower folder .*nowhere does not exist"),
@@ -216,7 +276,7 @@ def test_missing_and_wrong_folders(kit, tmp_path):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match="is a file, not a folder"):
         load_model(kit / "llava" / "config.json")
-    with pytest.raises(CheckpointError, match="not a LLaVA checkpoint|model_type"):
+    with pytest.raises(CheckpointError, match=r"model_type is 'clip_vision_model'"):
         load_model(kit / "clip")
     with pytest.raises(CheckpointError, match=r"vision tower folder .*/nowhere does not exist"):
         load_model(kit / "llava", vision_tower=tmp_path / "nowhere")
@@ -260,9 +320,9 @@ def test_a_tokenizer_of_another_model(checkpoint):
 
 
 def test_adapters_are_refused(kit, checkpoint):
-    with pytest.raises(CheckpointError, match="'base'.*merge it"):
+    with pytest.raises(CheckpointError, match=r"'base'.*merge it"):
         load_pretrained_model(kit / "llava", "base", "llava")
-    with pytest.raises(CheckpointError, match="'llava-lora'.*merge it"):
+    with pytest.raises(CheckpointError, match=r"'llava-lora'.*merge it"):
         load_pretrained_model(kit / "llava", None, "llava-lora")
     llava_tiny.write_json(checkpoint / "adapter_config.json", {})
     with pytest.raises(CheckpointError, match="LoRA adapter"):

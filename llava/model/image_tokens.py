@@ -44,10 +44,12 @@ def tiled_view(
     Coordinates are those of the put-together grid; the base tile is stretched over it.
     """
     unpad = config.mm_patch_merge_type == "spatial_unpad"
+    if unpad and newline is None:
+        raise ValueError("mm_patch_merge_type is 'spatial_unpad', but the model has no image_newline embedding")
     side = _side(features.shape[1])
     if features.shape[0] == 1:
         base = single_view(features[0])
-        return _append_newline(base, newline, side) if unpad else base
+        return base if newline is None else _append_newline(base, newline, side)
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
@@ -59,7 +61,7 @@ def tiled_view(
         if unpad:
             tokens = tokens[unpadded_region((rows, columns), image_size)]
         rows, columns = tokens.shape[:2]
-        if unpad:
+        if newline is not None:
             tokens = torch.cat([tokens, newline.to(tokens).expand(rows, 1, -1)], dim=1)
         coords = _grid_coords(*tokens.shape[:2])
     base_coords = _grid_coords(side, side) * torch.tensor([columns / side, rows / side])

@@ -90,7 +90,9 @@ def encode_images(
     features = model.mm_projector(model.vision_tower(torch.cat(views)))
     per_image = features.split([view.shape[0] for view in views])
     side = views[0].shape[-1]
-    sizes = [tuple(size) for size in image_sizes] if image_sizes is not None else [None] * len(views)
+    sizes = (
+        [(int(width), int(height)) for width, height in image_sizes] if image_sizes is not None else [None] * len(views)
+    )
     return [
         tiled_view(part, size, side, model.config, model.image_newline)
         for part, size in zip(per_image, sizes, strict=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-
 PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 
 

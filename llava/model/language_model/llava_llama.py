@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from vlm_pruner.layout import VisualSpan
 
 __all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
 
-Images = Tensor | Sequence[Tensor]
+Images: TypeAlias = Tensor | Sequence[Tensor]
 
 # Arguments that speak of the prompt's pictures: a generation's first forward call needs them, later ones must not.
 _PREFILL_ONLY = ("images", "image_sizes", "pixel_values", "visual_spans")
@@ -73,7 +73,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
             _refuse_both(images, pixel_values)
             inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values)
             input_ids = None
-        elif input_ids is not None and (images is not None or bool((input_ids == IMAGE_TOKEN_INDEX).any())):
+        elif input_ids is not None and (images is not None or _has_image_ids(input_ids)):
             _refuse_labels(kwargs)
             side = self.config.tokenizer_padding_side
             prompt = prepare_prompt(self.model, input_ids, attention_mask, images, image_sizes, padding_side=side)
@@ -135,6 +135,11 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         return super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
+
+
+def _has_image_ids(input_ids: Tensor) -> bool:
+    # Looking at the ids waits for the device, which a decoding step of one token must not.
+    return input_ids.shape[1] > 1 and bool((input_ids == IMAGE_TOKEN_INDEX).any())
 
 
 def _refuse_both(images: Images | None, pixel_values: Tensor | None) -> None:
