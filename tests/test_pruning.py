@@ -121,6 +121,32 @@ def test_dropping_equals_masking(model, one, layer):
     torch.testing.assert_close(short, masked, atol=1e-4, rtol=1e-4)
 
 
+def layer_inputs(model, batch, index, cache=None):
+    """Hidden states and arguments that decoder layer `index` gets in a prefill."""
+    seen = []
+    layer = model.model.language_model.layers[index]
+    hook = layer.register_forward_pre_hook(lambda m, args, kwargs: seen.append((args[0], kwargs)), with_kwargs=True)
+    with torch.no_grad():
+        model(**batch, past_key_values=cache)
+    hook.remove()
+    return seen[0]
+
+
+def test_the_pruned_layer_gets_what_the_method_chose_and_merged(model, one):
+    cache = DynamicCache()
+    hidden, _ = layer_inputs(model, one, 2, cache)
+    keys = cache.layers[1].keys[0, :, 5 : 5 + N].permute(1, 0, 2).reshape(N, -1)
+    tokens = hidden[0, 5 : 5 + N]
+    selection = METHOD.select(tokens, keys, vp.TokenLayout.grid(5, 5), 8)
+    wanted = torch.cat([hidden[0, :5], METHOD.merge(tokens, selection), hidden[0, 5 + N :]])
+    with vp.prune(model, METHOD) as pruning:
+        # A hook added here runs after the pruning ones, so it sees what they hand on.
+        short, arguments = layer_inputs(model, one, 2)
+    assert pruning.receipts[0].images[0].order == selection.order.tolist()
+    assert torch.equal(short[0], wanted)
+    assert arguments["position_ids"] is None, "gaps in position ids mislead FlashAttention"
+
+
 # The same result by other ways
 
 

@@ -181,8 +181,8 @@ class DecoderPruning:
         for task in tasks:
             if task.span.stop > length:
                 raise PruningError(
-                    f"row {task.row}: visual tokens {task.span.start}..{task.span.stop - 1} lie outside the sequence of "
-                    f"{length} tokens; prefill the whole prompt in one forward call"
+                    f"row {task.row}: visual tokens {task.span.start}..{task.span.stop - 1} lie outside the sequence "
+                    f"of {length} tokens; prefill the whole prompt in one forward call"
                 )
         return tasks
 
@@ -211,7 +211,7 @@ class DecoderPruning:
         return packing.gather(hidden), packing, selections
 
     def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
-        """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys], None if all are visible."""
+        """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
         from transformers.masking_utils import create_causal_mask
 
         return create_causal_mask(

@@ -15,9 +15,8 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     pivots = keys.abs().sum(dim=1).argmax().reshape(1)
     nearest = keys.new_full((keys.shape[0],), torch.inf)  # distance to the nearest pivot, kept up to date
     for _ in range(1, count):
-        # The direct form: torch's shortcut through inner products cancels when keys share a large common part.
-        to_last = torch.cdist(keys, keys[pivots[-1:]], compute_mode="donot_use_mm_for_euclid_dist").squeeze(1)
-        nearest = torch.minimum(nearest, to_last)
+        # Differences first: cdist's shortcut through inner products cancels when keys share a large common part.
+        nearest = torch.minimum(nearest, torch.linalg.vector_norm(keys - keys[pivots[-1]], dim=1))
         nearest[pivots] = -1.0  # of tokens with equal keys, none is chosen twice
         pivots = torch.cat([pivots, nearest.argmax().reshape(1)])
     return pivots
