@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from llava.model.checkpoint import CheckpointError
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.language_model.modeling_llama_self import VLMPruner
 from llava.model.layouts import config_from_original, tower_config
+from llava.model.tokenizer import load_tokenizer
 from tests import llava_tiny
 
 
@@ -317,6 +319,51 @@ def test_a_tokenizer_of_another_model(checkpoint):
     (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match="has 94 tokens, the model 64"):
         load_pretrained_model(checkpoint)
+
+
+def write_sentencepiece(folder):
+    """Replaces the tokenizer by one of Llama's kind (byte-pair pieces with byte fallback); returns its own encoder."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    buffer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["what is the color of the ball ?", "USER: ASSISTANT: red blue green 1 2 3"]),
+        model_writer=buffer,
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        pad_id=-1,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(buffer.getvalue())
+    return sentencepiece.SentencePieceProcessor(model_proto=buffer.getvalue())
+
+
+TEXTS = ["USER: ", "\nwhat is the color? ASSISTANT:", "red  ball 123 \u2122", "", "\n\nblue"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"add_bos_token": True, "legacy": False, "padding_side": "right"}])
+def test_a_sentencepiece_tokenizer_encodes_as_sentencepiece_does(checkpoint, settings):
+    encoder = write_sentencepiece(checkpoint)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    llava_tiny.write_json(
+        checkpoint / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", **special, **settings}
+    )
+    tokenizer = load_tokenizer(checkpoint, vocab_size=320)
+    for text in TEXTS:
+        assert tokenizer(text).input_ids == [1, *encoder.encode(text)], text
+
+
+def test_a_damaged_tokenizer(checkpoint):
+    (checkpoint / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .*llava cannot be read") as error:
+        load_pretrained_model(checkpoint)
+    assert "\n" not in str(error.value)
 
 
 def test_adapters_are_refused(kit, checkpoint):

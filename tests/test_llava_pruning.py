@@ -176,6 +176,18 @@ def test_ragged_batches_prune_like_single_prompts(model):
         assert model.model.receipts[-1].images[0].indices == kept[row]
 
 
+@pytest.mark.parametrize("setting", ["eager", "static"])
+def test_other_attention_and_caches_give_the_same(model, setting):
+    model.model.method = vp.CentrifugalPruner(keep_tokens=9)
+    ids, pixels = llava_tiny.prompt_ids(), llava_tiny.pixels(0)
+    expected = generate(model, ids, pixels)
+    if setting == "eager":
+        model.set_attn_implementation("eager")
+    tokens, logits = generate(model, ids, pixels, **({"cache_implementation": "static"} if setting == "static" else {}))
+    assert tokens == expected[0]
+    assert torch.allclose(logits, expected[1], atol=1e-4)
+
+
 def test_several_pictures_have_a_budget_each(model):
     model.model.method = vp.CentrifugalPruner(keep_tokens=9)
     ids = torch.cat([llava_tiny.prompt_ids(0), llava_tiny.prompt_ids(1)], dim=1)

@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoTokenizer,
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
     GenerationConfig,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from llava.model import layouts
 from llava.model.checkpoint import CheckpointError, Tensors, find_folder, read_json, read_weights
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.tokenizer import load_tokenizer
 
 CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that do not say
 
@@ -97,7 +96,7 @@ def load_pretrained_model(
     """
     _refuse_lora(model_path, model_base, model_name)
     source = open_checkpoint(model_path, options.get("vision_tower"))
-    tokenizer = load_tokenizer(source)
+    tokenizer = load_tokenizer(source.folder, source.config.vocab_size)
     image_processor = load_image_processor(source)
     quantization = _quantization(load_8bit, load_4bit)
     if quantization is not None:
@@ -144,27 +143,6 @@ def collect_tensors(source: Source) -> Tensors:
         expected.pop("lm_head.weight")
     _check_tensors({layouts.canonical(name): t for name, t in expected.items()}, tensors, source.folder)
     return {name: tensors[layouts.canonical(name)] for name in expected}
-
-
-def load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; raises `CheckpointError` if it has none."""
-    folder = source.folder
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise CheckpointError(
-            f"checkpoint {folder} has no tokenizer (tokenizer.json or tokenizer.model); copy it there"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=(folder / "tokenizer.json").is_file())
-    except (ValueError, KeyError, ImportError, OSError) as error:
-        if not (folder / "tokenizer.json").is_file():
-            raise CheckpointError(f"the tokenizer in {folder} cannot be read ({_first_line(error)})") from None
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    if len(tokenizer) > source.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {source.config.vocab_size}: "
-            "they do not belong together; copy the model's own tokenizer there"
-        )
-    return tokenizer
 
 
 def load_image_processor(source: Source) -> CLIPImageProcessorPil:
@@ -273,7 +251,3 @@ def _dtype(
 
 def _context_length(config: LlavaConfig) -> int:
     return getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length or CONTEXT_LENGTH
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -87,7 +87,7 @@ def _read_file(path: Path) -> Tensors:
             return load_file(path)
         return _read_bin(path)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged ({_first_line(error)}); download it again") from None
+        raise CheckpointError(f"{path} is damaged ({first_line(error)}); download it again") from None
 
 
 def _read_bin(path: Path) -> Tensors:
@@ -99,7 +99,7 @@ def _read_bin(path: Path) -> Tensors:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is not a plain weights file ({_first_line(error)}); convert it to safetensors where you trust it"
+            f"{path} is not a plain weights file ({first_line(error)}); convert it to safetensors where you trust it"
         ) from None
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
@@ -119,7 +119,7 @@ def _download(name: str, role: str, remedy: str) -> Path:
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*small, "*.bin"]))
     except Exception as error:  # the client raises many kinds: offline, not found, gated, timed out
-        reason = _first_line(error)
+        reason = first_line(error)
         raise CheckpointError(f"{role} {name} is no folder and not on the Hub ({reason}); {remedy}") from None
     return folder
 
@@ -132,5 +132,6 @@ def _hint(folder: Path) -> str:
     return ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An exception's message, cut to one line for use inside another message."""
     return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

@@ -1,0 +1,44 @@
+"""A checkpoint's tokenizer, from tokenizer.json or from the tokenizer.model that LLaVA's own checkpoints ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+
+from llava.model.checkpoint import CheckpointError, first_line, read_json
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+    """The tokenizer in a checkpoint's folder.
+
+    Raises `CheckpointError` if there is none, it cannot be read, or it has more tokens than the model's `vocab_size`.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        message = f"checkpoint {folder} has no tokenizer (tokenizer.json or tokenizer.model); copy it there"
+        raise CheckpointError(message)
+    try:
+        # With a configuration given, transformers does not stumble over our model_type in config.json.
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=LlamaConfig(), **_options(folder))
+    except Exception as error:  # transformers, tokenizers and sentencepiece raise many kinds
+        message = (
+            f"the tokenizer in {folder} cannot be read ({first_line(error)}); copy the model's own tokenizer there"
+        )
+        raise CheckpointError(message) from None
+    if len(tokenizer) > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
+            "they do not belong together; copy the model's own tokenizer there"
+        )
+    return tokenizer
+
+
+def _options(folder: Path) -> dict[str, Any]:
+    """Llama's sentencepiece tokenizer begins every text with <s> unless told otherwise, and LLaVA relies on it.
+
+    transformers from version 5 on does so only where tokenizer_config.json asks for it.
+    """
+    settings = folder / "tokenizer_config.json"
+    asked = "add_bos_token" in read_json(settings, "tokenizer") if settings.is_file() else False
+    return {} if (folder / "tokenizer.json").is_file() or asked else {"add_bos_token": True}
