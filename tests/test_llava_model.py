@@ -7,7 +7,8 @@ import torch
 from transformers import AutoTokenizer, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from llava.mm_utils import tokenizer_image_token
-from llava.model.llava_arch import prepare_prompt
+from llava.model.builder import load_model
+from llava.model.multimodal_prompt import prepare_prompt
 from tests import llava_tiny
 
 NEW = {"do_sample": False, "max_new_tokens": 6}
@@ -30,8 +31,6 @@ def test_equals_transformers_llava_in_its_convention(tmp_path):
     """The same files, read by transformers' own class and by ours."""
     folder = llava_tiny.write_transformers(tmp_path)
     theirs = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    from llava.model.builder import load_model
-
     ours = load_model(folder)
     ids, pixels = llava_tiny.prompt_ids(), llava_tiny.pixels(0)
     with torch.no_grad():

@@ -1,22 +1,18 @@
-"""Joining pictures and text: tower and projector inside the decoder, and the one sequence that the decoder reads."""
+"""LLaVA's decoder: Llama with pruning, and the tower and projector that turn pictures into its tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.image_tokens import ImageTokens, single_view, tiled_view
 from llava.model.language_model.modeling_llama_self import VLMPruner
 from llava.model.llava_config import PATCH_MERGE_TYPES, LlavaConfig
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from vlm_pruner.layout import VisualSpan
 
 ImageSizes = Sequence[tuple[int, int]]
 
@@ -42,31 +38,6 @@ class LlavaLlamaModel(VLMPruner):
         return self.vision_tower
 
 
-@dataclass(frozen=True)
-class MultimodalPrompt:
-    """What the decoder reads instead of ids.
-
-    inputs_embeds:  [B, T, d], shorter rows padded.
-    attention_mask: [B, T] long, 0 on padding.
-    position_ids:   [B, T] long, counting each row's real tokens from 0.
-    visual_spans:   per row, where its pictures' tokens are in the padded row.
-    """
-
-    inputs_embeds: Tensor
-    attention_mask: Tensor
-    position_ids: Tensor
-    visual_spans: list[list[VisualSpan]]
-
-
-@dataclass(frozen=True)
-class _Row:
-    embeds: Tensor  # [T, d]
-    spans: list[VisualSpan]
-
-    def shifted(self, offset: int) -> list[VisualSpan]:
-        return [VisualSpan(span.start + offset, span.length, span.layout) for span in self.spans]
-
-
 def encode_images(
     model: LlavaLlamaModel, images: Tensor | Sequence[Tensor], image_sizes: ImageSizes | None = None
 ) -> list[ImageTokens]:
@@ -90,128 +61,10 @@ def encode_images(
     features = model.mm_projector(model.vision_tower(torch.cat(views)))
     per_image = features.split([view.shape[0] for view in views])
     side = views[0].shape[-1]
-    sizes = (
-        [(int(width), int(height)) for width, height in image_sizes] if image_sizes is not None else [None] * len(views)
-    )
+    sizes: list[tuple[int, int] | None] = [None] * len(views)
+    if image_sizes is not None:
+        sizes = [(int(width), int(height)) for width, height in image_sizes]
     return [
         tiled_view(part, size, side, model.config, model.image_newline)
         for part, size in zip(per_image, sizes, strict=True)
     ]
-
-
-def prepare_prompt(
-    model: LlavaLlamaModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    images: Tensor | Sequence[Tensor] | None,
-    image_sizes: ImageSizes | None = None,
-    *,
-    padding_side: str = "right",
-) -> MultimodalPrompt:
-    """Puts each picture's tokens where its id -200 stands in `input_ids` [B, T], pictures in order of appearance.
-
-    Raises `ValueError` if the numbers of pictures and of ids -200 differ, or a row is longer than the model reads.
-    """
-    rows = _text_rows(input_ids, attention_mask)
-    _check_counts(rows, images)
-    pictures = iter(encode_images(model, images, image_sizes) if images is not None else [])
-    spliced = [_splice(model, row, pictures) for row in rows]
-    _check_length(model.config, max(row.embeds.shape[0] for row in spliced))
-    return _pad(spliced, padding_side)
-
-
-def expanded_prompt_spans(
-    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor
-) -> tuple[Tensor, list[list[VisualSpan]]]:
-    """transformers' convention: `input_ids` [B, T] hold one placeholder per visual token, pictures in order.
-
-    Returns embeddings [B, T, d] and the visual spans. Raises `ValueError` if placeholders and visual tokens differ.
-    """
-    placeholder = model.config.image_token_index
-    mask = input_ids == (IMAGE_TOKEN_INDEX if placeholder is None else placeholder)
-    tokens = encode_images(model, pixel_values)
-    expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
-    if expected != found:
-        raise ValueError(
-            f"{len(tokens)} pictures make {expected} visual tokens, but input_ids hold {found} placeholders: "
-            "repeat the placeholder once per visual token, or pass images= with one id -200 per picture"
-        )
-    embeds = model.embed_tokens(input_ids.masked_fill(mask, 0))
-    features = torch.cat([image.features for image in tokens]).to(embeds)
-    return embeds.masked_scatter(mask[..., None], features), _expanded_spans(mask, tokens)
-
-
-def _expanded_spans(mask: Tensor, tokens: Sequence[ImageTokens]) -> list[list[VisualSpan]]:
-    pictures = iter(tokens)
-    spans: list[list[VisualSpan]] = []
-    for row in mask.cpu():
-        places = row.nonzero()[:, 0].tolist()
-        spans.append([])
-        while places:
-            image = next(pictures)
-            length = len(image.layout)
-            if len(places) < length or places[length - 1] - places[0] != length - 1:
-                raise ValueError(
-                    f"a picture's {length} placeholders must stand in one piece; the run that starts at "
-                    f"position {places[0]} does not"
-                )
-            spans[-1].append(VisualSpan(places[0], length, image.layout))
-            places = places[length:]
-    return spans
-
-
-def _text_rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
-    """Each row's ids without padding."""
-    if attention_mask is None:
-        return list(input_ids)
-    return [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
-
-
-def _check_counts(rows: Sequence[Tensor], images: Tensor | Sequence[Tensor] | None) -> None:
-    placeholders = sum(int((row == IMAGE_TOKEN_INDEX).sum()) for row in rows)
-    given = 0 if images is None else len(images)
-    if placeholders != given:
-        raise ValueError(
-            f"{given} images given, but input_ids hold {placeholders} image ids ({IMAGE_TOKEN_INDEX}): "
-            "write one <image> per picture into the prompt"
-        )
-
-
-def _check_length(config: LlavaConfig, length: int) -> None:
-    limit = config.tokenizer_model_max_length
-    if limit is not None and length > limit:
-        raise ValueError(
-            f"the prompt has {length} tokens with its pictures, the model reads {limit} "
-            "(tokenizer_model_max_length): shorten the text or give fewer pictures"
-        )
-
-
-def _splice(model: LlavaLlamaModel, ids: Tensor, pictures) -> _Row:
-    """One row's embeddings; takes as many pictures as the row has image ids."""
-    breaks = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
-    text = model.embed_tokens(ids[ids != IMAGE_TOKEN_INDEX])
-    # Before the i-th image id stand `place - i` text tokens.
-    pieces = text.tensor_split([place - i for i, place in enumerate(breaks)]) if breaks else (text,)
-    parts, spans, length = [pieces[0]], [], pieces[0].shape[0]
-    for piece in pieces[1:]:
-        image = next(pictures)
-        spans.append(VisualSpan(length, len(image.layout), image.layout))
-        parts += [image.features.to(text), piece]
-        length += len(image.layout) + piece.shape[0]
-    return _Row(torch.cat(parts), spans)
-
-
-def _pad(rows: Sequence[_Row], padding_side: str) -> MultimodalPrompt:
-    lengths = [row.embeds.shape[0] for row in rows]
-    longest = max(lengths)
-    embeds = pad_sequence([row.embeds for row in rows], batch_first=True, padding_side=padding_side)
-    offsets = [longest - length if padding_side == "left" else 0 for length in lengths]
-    places = torch.arange(longest, device=embeds.device)[None]
-    start = torch.tensor(offsets, device=embeds.device)[:, None]
-    stop = start + torch.tensor(lengths, device=embeds.device)[:, None]
-    return MultimodalPrompt(
-        inputs_embeds=embeds,
-        attention_mask=((places >= start) & (places < stop)).long(),
-        position_ids=(places - start).clamp(min=0).expand(len(rows), -1),
-        visual_spans=[row.shifted(offset) for row, offset in zip(rows, offsets, strict=True)],
-    )

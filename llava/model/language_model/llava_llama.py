@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaPreTrainedModel
 
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images, expanded_prompt_spans, prepare_prompt
+from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
 from llava.model.llava_config import LlavaConfig
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt
 from vlm_pruner.layout import VisualSpan
 
 __all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
