@@ -32,8 +32,8 @@ CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
 BENCHMARKS = ROOT / "playground" / "data" / "mini"
 
 EXAMPLES = """examples:
-  vlm-pruner demo-run                                       300 questions, 192, 128 and 64 of 576 tokens
-  vlm-pruner demo-run --questions 600 --budgets 64,32,16    a surer answer, and smaller budgets
+  vlm-pruner demo-run
+  vlm-pruner demo-run --questions 600 --budgets 64,32,16
   vlm-pruner demo-run --methods dense,vlm-pruner --out results/mine
 
 A run that was stopped goes on where it was when the same command is given again.
@@ -220,7 +220,7 @@ def _text(summaries: Sequence[ArmSummary], questions: Sequence[Question], header
         "time: generation per question"
         + (f", relative to dense ({1000 * dense.seconds.mean:.0f} ms)" if dense else "")
         + f" in batches of up to {header['batch_size']};",
-        f"      reading a picture ({1000 * vision:.0f} ms) is the same for all and not in it",
+        f"  the vision tower ({1000 * vision:.0f} ms per picture) is the same for all and not in it",
         "KV MB: keys and values per question at the end of the answer",
         "B=16: the token batch of the paper's tables; our default is 1, exact greedy",
     ]

@@ -20,7 +20,7 @@ from llava.eval.prompts import build_prompt
 from llava.images import read_image
 from llava.mm_utils import expand2square, process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
-from llava.model.llava_arch import MultimodalPrompt, prepare_prompt
+from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner.bench.interleave import Reply
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.methods import Pruner

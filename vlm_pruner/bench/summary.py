@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from vlm_pruner.bench.arms import DENSE, Arm
@@ -16,7 +17,9 @@ Records = Mapping[int, Mapping[str, Any]]
 class ArmSummary:
     """What one arm achieved. Accuracies are shares; `accuracy` is the plain mean over kinds.
 
-    `difference` (arm minus dense, same questions) and `relative_time` (arm / dense) are None without a dense arm.
+    `difference` is arm minus dense on the same questions. `relative_time` is the median over questions of arm / dense,
+    each pair measured within moments of each other, so that a busy spell of the machine does not decide it. Both are
+    None without a dense arm.
     """
 
     arm: Arm
@@ -49,12 +52,12 @@ def summarise(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]]) -> list
 
 
 def _summarise(arm: Arm, own: Records, dense: Records | None) -> ArmSummary:
-    kinds = {question: record["kind"] for question, record in own.items()}
+    kinds = {question: own[question]["kind"] for question in sorted(own)}  # the question file's order of kinds
     accuracies = accuracy_by_kind(_correct(own), kinds)
     seconds = mean_of([record["seconds"] for record in own.values()])
     difference = relative = None
     if dense is not None:
-        relative = seconds.mean / mean_of([record["seconds"] for record in dense.values()]).mean
+        relative = median(record["seconds"] / dense[question]["seconds"] for question, record in own.items())
         if arm.name != DENSE:
             difference = paired_difference(_correct(own), _correct(dense), kinds)
     return ArmSummary(
