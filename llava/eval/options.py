@@ -135,8 +135,10 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def describe_config(args: argparse.Namespace, task: str, method: Pruner | None) -> dict[str, Any]:
     """What decides the answers. Device, batch size and the like may change between a run and its continuation."""
-    names = ("model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
-             "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", "is_textvqa")  # fmt: skip
+    names = (
+        "model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
+        "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", "is_textvqa",
+    )  # fmt: skip
     pruning = None if method is None else {"name": method.name, **method.config()}
     return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}
 

@@ -12,7 +12,8 @@ from importlib import import_module
 from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
 
 MODULES = {
-    "pope": "vlm_pruner.scoring.pope",
+    name: f"vlm_pruner.scoring.{name}"
+    for name in ("gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "ocrbench", "seed", "okvqa")
 }
 
 

@@ -39,7 +39,7 @@ class Score:
 
     ``metrics`` has the names and scales of the official scorer; ``stderr`` mirrors the part of it that has a standard
     error, on the same scale. ``n`` counts scored items, ``failed`` those of them whose generation had failed.
-    ``items`` holds what was read from each reply, ``uploads`` files for a benchmark's server (name -> text).
+    ``items`` holds what was read from each reply, ``uploads`` files for a benchmark's server (name -> bytes).
     """
 
     benchmark: str
@@ -51,7 +51,7 @@ class Score:
     failed: int = 0
     notes: tuple[str, ...] = ()
     items: list[dict[str, Any]] = field(default_factory=list)
-    uploads: dict[str, str] = field(default_factory=dict)
+    uploads: dict[str, bytes] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the uploads, ready for ``json.dump``."""

@@ -44,12 +44,12 @@ def report(score: Score, answers: str, out: str | None, upload: str | None = Non
     print(score.render())
     if out:
         document = {**score.as_json(), "answers": str(answers), "run": run_description(answers)}
-        _write(Path(out), json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        _write(Path(out), (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
     if upload:
         if not score.uploads:
             raise ScoreError(f"{score.benchmark} has no server to upload to; leave --upload out")
-        for name, text in score.uploads.items():
-            _write(Path(upload) / name, text)
+        for name, content in score.uploads.items():
+            _write(Path(upload) / name, content)
             print(f"upload file: {Path(upload) / name}")
     return 0
 
@@ -62,6 +62,6 @@ def run_description(answers: str | Path) -> dict | None:
     return dict(json.loads(sidecar.read_text(encoding="utf-8")))
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content)

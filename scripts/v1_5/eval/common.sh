@@ -7,25 +7,28 @@
 #   ALLOW_ERRORS=N  score although up to N items failed; they count as empty replies
 #   VENV_PYTHON  interpreter                (default the project's .venv, else python)
 
-# setup NAME [RATIO THRESHOLD TOKEN_BATCH [FLAG ...]]
-# Sets benchmark, BENCH (its folder), answers, result, model_flags and pruning_flags; further flags go to the generator.
+# setup NAME RATIO [THRESHOLD TOKEN_BATCH] [FLAG ...]
+# Sets benchmark, BENCH (its folder), answers, result, model_flags and pruning_flags; FLAGs go to the generator.
 setup() {
     benchmark=$1
     shift
-    if [[ $# -lt 1 || $1 == -* || ( $# -lt 3 && $1 != 0 ) ]]; then
+    local numbers=() zero='^0*\.?0*$'
+    while [[ $# -gt 0 && $1 != -* && ${#numbers[@]} -lt 3 ]]; do
+        numbers+=("$1")
+        shift
+    done
+    if [[ ${#numbers[@]} -eq 0 || ( ${#numbers[@]} -lt 3 && ! ${numbers[0]} =~ $zero ) ]]; then
         echo "usage: [MODEL=DIR] [DATA=DIR] [MINI=1] bash $0 RATIO THRESHOLD TOKEN_BATCH [generator flags];" \
             "for example 0.889 0.8 16; RATIO 0 is the dense model" >&2
         exit 2
     fi
-    local ratio=$1 threshold=${2:-} token_batch=${3:-}
-    shift $(( $# < 3 ? $# : 3 ))
     more_flags=("$@")
     python=${VENV_PYTHON:-$(default_python)}
     choose_model_and_data
     pruning_flags=()
-    local arm=dense
-    if ! [[ $ratio =~ ^0*\.?0*$ ]]; then
-        set_pruning "$ratio" "$threshold" "$token_batch"
+    arm=dense
+    if ! [[ ${numbers[0]} =~ $zero ]]; then
+        set_pruning "${numbers[@]}"
     fi
     local name
     name=$(basename "$MODEL")
@@ -49,7 +52,7 @@ choose_model_and_data() {
     model_flags=(--model-path "$MODEL" --conv-mode vicuna_v1 --temperature 0 --allow-errors "${ALLOW_ERRORS:-0}")
 }
 
-# Sets pruning_flags and arm, which names the answer file so that runs with other settings never meet.
+# set_pruning RATIO THRESHOLD TOKEN_BATCH: sets pruning_flags and arm, which names the answer file so that runs with other settings never meet.
 set_pruning() {
     local method=${METHOD:-vlm-pruner}
     pruning_flags=(--sparse --method "$method" --reduction_ratio "$1")

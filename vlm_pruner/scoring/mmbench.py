@@ -1,0 +1,195 @@
+"""MMBench: multiple choice, asked again with rotated options; exact letters, and VLMEvalKit's lenient matching."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.choices import infer_choice
+from vlm_pruner.scoring.records import field, find_file, read_answers
+from vlm_pruner.scoring.stats import binomial_stderr, ratio
+from vlm_pruner.scoring.xlsx import workbook
+
+Row = dict[str, str]
+
+ROTATION = 1_000_000  # index + k * ROTATION is the same question with options rotated k times
+LETTERS = ("A", "B", "C", "D")
+DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")  # columns that the upload leaves out
+ABBREVIATIONS = {
+    "coarse_perception": "CP",
+    "finegrained_perception (instance-level)": "FP-S",
+    "finegrained_perception (cross-instance)": "FP-C",
+    "logic_reasoning": "LR",
+    "relation_reasoning": "RR",
+    "attribute_reasoning": "AR",
+}
+# What table readers take for an empty cell.
+MISSING = frozenset(
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+     "NULL", "NaN", "None", "n/a", "nan", "null")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of the benchmark with its reply. ``extracted`` is the letter that lenient matching finds."""
+
+    row: Row
+    reply: str | None
+    extracted: str | None
+
+    @property
+    def index(self) -> int:
+        return int(self.row["index"])
+
+    @property
+    def exact(self) -> bool:
+        return self.reply == self.row["answer"]
+
+    @property
+    def lenient(self) -> bool:
+        return self.extracted == self.row["answer"]
+
+    @property
+    def first_pass(self) -> bool:
+        return self.index < ROTATION
+
+
+def read_table(path: str | Path) -> list[Row]:
+    """Rows of a benchmark table; cells that stand for nothing become empty."""
+    csv.field_size_limit(sys.maxsize)  # pictures are base64 cells
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScoreError(f"{path} cannot be read as a table: {error}") from None
+    if not rows or not {"index", "question", "answer"} <= rows[0].keys():
+        raise ScoreError(f"{path} is not MMBench's table: it needs the columns index, question, A to D and answer")
+    return [{name: "" if (cell or "") in MISSING else str(cell) for name, cell in row.items() if name} for row in rows]
+
+
+def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
+    """Score against ``mmbench_dev_20230712.tsv``; rows without a reply are wrong."""
+    rows = read_table(find_file(data, ("mmbench_dev_20230712.tsv", "*.tsv"), "table"))
+    read = read_answers(answers, allow_errors)
+    replies = {str(line.get("question_id")): str(field(line, "text", answers)) for line in read.lines}
+    items = [_item(row, replies.get(row["index"])) for row in rows]
+    missing = sum(item.reply is None for item in items)
+    if missing == len(items):
+        raise ScoreError(f"{answers} answers no row of the table")
+    notes = (*read.notes, f"{missing} of {len(items)} rows have no reply and count as wrong") if missing else read.notes
+    return _summary(items, read.failed, notes)
+
+
+def _item(row: Row, reply: str | None) -> Item:
+    choices = {letter: row[letter] for letter in LETTERS if row.get(letter)}
+    # Lenient matching reads replies back from a spreadsheet, where an empty cell is the text "nan".
+    in_sheet = "nan" if reply is None or reply in MISSING else reply
+    return Item(row, reply, infer_choice(in_sheet, choices))
+
+
+def _summary(items: list[Item], failed: int, notes: tuple[str, ...]) -> Score:
+    first = [item for item in items if item.first_pass]
+    exact, exact_first = _share([item.exact for item in items]), _share([item.exact for item in first])
+    per_category = {name: _share([item.exact for item in part]) for name, part in _by(items, "category").items()}
+    whole_groups = _circular(items)
+    circular = _report(first, [whole_groups[item.index] for item in first])
+    metrics = {
+        "rows": len(items),
+        "exact_letter_accuracy": exact,
+        "exact_letter_accuracy_first_pass_rows": exact_first,
+        "exact_letter_accuracy_per_category": per_category,
+        "vlmevalkit_exact_matching": {
+            "circular": circular,
+            "vanilla_all_rows": _report(items, [item.lenient for item in items]),
+            "vanilla_first_pass_rows": _report(first, [item.lenient for item in first]),
+            "circular_groups": len(first),
+        },
+    }
+    errors = {
+        "exact_letter_accuracy": binomial_stderr(exact, len(items)),
+        "exact_letter_accuracy_first_pass_rows": binomial_stderr(exact_first, len(first)),
+        "circular": binomial_stderr(circular["Overall"], len(first)),
+    }
+    return Score(
+        benchmark="mmbench",
+        metrics=metrics,
+        stderr=errors,
+        n=len(items),
+        headline=Headline("circular accuracy", 100 * circular["Overall"], 100 * errors["circular"]),
+        table=_table(items, first, metrics, errors),
+        failed=failed,
+        notes=notes,
+        items=[_describe(item, whole_groups[item.index % ROTATION]) for item in items],
+        uploads={"mmbench_upload.xlsx": _upload(items)},
+    )
+
+
+def _share(values: Sequence[bool]) -> float:
+    return ratio(sum(values), len(values))
+
+
+def _by(items: Sequence[Item], column: str) -> dict[str, list[Item]]:
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        if item.row.get(column):
+            groups[item.row[column]].append(item)
+    return {name: groups[name] for name in sorted(groups)}
+
+
+def _circular(items: Sequence[Item]) -> dict[int, bool]:
+    """Question -> whether all of its rotations are right."""
+    groups: dict[int, bool] = {}
+    for item in items:
+        question = item.index % ROTATION
+        groups[question] = groups.get(question, True) and item.lenient
+    return groups
+
+
+def _report(items: Sequence[Item], right: Sequence[bool]) -> dict[str, Any]:
+    """Overall, per level-2 category (abbreviated) and per category."""
+    hits = dict(zip(map(id, items), right, strict=True))
+    report: dict[str, Any] = {"split": items[0].row.get("split", "none") if items else "none", "Overall": _share(right)}
+    for column in ("l2-category", "category"):
+        for name, part in _by(items, column).items():
+            report[ABBREVIATIONS.get(name, name)] = _share([hits[id(item)] for item in part])
+    return report
+
+
+def _table(items: list[Item], first: list[Item], metrics: dict[str, Any], errors: dict[str, float]) -> Table:
+    circular = metrics["vlmevalkit_exact_matching"]["circular"]["Overall"]
+    kinds = (
+        ("circular (lenient, all rotations)", first, circular, "circular"),
+        ("exact letter, all rows", items, metrics["exact_letter_accuracy"], "exact_letter_accuracy"),
+        ("exact letter, first pass", first, metrics["exact_letter_accuracy_first_pass_rows"],
+         "exact_letter_accuracy_first_pass_rows"),
+    )  # fmt: skip
+    rows = tuple((label, len(part), 100 * share, 100 * errors[name]) for label, part, share, name in kinds)
+    return Table(("accuracy", "n", "%", "s.e."), rows)
+
+
+def _describe(item: Item, circular: bool) -> dict[str, Any]:
+    return {"index": item.index, "reply": item.reply, "extracted": item.extracted, "exact": item.exact,
+            "lenient": item.lenient, "circular": circular}  # fmt: skip
+
+
+def _upload(items: Sequence[Item]) -> bytes:
+    """The sheet for MMBench's server: the table without its dropped columns, predictions behind the options."""
+    columns = [name for name in items[0].row if name not in DROPPED]
+    columns.insert(6, "prediction")
+    rows = [[_cell(name, item) for name in columns] for item in items]
+    return workbook([columns, *rows])
+
+
+def _cell(name: str, item: Item) -> str | int | None:
+    if name == "prediction":
+        return item.reply or None
+    if name == "index":
+        return item.index
+    return item.row[name] or None
