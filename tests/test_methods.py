@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -127,3 +129,9 @@ def test_grid_is_row_major():
 def test_impossible_layouts_are_refused(build):
     with pytest.raises(ValueError):
         build()
+
+
+def test_importing_the_library_does_not_import_transformers():
+    """Starting transformers takes seconds; who only wants a selection should not wait."""
+    check = "import sys, vlm_pruner; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

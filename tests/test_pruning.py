@@ -182,6 +182,19 @@ def test_speculative_decoding_gives_the_same(model, one):
     assert drafted[0, -8:].tolist() == plain[0].tolist()
 
 
+def test_speculative_decoding_gives_the_same_behind_padding(model):
+    """The padding that a shortened cache carries is taken back with the tokens."""
+    tokens = prompt()
+    tokens = [*tokens, *tokens[-6:]]
+    padded = inputs(tokens, images=[0])
+    padded["input_ids"] = torch.cat([torch.zeros(1, 3).long(), padded["input_ids"]], 1)
+    padded["attention_mask"] = torch.cat([torch.zeros(1, 3).long(), padded["attention_mask"]], 1)
+    plain, _, _, _ = generate(model, inputs(tokens, images=[0]), METHOD, new=8)
+    with vp.prune(model, METHOD):
+        drafted = model.generate(**padded, do_sample=False, max_new_tokens=8, prompt_lookup_num_tokens=3)
+    assert drafted[0, -8:].tolist() == plain[0].tolist()
+
+
 def test_eager_attention_agrees(one):
     sdpa, eager = tiny_llava("sdpa"), tiny_llava("eager")
     assert_same(generate(sdpa, one, METHOD), generate(eager, one, METHOD))

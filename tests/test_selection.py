@@ -161,6 +161,7 @@ def test_identical_tokens_are_kept_in_order_of_index():
     selection = CentrifugalPruner(keep_tokens=6).select(torch.ones(12, 8), torch.ones(12, 8), layout, 6)
     assert selection.pivots.tolist() == [0, 1, 2, 3]
     assert len(selection.indices.unique()) == 6
+    assert selection.nearest[selection.indices].tolist() == list(range(6)), "a kept token is its own nearest"
 
 
 def test_the_whole_picture_can_be_selected():

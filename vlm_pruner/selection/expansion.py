@@ -101,8 +101,9 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
     """One round: candidates in order of redundancy, judged in batches against the kept set as it grows.
 
     Between two additions no score changes, so all batches up to the next candidate below the threshold are passed
-    over at once: a round costs as many steps as it keeps batches, whatever the batch size. Returns the lowest
-    score at the round's start. Ties are broken by the lowest index.
+    over at once: a round costs as many steps as it keeps batches, whatever the batch size. That a round ends when
+    its first batch adds nothing needs no rule: that batch has the lowest scores. Returns the lowest score at the
+    round's start. Ties are broken by the lowest index.
     """
     candidates = kept.free.nonzero().squeeze(1)
     ranked, order = kept.redundancy()[candidates].sort(stable=True)
@@ -114,8 +115,6 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
         if below.numel() == 0:
             break
         batch_start = start + int(below[0]) // token_batch * token_batch
-        if start == 0 and batch_start > 0:
-            break  # the round's first batch adds nothing, which ends it
         batch = slice(batch_start - start, batch_start - start + token_batch)
         kept.add(_accept(candidates[batch], scores[batch], threshold, budget - kept.size))
         start = batch_start + token_batch
