@@ -1,0 +1,93 @@
+"""What the README promises is there: its Python runs, its commands and files exist, CI runs its test command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vlm_pruner.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def llava(tmp_path: Path) -> Path:
+    """A LLaVA-1.5 folder in transformers' layout: random weights, 576 visual tokens, four layers."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from playground.mini.tokenizer import build
+
+    torch.manual_seed(0)
+    tokenizer = build()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**vision, image_size=336, patch_size=14),
+        text_config=LlamaConfig(**text, vocab_size=len(tokenizer), **special),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    crop = {"height": 336, "width": 336}
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=crop),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ).save_pretrained(tmp_path)
+    Image.new("RGB", (400, 300), "red").save(tmp_path / "picture.jpg")
+    return tmp_path
+
+
+def test_the_ten_lines_run_as_they_stand(llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a tiny model in place of the download, and on the CPU."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1 and len(blocks[0].splitlines()) <= 12
+    code = blocks[0]
+    for written, here in (
+        ("llava-hf/llava-1.5-7b-hf", str(llava)),
+        ("picture.jpg", str(llava / "picture.jpg")),
+        ("float16", "float32"),
+        ("cuda", "cpu"),
+        ("max_new_tokens=64", "max_new_tokens=4"),
+    ):
+        assert written in code
+        code = code.replace(written, here)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    kept = re.search(r"^\[([\d, ]+)\]$", capsys.readouterr().out, re.MULTILINE)
+    assert kept is not None and len(kept[1].split(",")) == 64
+
+
+def test_links_and_scripts_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    scripts = re.findall(r"bash (scripts/\S+?\.sh)", README)
+    assert links and scripts
+    for path in [*links, *scripts]:
+        assert (ROOT / path).exists(), f"README names {path}, which does not exist"
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert "bash scripts/test.sh" in README
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
+    assert commands[-1] == "bash scripts/test.sh"
+    assert commands[0] == "set -euo pipefail", "a failure must fail the build"
+
+
+def test_the_demo_script_calls_a_command_that_exists() -> None:
+    called = re.search(r"vlm-pruner (\S+) ", (ROOT / "scripts" / "demo.sh").read_text())
+    assert called is not None and called[1] in COMMANDS
