@@ -37,10 +37,21 @@ def hardware() -> dict[str, Any]:
     seen = torch is not None and torch.cuda.is_available()
     return {
         "machine": platform.machine(),
+        "processor": processor(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch_threads": torch.get_num_threads() if torch is not None else None,
         "accelerator": torch.cuda.get_device_name(0) if torch is not None and seen else None,
     }
+
+
+def processor() -> str | None:
+    """The processor's name. On Linux `platform` does not know it, the kernel does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, None) or platform.processor() or None
 
 
 def _version(name: str) -> str | None:
