@@ -12,39 +12,25 @@ While decoding, the layers from K on hold a shorter cache than the ones before, 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-import torch
 from torch import Tensor, nn
 
 from vlm_pruner import adapters
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
-from vlm_pruner.packing import Packing, join_keys, visible_keys
-from vlm_pruner.receipts import ImageReceipt, Receipt
+from vlm_pruner.packing import join_keys, visible_keys
+from vlm_pruner.receipts import Receipt
 from vlm_pruner.short_caches import ShortCache, ShortCaches
+from vlm_pruner.shortening import Task, check_inside, image_receipt, plan, shorten
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
 
 
 class PruningWarning(UserWarning):
     """Pruning was asked for and did nothing."""
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One visual span of a row, and the number of its tokens to keep."""
-
-    row: int
-    span: VisualSpan
-    budget: int
-
-    @property
-    def keeps_all(self) -> bool:
-        return self.budget == self.span.length
 
 
 class _KeyTap:
@@ -82,7 +68,7 @@ class DecoderPruning:
         self.receipts: list[Receipt] = []
         self._hooks: list[Any] = []
         self._caches = ShortCaches()
-        self._expected: list[list[_Task]] | None = None
+        self._expected: list[Task] = []
         self._tap: _KeyTap | None = None
         self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running
         self._warned = False
@@ -101,7 +87,8 @@ class DecoderPruning:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._expected = self._tap = self._replacements = None
+        self._expected = []
+        self._tap = self._replacements = None
         _ACTIVE.discard(self.decoder)
 
     def expect(self, spans: list[list[VisualSpan]]) -> None:
@@ -109,106 +96,60 @@ class DecoderPruning:
 
         Raises PruningError, before the model runs, if a span has fewer tokens than are to be kept.
         """
-        self._expected = [
-            [self._task(row, number, span) for number, span in enumerate(row_spans)]
-            for row, row_spans in enumerate(spans)
-        ]
-
-    def _task(self, row: int, number: int, span: VisualSpan) -> _Task:
-        if number > 0 and self.method.first_image_only:
-            return _Task(row, span, span.length)
-        return _Task(row, span, self.method.budget(span.length, self.released_rounding))
+        self._expected = plan(spans, self.method, self.released_rounding)
 
     # Hooks, in the order in which they run. Each gets a decoder layer's arguments and may return others.
 
     def _before_last_long_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._tap = self._replacements = None
-        if self._expected is None or all(task.keeps_all for row in self._expected for task in row):
+        if all(task.keeps_all for task in self._expected):
             return None
         self._tap = _KeyTap(kwargs.get("past_key_values"))
         return args, {**kwargs, "past_key_values": self._tap}
 
     def _before_first_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        expected, self._expected = self._expected, None
+        tasks, self._expected = self._expected, []
         tap, self._tap = self._tap, None
         hidden = args[0] if args else kwargs["hidden_states"]
         rows, length = hidden.shape[:2]
-        cache = kwargs.get("past_key_values")
-        full = 0 if cache is None else int(cache.get_seq_length(self.method.layer - 1)) - length
-        held = 0 if cache is None else int(cache.get_seq_length(self.method.layer))
-        state = self._caches.recall(cache, rows=rows, full=full, held=held)
-        tasks = self._checked_tasks(expected, rows, length)
+        check_inside(tasks, rows, length)
+        full, held = self._cached_tokens(kwargs.get("past_key_values"), length)
+        state = self._caches.recall(kwargs.get("past_key_values"), rows=rows, full=full, held=held)
+        dense = tap is None and state is None  # nothing to drop, nothing was dropped: the decoder is left alone
+        selections: list[Selection | None] = [None] * len(tasks)
+        if not dense:
+            visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
+            past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
+            self._replacements = {}
+            if tap is not None:
+                assert tap.keys is not None, "the layer before the pruned one did not hand its keys to the cache"
+                short = shorten(hidden, tap.keys, new, tasks, self.method)
+                hidden, new, selections = short.hidden, short.packing.valid, short.selections
+                phases = tuple(short.packing.gather(part) for part in kwargs["position_embeddings"])
+                self._replacements["position_embeddings"] = phases
+            keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
+            self._see(kwargs.get("past_key_values"), hidden, keys, full + length - held - hidden.shape[1])
+        if tasks or full == 0:  # a prefill
+            self._write_receipt(tasks, selections, rows, length, hidden.shape[1])
+        return None if dense else _with(args, {**kwargs, **(self._replacements or {})}, hidden)
 
-        if tap is None and state is None:  # nothing to drop, nothing was dropped: the decoder is left alone
-            if tasks or full == 0:
-                self._write_receipt(tasks, [None] * len(tasks), rows, length, length)
-            return None
+    def _cached_tokens(self, cache: Any, new: int) -> tuple[int, int]:
+        """Tokens in the cache before this call: in the layers before K, which have added its `new` ones, and from K."""
+        if cache is None:
+            return 0, 0
+        return int(cache.get_seq_length(self.method.layer - 1)) - new, int(cache.get_seq_length(self.method.layer))
 
-        visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
-        past = state.visible if state else None if visible is None else visible[:, :full]
-        new = None if visible is None else visible[:, full:]
-        replacements: dict[str, Any] = {}
-        if tap is not None:
-            assert tap.keys is not None, "the layer before the pruned one did not hand its keys to the cache"
-            hidden, packing, selections = self._shorten(hidden, tap.keys, new, tasks)
-            new = packing.valid
-            replacements["position_embeddings"] = tuple(packing.gather(x) for x in kwargs["position_embeddings"])
-            self._write_receipt(tasks, selections, rows, length, packing.length)
-        elif tasks:
-            self._write_receipt(tasks, [None] * len(tasks), rows, length, length)
-        keys = join_keys(past, new, rows, held, hidden.shape[1])
-        replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
+    def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
+        """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""
+        assert self._replacements is not None
+        self._caches.remember(cache, ShortCache(keys, gap))
+        self._replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
         # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
         # The rotary phases, which stay those of the long sequence, are in position_embeddings.
-        replacements["position_ids"] = None
-        self._caches.remember(cache, ShortCache(keys, full + length - held - hidden.shape[1]))
-        self._replacements = replacements
-        if args:
-            return (hidden, *args[1:]), {**kwargs, **replacements}
-        return args, {**kwargs, **replacements, "hidden_states": hidden}
+        self._replacements["position_ids"] = None
 
     def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None if self._replacements is None else (args, {**kwargs, **self._replacements})
-
-    # Their parts.
-
-    def _checked_tasks(self, expected: list[list[_Task]] | None, rows: int, length: int) -> list[_Task]:
-        if expected is None:
-            return []
-        if len(expected) != rows:
-            raise PruningError(f"visual spans were given for {len(expected)} rows, but the batch has {rows}")
-        tasks = [task for row in expected for task in sorted(row, key=lambda task: task.span.start)]
-        for task in tasks:
-            if task.span.stop > length:
-                raise PruningError(
-                    f"row {task.row}: visual tokens {task.span.start}..{task.span.stop - 1} lie outside the sequence "
-                    f"of {length} tokens; prefill the whole prompt in one forward call"
-                )
-        return tasks
-
-    def _shorten(
-        self, hidden: Tensor, keys: Tensor, visible: Tensor | None, tasks: list[_Task]
-    ) -> tuple[Tensor, Packing, list[Selection | None]]:
-        """Select, merge and pack. hidden: [B, T, d]; keys: [B, heads, T, head size]; visible: bool [B, T] or None."""
-        keep = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-        if visible is not None:
-            keep &= visible.to(keep.device)
-        hidden = hidden.clone()
-        selections: list[Selection | None] = []
-        for task in tasks:
-            selection = None
-            if not task.keeps_all:
-                part = slice(task.span.start, task.span.stop)
-                tokens = hidden[task.row, part]
-                token_keys = keys[task.row, :, part].transpose(0, 1).flatten(1).to(hidden.device)
-                selection = self.method.select(tokens, token_keys, task.span.layout, task.budget)
-                stays = selection.indices + task.span.start
-                hidden[task.row, stays] = self.method.merge(tokens, selection)
-                keep[task.row, part] = False
-                keep[task.row, stays] = True
-            selections.append(selection)
-        packing = Packing.of(keep)
-        return packing.gather(hidden), packing, selections
 
     def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
         """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
@@ -224,10 +165,10 @@ class DecoderPruning:
         )
 
     def _write_receipt(
-        self, tasks: list[_Task], selections: list[Selection | None], rows: int, before: int, after: int
+        self, tasks: list[Task], selections: list[Selection | None], rows: int, before: int, after: int
     ) -> None:
-        images = [self._image_receipt(*pair) for pair in zip(tasks, selections, strict=True)]
         method = self.method
+        images = [image_receipt(task, chosen, method) for task, chosen in zip(tasks, selections, strict=True)]
         self.receipts.append(Receipt(method.name, method.config(), method.layer, rows, before, after, images))
         if not images and not self._warned:
             self._warned = True
@@ -237,22 +178,10 @@ class DecoderPruning:
                 stacklevel=2,
             )
 
-    def _image_receipt(self, task: _Task, selection: Selection | None) -> ImageReceipt:
-        every = list(range(task.span.length))
-        indices = every if selection is None else selection.indices.tolist()
-        return ImageReceipt(
-            row=task.row,
-            span=(task.span.start, task.span.length),
-            layer=self.method.layer,
-            method=self.method.name,
-            n_before=task.span.length,
-            n_after=len(indices),
-            indices=indices,
-            order=every if selection is None else selection.order.tolist(),
-            coords=task.span.layout.coords[indices].tolist(),
-            pivots=[] if selection is None or selection.pivots is None else selection.pivots.tolist(),
-            nearest=None if selection is None or selection.nearest is None else selection.nearest.tolist(),
-        )
+
+def _with(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A layer's arguments with other hidden states, wherever they stood."""
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
 
 def _check_decoder(decoder: nn.Module, method: Pruner) -> None:
