@@ -129,6 +129,16 @@ def test_ocrbench_results() -> None:
         assert [item["result"] for item in score.items] == expected
 
 
+def test_ocrbench_answer_lines_are_joined_with_the_questions(tmp_path: Path) -> None:
+    """Our generators write one line per question; the result file is the released loader's."""
+    folder, cases = expectations("ocrbench")
+    entries = json.loads((folder / cases["small"]["results"]).read_text(encoding="utf-8"))
+    lines = [{"question_id": entry["id"], "text": entry["predict"]} for entry in entries]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score = scoring.get("ocrbench")(folder, tmp_path / "answers.jsonl")
+    assert [item["result"] for item in score.items] == cases["small"]["result"]
+
+
 def test_seed_upload_lines() -> None:
     for score, case in scored("seed"):
         if case["upload"] is None:

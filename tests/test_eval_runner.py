@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -110,24 +111,43 @@ def test_a_finished_run_asks_nothing_again(world: Path) -> None:
     assert evaluate.main(model_vqa_loader.TASK, flags(world), refuse) == 0
 
 
-def test_killed_at_random_moments_the_file_is_that_of_an_undisturbed_run(world: Path) -> None:
+def test_killed_at_random_moments_the_file_is_that_of_an_undisturbed_run(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_questions(world, [question(number % 50) for number in range(800)])
     run(world)
+    monkeypatch.setenv("STUB_DELAY", "0.004")
     generator = random.Random(0)
-    command = [sys.executable, str(TESTS / "eval_stub.py"), *flags(world, "--batch-size", "2", answers="killed.jsonl")]
-    environment = {**os.environ, "STUB_DELAY": "0.02", "PYTHONPATH": f"{TESTS.parent}"}
     answers = world / "killed.jsonl"
-    kills = 0
-    for _ in range(40):
-        before = answers.stat().st_size if answers.exists() else 0
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (answers.stat().st_size if answers.exists() else 0) == before:
-            time.sleep(0.002)
-        time.sleep(generator.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        if answers.read_bytes() == (world / "answers.jsonl").read_bytes():
-            break
-    assert kills >= 3
+    kills, sizes = 0, set()
+    for _ in range(30):
+        process = multiprocessing.get_context("fork").Process(
+            target=run, args=(world, "--batch-size", "2"), kwargs={"answers": answers.name}
+        )
+        process.start()
+        process.join(generator.uniform(0.01, 0.12))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        sizes.add(answers.stat().st_size if answers.exists() else 0)
+    assert kills >= 20 and len(sizes) >= 5, "the kills did not fall into the run"
+    assert run(world, answers=answers.name) == 0
+    assert answers.read_bytes() == (world / "answers.jsonl").read_bytes()
+
+
+def test_a_killed_program_goes_on(world: Path) -> None:
+    """The same with a whole program, as a user would run it."""
+    run(world)
+    command = [sys.executable, str(TESTS / "eval_stub.py"), *flags(world, answers="killed.jsonl")]
+    environment = {**os.environ, "STUB_DELAY": "0.05", "PYTHONPATH": f"{TESTS.parent}"}
+    answers = world / "killed.jsonl"
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (answers.exists() and answers.stat().st_size):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len(read(answers)) < 24
+    assert subprocess.run(command, env={**environment, "STUB_DELAY": "0"}, stderr=subprocess.DEVNULL).returncode == 0
     assert answers.read_bytes() == (world / "answers.jsonl").read_bytes()
 
 
@@ -146,7 +166,7 @@ def test_answers_of_unknown_origin_are_refused(world: Path, capsys: pytest.Captu
     run(world)
     (world / "answers.jsonl.meta.json").unlink()
     assert run(world) == 2
-    assert "no answers.jsonl.meta.json" in capsys.readouterr().err
+    assert "no readable answers.jsonl.meta.json" in capsys.readouterr().err
     (world / "answers.jsonl").write_text('{"question_id": 1, "text": "yes"}\n{"question_id": 2, "text": "no"}\n')
     assert run(world) == 2
     assert "is not an answer of this program" in capsys.readouterr().err
@@ -262,6 +282,7 @@ BAD_FLAGS = [
     (["--chunk-idx", "3"], "--chunk-idx 3"),
     (["--image-folder", "nowhere"], "nowhere is not a folder"),
     (["--question-file", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+    (["--answers-file", "/dev/null/answers.jsonl"], "cannot be written"),
 ]
 
 

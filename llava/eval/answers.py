@@ -95,9 +95,12 @@ class AnswerFile:
 
     def _check_same_run(self) -> None:
         remedy = "choose another --answers-file, or delete this one to start afresh"
-        if not self.sidecar.is_file():
-            raise UsageError(f"{self.path} has answers, but no {self.sidecar.name} that says what made them; {remedy}")
-        before, now = json.loads(self.sidecar.read_text(encoding="utf-8"))["config"], self._run["config"]
+        try:
+            before = json.loads(self.sidecar.read_text(encoding="utf-8"))["config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            missing = f"{self.path} has answers, but no readable {self.sidecar.name} that says what made them"
+            raise UsageError(f"{missing}; {remedy}") from None
+        now = json.loads(json.dumps(self._run["config"]))
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
             shown = "; ".join(f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}" for name in changed)

@@ -33,10 +33,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Prepared:
     """One question as tensors.
 
-    input_ids: [T] long, one id -200 per picture. pixels: [3, H, W] or [tiles, 3, H, W]; None for a text-only question.
+    index: the question's place in its file. input_ids: [T] long, one id -200 per picture.
+    pixels: [3, H, W] or [tiles, 3, H, W]; None for a text-only question.
     size: the picture's (width, height) in pixels. start: position of its first visual token.
     """
 
+    index: int
     input_ids: Tensor
     pixels: Tensor | None
     size: tuple[int, int] | None
@@ -93,11 +95,11 @@ class LlavaEngine:
         input_ids = tokenizer_image_token(prompt, self.checkpoint.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
         self._check_length(input_ids)
         if question.image is None:
-            return Prepared(input_ids, None, None, None)
+            return Prepared(question.index, input_ids, None, None, None)
         start = self._image_start(input_ids)
         picture = open_image(self.image_folder, question.image, as_released=self.args.compat == "released")
         pixels = process_images([picture], self.checkpoint.image_processor, self.checkpoint.model.config)[0]
-        return Prepared(input_ids, pixels, picture.size, start)
+        return Prepared(question.index, input_ids, pixels, picture.size, start)
 
     def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
         """Items of equal length share a call; the replies are in the order of the batch."""
@@ -124,10 +126,10 @@ class LlavaEngine:
     def _call(self, batch: Sequence[Prepared]) -> list[str]:
         model, tokenizer, args = self.checkpoint.model, self.checkpoint.tokenizer, self.args
         if args.temperature > 0:
-            torch.manual_seed(args.seed)  # for every item anew: an answer does not depend on where a run was resumed
+            torch.manual_seed(args.seed + batch[0].index)  # batches of one: answers do not depend on resuming
         images = None
         if batch[0].pixels is not None:
-            images = torch.stack([item.pixels for item in batch]).to(model.device, model.dtype)  # type: ignore[misc]
+            images = torch.stack([item.pixels for item in batch]).to(model.device, model.dtype)
         output = model.generate(
             torch.stack([item.input_ids for item in batch]).to(model.device),
             images=images,
@@ -138,6 +140,7 @@ class LlavaEngine:
             num_beams=args.num_beams,
             max_new_tokens=args.max_new_tokens,
             use_cache=True,
+            pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         )
         return [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
 

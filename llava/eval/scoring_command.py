@@ -27,7 +27,7 @@ def run(
     add_output_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        return report(score(args), args.result_file, args.json, args.upload)
+        return report(score(args), args.result_file, args)
     except (ValueError, OSError) as error:
         print(f"{name}: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT

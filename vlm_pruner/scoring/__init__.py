@@ -21,7 +21,7 @@ def get(benchmark: str) -> Callable[..., Score]:
     """The scorer of one benchmark: ``scorer(data_dir, answers_file, allow_errors=0) -> Score``."""
     if benchmark not in MODULES:
         raise ScoreError(f"no benchmark is called {benchmark!r}; there are: {', '.join(MODULES)}")
-    return import_module(MODULES[benchmark]).score  # type: ignore[no-any-return]
+    return import_module(MODULES[benchmark]).score
 
 
 __all__ = ["MODULES", "Headline", "Score", "ScoreError", "Table", "get"]

@@ -54,7 +54,7 @@ class Score:
     uploads: dict[str, bytes] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the uploads, ready for ``json.dump``."""
+        """Everything but items and uploads, ready for ``json.dump``."""
         headline = {"name": self.headline.name, "value": self.headline.value, "stderr": self.headline.stderr}
         return {
             "benchmark": self.benchmark,
@@ -64,7 +64,6 @@ class Score:
             "n": self.n,
             "failed": self.failed,
             "notes": list(self.notes),
-            "items": self.items,
         }
 
     def render(self) -> str:

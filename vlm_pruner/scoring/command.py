@@ -31,27 +31,37 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-errors", type=int, default=0, metavar="N",
         help="score although up to N items failed while generating; they count as empty replies",
     )  # fmt: skip
+    parser.add_argument("--items", metavar="OUT", help="write what was read from each reply here, one object per line")
     parser.add_argument("--upload", metavar="DIR", help="write the files that the benchmark's server takes here")
 
 
 def run(args: argparse.Namespace) -> int:
-    score = scoring.get(args.benchmark)(args.data, args.answers, allow_errors=args.allow_errors)
-    return report(score, args.answers, args.json, args.upload)
+    try:
+        score = scoring.get(args.benchmark)(args.data, args.answers, allow_errors=args.allow_errors)
+    except KeyError as error:
+        raise ScoreError(f"{args.data} is not {args.benchmark}'s data, or is incomplete: {error} is missing") from error
+    return report(score, args.answers, args)
 
 
-def report(score: Score, answers: str, out: str | None, upload: str | None = None) -> int:
-    """Print the table, write the JSON and the upload files; the exit code."""
+def report(score: Score, answers: str, output: argparse.Namespace) -> int:
+    """Print the table and write what the flags of `add_output_arguments` ask for; the exit code."""
     print(score.render())
-    if out:
+    if output.json:
         document = {**score.as_json(), "answers": str(answers), "run": run_description(answers)}
-        _write(Path(out), (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
-    if upload:
+        _write(Path(output.json), _dump(document, indent=1))
+    if output.items:
+        _write(Path(output.items), b"".join(_dump(item) for item in score.items))
+    if output.upload:
         if not score.uploads:
-            raise ScoreError(f"{score.benchmark} has no server to upload to; leave --upload out")
+            raise ScoreError(f"{score.benchmark} has no upload file (none exists, or answers are missing)")
         for name, content in score.uploads.items():
-            _write(Path(upload) / name, content)
-            print(f"upload file: {Path(upload) / name}")
+            _write(Path(output.upload) / name, content)
+            print(f"upload file: {Path(output.upload) / name}")
     return 0
+
+
+def _dump(document: object, indent: int | None = None) -> bytes:
+    return (json.dumps(document, indent=indent, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def run_description(answers: str | Path) -> dict | None:

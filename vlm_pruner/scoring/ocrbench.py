@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, read_json
+from vlm_pruner.scoring.records import Record, field, find_file, read_json, read_jsonl
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
 
 RECOGNITION = (
@@ -37,11 +37,11 @@ def _normalise(dataset: str, text: str) -> str:
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score a result file: the question list with a ``predict`` in each entry. ``data`` is not needed.
+    """Score a result file: the question list with a ``predict`` in each entry. Entries without it stay in the divisor.
 
-    Entries without ``predict`` are skipped but stay in the divisor.
+    An answer file (one line per question) is joined with ``OCRBench/OCRBench.json`` of ``data`` first.
     """
-    entries = read_json(answers)
+    entries = _join(data, answers) if Path(answers).suffix == ".jsonl" else read_json(answers)
     if not isinstance(entries, list) or not entries:
         raise ScoreError(f"{answers} is not OCRBench's result file: a JSON list of questions with 'predict'")
     failed = [entry for entry in entries if entry.get("error")]
@@ -54,6 +54,18 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     if all(item["result"] is None for item in items):
         raise ScoreError(f"{answers}: no entry has a 'predict'; generate answers first")
     return _summary(items, len(failed))
+
+
+def _join(data: str | Path, answers: str | Path) -> list[Record]:
+    questions = read_json(find_file(data, ("OCRBench/OCRBench.json", "OCRBench.json"), "questions"))
+    lines = {str(line.get("question_id")): line for line in read_jsonl(answers)}
+    return [{**entry, **_reply(lines.get(str(field(entry, "id", data))))} for entry in questions]
+
+
+def _reply(line: Record | None) -> Record:
+    if line is None:
+        return {}
+    return {"predict": line.get("text", ""), **({"error": line["error"]} if line.get("error") else {})}
 
 
 def _item(entry: Record, path: str | Path) -> dict[str, Any]:
