@@ -17,7 +17,7 @@ from vlm_pruner.cli import main
 from vlm_pruner.report.picture import PATCH
 
 KINDS = ("existence", "attribute", "reading")
-FILES = ("answers.jsonl", "kept.png", "results.json")
+FILES = ("answers.jsonl", "kept.png", "results.json", "table.txt")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,7 @@ def test_the_command_writes_table_results_and_picture(
     assert demo_run.run(arguments(checkpoint, data, tmp_path)) == 0
     printed = capsys.readouterr().out
     assert all(len(line) <= 80 for line in printed.splitlines() if "/" not in line)  # paths are as long as they are
+    assert (tmp_path / "table.txt").read_text() in printed
     for name in ("dense", "random", "VLM-Pruner B=16", "VLM-Pruner"):
         assert any(line.startswith(name) for line in printed.splitlines())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
@@ -214,6 +215,7 @@ def test_a_run_that_was_stopped_goes_on(
         (["--batch-size", "-1"], "--batch-size is -1"),
         (["--data", "nowhere"], "question file not found: nowhere"),
         (["--questions", "13"], "cannot draw 13 questions: there are 12"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(

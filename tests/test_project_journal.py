@@ -110,6 +110,8 @@ def test_arms_are_interleaved_and_take_turns(tmp_path: Path) -> None:
 def test_random_draws_anew_for_every_batch(tmp_path: Path) -> None:
     arm = make_arms(["random"], [64], 576)[0]
     assert arm.method_for(0) == arm.method != arm.method_for(1) == arm.method_for(1)
+    other = make_arms(["random"], [64], 576, seed=1)[0]
+    assert other.method_for(0) not in [arm.method_for(draw) for draw in range(100)]
 
 
 @pytest.mark.parametrize(

@@ -67,17 +67,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate all arms, print the table, write results.json, answers.jsonl and kept.png into --out."""
+    """Evaluate all arms, print the table, write it, results.json, answers.jsonl and kept.png into --out."""
     started = time.perf_counter()
     _check_numbers(args)
     _check_checkpoint(args.model)
     questions = balanced_sample(read_questions(find_questions(args.data)), args.questions, args.seed)
-    print(f"loading {_shown(args.model)}", file=sys.stderr, flush=True)
     from vlm_pruner.bench.arms import make_arms
-    from vlm_pruner.bench.llava_answerer import LlavaAnswerer
+    from vlm_pruner.bench.llava_answerer import LlavaAnswerer, check_device
 
+    check_device(args.device)
+    print(f"loading {_shown(args.model)}", file=sys.stderr, flush=True)
     answerer = LlavaAnswerer.load(args.model, args.device)
-    arms = make_arms(args.methods, args.budgets, answerer.side**2)
+    arms = make_arms(args.methods, args.budgets, answerer.side**2, args.seed)
     header = _describe_config(args, arms, questions)
     records, journal_file = _answer(answerer, arms, questions, args, header)
     report(answerer, arms, questions, records, header, args.out, started)
@@ -174,14 +175,16 @@ def report(
     out: Path,
     started: float,
 ) -> None:
-    """Print the table, write results.json and kept.png."""
+    """Print the table, write table.txt, results.json and kept.png."""
     from vlm_pruner.bench.summary import summarise
     from vlm_pruner.provenance import environment
     from vlm_pruner.report.examples import draw_examples
 
     summaries = summarise(arms, records)
     vision = answerer.vision_seconds / max(answerer.pictures, 1)
-    print(_text(summaries, questions, header, vision))
+    text = _text(summaries, questions, header, vision)
+    print(text)
+    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
     picture = draw_examples(answerer, arms, questions, records)
     small = picture.quantize(256, method=Image.Quantize.FASTOCTREE)  # a fifth of the bytes, good enough to the eye
     small.save(out / "kept.png", optimize=True)
@@ -196,7 +199,7 @@ def report(
         "arms": [summary.describe() for summary in summaries],
     }
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    names = [out / "results.json", out / "answers.jsonl", out / "kept.png"]
+    names = [out / name for name in ("table.txt", "results.json", "answers.jsonl", "kept.png")]
     print(
         f"\n{time.perf_counter() - started:.0f} s in all; written:", *(f"  {_shown(name)}" for name in names), sep="\n"
     )

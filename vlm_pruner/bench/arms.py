@@ -10,6 +10,7 @@ import vlm_pruner as vp
 from vlm_pruner.methods import Pruner
 
 DENSE = "dense"
+DRAWS = 1_000_000  # more than any run has batches
 PUBLISHED = "vlm-pruner-16"
 LABELS = {DENSE: "dense", "random": "random", PUBLISHED: "VLM-Pruner B=16", "vlm-pruner": "VLM-Pruner"}
 
@@ -43,26 +44,29 @@ class Arm:
         return {"name": self.name, "label": self.label, "tokens": self.tokens, "settings": settings}
 
 
-def make_arms(names: Iterable[str], budgets: Sequence[int], tokens: int) -> list[Arm]:
+def make_arms(names: Iterable[str], budgets: Sequence[int], tokens: int, seed: int = 0) -> list[Arm]:
     """The dense model first, if it is wanted, then budget by budget one arm per method.
 
     `tokens` is the un-pruned number of a picture's visual tokens. `vlm-pruner-16` is VLM-Pruner with the token batch
     of the paper's tables, every other name is one that `vp.methods.get` knows. Raises ValueError for an unknown name
-    and for a budget outside of 1 .. tokens.
+    and for a budget outside of 1 .. tokens. `seed` is for methods that draw.
     """
     for budget in budgets:
         if not 1 <= budget <= tokens:
             raise ValueError(f"budget {budget} is impossible: a picture has {tokens} visual tokens; use 1 to {tokens}")
     wanted = list(dict.fromkeys(names))
     arms = [Arm(DENSE, tokens)] if DENSE in wanted else []
-    arms += [Arm(name, budget, make_method(name, budget)) for budget in budgets for name in wanted if name != DENSE]
+    wanted = [name for name in wanted if name != DENSE]
+    arms += [Arm(name, budget, make_method(name, budget, seed)) for budget in budgets for name in wanted]
     if not arms:
         raise ValueError("no method to run; name at least one, for example --methods dense,vlm-pruner")
     return arms
 
 
-def make_method(name: str, budget: int) -> Pruner:
+def make_method(name: str, budget: int, seed: int = 0) -> Pruner:
     """The method `name`, keeping `budget` visual tokens of every picture."""
     if name == PUBLISHED:
         return vp.CentrifugalPruner(keep_tokens=budget, token_batch=16)
-    return vp.methods.get(name)(keep_tokens=budget)
+    method = vp.methods.get(name)(keep_tokens=budget)
+    # Runs with neighbouring seeds share no draw, though a run counts upwards from its seed.
+    return replace(method, **{"seed": seed * DRAWS}) if hasattr(method, "seed") else method

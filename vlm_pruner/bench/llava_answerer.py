@@ -133,6 +133,16 @@ class LlavaAnswerer:
         return time.perf_counter()
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError when torch does not know the device or cannot use it here."""
+    try:
+        known = torch.device(device)
+        torch.empty(1, device=known)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an AssertionError
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({reason}); --device cpu always works") from None
+
+
 def cache_bytes(cache: DynamicCache) -> int:
     """Size of all keys and values as they lie in memory."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
