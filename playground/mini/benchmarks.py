@@ -98,7 +98,7 @@ def write_gqa(out: Path, count: int) -> int:
 def write_textvqa(out: Path, count: int) -> int:
     """The number and the word of each scene; ten people agree on the answer."""
     asked, truths = [], []
-    for index, (rng, scene) in enumerate(scenes("textvqa", count)):
+    for index, (_, scene) in enumerate(scenes("textvqa", count)):
         identity = f"{index:016x}"
         name = _save(scene.image, out / "train_images" / f"{identity}.png")
         for question in _readings(scene):

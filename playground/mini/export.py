@@ -103,7 +103,9 @@ def _json(path: Path, content: dict[str, object]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder that playground.mini.train wrote (its state.pt is read)")
-    parser.add_argument("--out", type=Path, default=HERE, help="where checkpoint/ and clip/ go (default: beside this file)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="where checkpoint/ and clip/ go (default: beside this file)"
+    )
     args = parser.parse_args(argv)
     state = torch.load(args.run / "state.pt", weights_only=True)
     model = MiniModel(len(tokenizer.build()))

@@ -1,4 +1,4 @@
-"""What training feeds on: batches of scenes cut to a window of the 24 x 24 grid, with packed questions and patch labels.
+"""What training feeds on: batches of scenes on a window of the 24 x 24 grid, with packed questions and patch labels.
 
 Scenes smaller than the full grid are whole scenes of their own, placed somewhere in the raster: their patches carry
 the position ids of that place. Early lessons are small and cheap, late ones fill the grid.
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from playground.mini.model import Pack, to_pixels
 from playground.mini.questions import EXAM_SHARE, KINDS, Question, ask
+from playground.mini.textures import Gallery
 from playground.mini.tokenizer import build
 from playground.mini.world import COLOR_NAMES, GLYPHS, GRID, PATCH, SHAPES, SIZES, Scene, make_scene, patches_inside
-from playground.mini.textures import Gallery
 
 ALL_KINDS = (*KINDS, "verify")
 IGNORE = -100
@@ -39,7 +39,7 @@ CHOICES = 5
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch. `kinds` long [B, sum Q] index `ALL_KINDS`; `patch_labels` long [B, heads, N]; `centers` float [B, N, 2]."""
+    """A batch. `kinds` long [B, sum Q] into `ALL_KINDS`; `patch_labels` long [B, heads, N]; `centers` float [B, N, 2]."""
 
     pixels: Tensor
     raster: Tensor

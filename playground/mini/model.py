@@ -54,7 +54,7 @@ def decoder_config(vocab_size: int) -> LlamaConfig:
 
 @dataclass(frozen=True)
 class Pack:
-    """Questions of one length about a batch of pictures: `ids`, `labels` long [B, Q, T], -100 where nothing is asked."""
+    """Questions of one length about B pictures: `ids`, `labels` long [B, Q, T], -100 where nothing is asked."""
 
     ids: Tensor
     labels: Tensor
@@ -79,7 +79,7 @@ class MiniModel(nn.Module):
         self.decoder = LlamaForCausalLM(decoder)
 
     def see(self, pixels: Tensor, raster: Tensor) -> Tensor:
-        """Tower features [B, N, tower width] of `pixels` [B, 3, h, w]; `raster` [B, N] are the patches' places in 24 x 24."""
+        """Tower features [B, N, c] of `pixels` [B, 3, h, w]; `raster` [B, N] are the patches' places in 24 x 24."""
         tower = getattr(self.tower, "vision_model", self.tower)
         weight = tower.embeddings.patch_embedding.weight
         batch, _, height, width = pixels.shape
@@ -152,7 +152,7 @@ def _rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """Plain attention, [B, H, T, w] each. On CPUs with bfloat16 products this is several times faster than the fused one."""
+    """Plain attention, [B, H, T, w] each; on CPUs with bfloat16 products several times faster than the fused one."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         length = q.shape[2]

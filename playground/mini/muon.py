@@ -1,4 +1,6 @@
-"""Muon: momentum whose update is made orthogonal by Newton-Schulz steps (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+"""Muon: momentum whose update is made orthogonal by Newton-Schulz steps.
+
+Source: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon.
 
 torch.optim.Muon exists; it walks matrices one by one, and on CPUs that costs more than the forward pass of a model
 this small. Here matrices of one shape are orthogonalised in one batch.

@@ -157,7 +157,9 @@ def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
         return None
     if horizontal:
         side = _pick(rng, ("left", "right"))
-        return Question("relation", f"Is the {name_a} to the {side} of the {name_b}?", _yes((dx < 0) == (side == "left")))
+        return Question(
+            "relation", f"Is the {name_a} to the {side} of the {name_b}?", _yes((dx < 0) == (side == "left"))
+        )
     side = _pick(rng, ("above", "below"))
     return Question("relation", f"Is the {name_a} {side} the {name_b}?", _yes((dy < 0) == (side == "above")))
 

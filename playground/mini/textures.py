@@ -81,7 +81,9 @@ def _fabric(rng: np.random.Generator) -> np.ndarray:
                 draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=ink)
     elif style == 2:
         for _ in range(int(rng.integers(8, 18))):
-            draw.line([tuple(p) for p in rng.integers(0, size, (5, 2)).tolist()], fill=ink, width=int(rng.integers(1, 4)))
+            draw.line(
+                [tuple(p) for p in rng.integers(0, size, (5, 2)).tolist()], fill=ink, width=int(rng.integers(1, 4))
+            )
     elif style == 3:
         for _ in range(int(rng.integers(30, 70))):
             x, y = rng.integers(-8, size, 2)

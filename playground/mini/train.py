@@ -165,7 +165,9 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             with torch.set_grad_enabled(self.tower_learns()):
                 features = self.model.see(lesson.pixels, lesson.raster)
-                side = side_losses(self.head(features).float(), lesson) if self.tower_learns() else features.new_zeros(())
+                side = (
+                    side_losses(self.head(features).float(), lesson) if self.tower_learns() else features.new_zeros(())
+                )
             loss = side
             if self.step >= 0:
                 hidden = self.model.read(features, lesson.raster, lesson.packs)
@@ -221,7 +223,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, pictures: int = 48) -> dict[str, float]:
-        """Exact match by kind on full validation scenes: dense, with 64 random visual tokens, and with none, from layer 2."""
+        """Exact match by kind on full validation scenes: dense, and with 64 random or no visual tokens from layer 2."""
         rng, generator = np.random.default_rng(VALIDATION_SEED), torch.Generator().manual_seed(0)
         scores: dict[str, list[float]] = defaultdict(list)
         for _ in range(pictures // 8):

@@ -202,7 +202,13 @@ class _Canvas:
         for character, advance in zip(text, advances, strict=True):
             # Stroke: the bundled face is thin, and a 14-pixel patch sees little of a thin line.
             draw.text(
-                (left + 1, y + height / 2), character, font=font, fill=ink, anchor="lm", stroke_width=0.6, stroke_fill=ink
+                (left + 1, y + height / 2),
+                character,
+                font=font,
+                fill=ink,
+                anchor="lm",
+                stroke_width=0.6,
+                stroke_fill=ink,
             )
             glyphs.append((left, float(y), left + advance, float(y + height)))
             left += advance
