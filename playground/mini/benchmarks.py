@@ -62,7 +62,9 @@ def write_pope(out: Path, count: int) -> int:
             for question in (_present(rng, scene), absent(rng, scene, category)):
                 number = len(truths) + 1
                 truths.append({"question_id": number, "image": name, "text": question.text, "label": question.answer})
-                line = {"question_id": number, "image": name, "text": question.prompt, "category": category}
+                # The label files count from 1 each; ids of the question file are unique, as the real ones are.
+                unique = number + 1_000_000 * sorted(labels).index(category)
+                line = {"question_id": unique, "image": name, "text": question.prompt, "category": category}
                 asked.append(line)
     for category, truths in labels.items():
         _lines(out / "coco" / f"coco_pope_{category}.json", truths)
