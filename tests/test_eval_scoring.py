@@ -90,6 +90,12 @@ def test_pope_input_that_cannot_be_scored(pope_world: Path, edit: Any, expected:
         pope.score(pope_world, pope_world / "answers.jsonl")
 
 
+def test_pope_repeated_question_ids_are_refused(pope_world: Path) -> None:
+    rewrite(pope_world / "llava_pope_test.jsonl", lambda lines: [*lines, lines[0]])
+    with pytest.raises(ScoreError, match="question id 0 occurs twice"):
+        pope.score(pope_world, pope_world / "answers.jsonl")
+
+
 def test_the_fields_command_gives_the_same_result(pope_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pope_world / "answers.jsonl.meta.json").write_text('{"config": {"seed": 5}}')
     paths = ["--annotation-dir", str(pope_world / "coco"), "--question-file", str(pope_world / "llava_pope_test.jsonl")]

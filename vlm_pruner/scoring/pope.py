@@ -64,8 +64,10 @@ def _places(questions: list[Record], path: Path | str) -> dict[Any, tuple[str, i
     counts: dict[str, int] = defaultdict(int)
     places = {}
     for question in questions:
-        category = str(field(question, "category", path))
-        places[field(question, "question_id", path)] = (category, counts[category])
+        category, question_id = str(field(question, "category", path)), field(question, "question_id", path)
+        if question_id in places:
+            raise ScoreError(f"{path}: question id {question_id!r} occurs twice; answers could not be told apart")
+        places[question_id] = (category, counts[category])
         counts[category] += 1
     return places
 
