@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vlm_pruner import demo_run
+from vlm_pruner.bench import mini
 from vlm_pruner.cli import main
 from vlm_pruner.report.picture import PATCH
 
@@ -162,16 +163,16 @@ def test_the_questions_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest
     """By the world's own command; a folder that a killed run left half-made is not mistaken for them."""
     from vlm_pruner.bench.questions import kinds_of, read_questions
 
-    monkeypatch.setattr(demo_run, "BENCHMARKS", tmp_path)
+    monkeypatch.setattr(mini, "BENCHMARKS", tmp_path)
     (tmp_path / ".unfinished" / "mini" / "images").mkdir(parents=True)
-    path = demo_run.find_questions(None)
+    path = mini.find_questions(None)
     questions = read_questions(path)
     assert len(questions) >= 300 and len(kinds_of(questions)) == 6
     with Image.open(questions[-1].image) as picture:
         assert picture.size == (336, 336)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mini"]
     before = path.stat().st_mtime_ns
-    assert demo_run.find_questions(None).stat().st_mtime_ns == before
+    assert mini.find_questions(None).stat().st_mtime_ns == before
 
 
 def test_batches_hold_prompts_of_one_length(answerer: Any, data: Path) -> None:
@@ -205,6 +206,19 @@ def test_a_run_that_was_stopped_goes_on(
     assert demo_run.run(arguments(checkpoint, data, tmp_path)) == 0
     assert f"going on after {len(left) - 1} answers" in capsys.readouterr().err
     assert (tmp_path / "answers.jsonl").read_text().splitlines()[: len(left)] == left
+
+
+def test_a_run_that_was_stopped_while_reporting_only_reports(
+    checkpoint: Path, data: Path, tmp_path: Path, loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(demo_run, "report", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            demo_run.run(arguments(checkpoint, data, tmp_path))
+    monkeypatch.setattr(loaded, "pictures", 0)
+    monkeypatch.setattr(loaded, "ask", lambda *arguments: pytest.fail("everything was answered before"))
+    assert demo_run.run(arguments(checkpoint, data, tmp_path)) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
 @pytest.mark.parametrize(

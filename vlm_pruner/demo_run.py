@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from tqdm import tqdm
 
+from vlm_pruner.bench.mini import CHECKPOINT, ROOT, check_checkpoint, find_questions
 from vlm_pruner.bench.questions import Question, balanced_sample, kinds_of, read_questions
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from vlm_pruner.bench.llava_answerer import LlavaAnswerer
     from vlm_pruner.bench.summary import ArmSummary
 
-ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
-BENCHMARKS = ROOT / "playground" / "data" / "mini"
 
 EXAMPLES = """examples:
   vlm-pruner demo-run
@@ -70,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate all arms, print the table, write it, results.json, answers.jsonl and kept.png into --out."""
     started = time.perf_counter()
     _check_numbers(args)
-    _check_checkpoint(args.model)
+    check_checkpoint(args.model)
     questions = balanced_sample(read_questions(find_questions(args.data)), args.questions, args.seed)
     from vlm_pruner.bench.arms import make_arms
     from vlm_pruner.bench.llava_answerer import LlavaAnswerer, check_device
@@ -86,44 +83,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_questions(data: Path | None) -> Path:
-    """The question file below `data`, or of the embedded world, made on first use (it follows from a fixed seed)."""
-    if data is not None:
-        return data / "mini" / "questions.jsonl"
-    path = BENCHMARKS / "mini" / "questions.jsonl"
-    if not path.is_file():
-        _make_benchmarks()
-    return path
-
-
-def _make_benchmarks() -> None:
-    if not (ROOT / "playground" / "mini" / "benchmarks.py").is_file():
-        raise FileNotFoundError(
-            f"no question files: {ROOT} is not a clone of the repository (playground/mini is missing); run the command "
-            "in a clone, or pass --data DIR with mini/questions.jsonl and mini/images in it"
-        )
-    print("making the questions and pictures (once)", file=sys.stderr, flush=True)
-    unfinished = BENCHMARKS / ".unfinished"
-    command = [sys.executable, "-m", "playground.mini.benchmarks", "--only", "mini", "--out", str(unfinished)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise OSError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
-    (unfinished / "mini").rename(BENCHMARKS / "mini")
-    unfinished.rmdir()
-
-
 def _check_numbers(args: argparse.Namespace) -> None:
     for name in ("questions", "batch_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
-
-
-def _check_checkpoint(model: Path) -> None:
-    if not (model / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no checkpoint in {model}: config.json is missing; run the command in a clone of the repository, which "
-            "holds the embedded model, or pass --model DIR"
-        )
 
 
 def _describe_config(args: argparse.Namespace, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Any]:
@@ -181,7 +144,7 @@ def report(
     from vlm_pruner.report.examples import draw_examples
 
     summaries = summarise(arms, records)
-    vision = answerer.vision_seconds / max(answerer.pictures, 1)
+    vision = answerer.vision_seconds / answerer.pictures if answerer.pictures else None  # None: all was done before
     text = _text(summaries, questions, header, vision)
     print(text)
     (out / "table.txt").write_text(text + "\n", encoding="utf-8")
@@ -205,7 +168,9 @@ def report(
     )
 
 
-def _text(summaries: Sequence[ArmSummary], questions: Sequence[Question], header: dict[str, Any], vision: float) -> str:
+def _text(
+    summaries: Sequence[ArmSummary], questions: Sequence[Question], header: dict[str, Any], vision: float | None
+) -> str:
     from vlm_pruner.report.comparison import comparison_table, difference_table
 
     pictures = len({question.image for question in questions})
@@ -223,7 +188,9 @@ def _text(summaries: Sequence[ArmSummary], questions: Sequence[Question], header
         "time: generation per question"
         + (f", relative to dense ({1000 * dense.seconds.mean:.0f} ms)" if dense else "")
         + f" in batches of up to {header['batch_size']};",
-        f"  the vision tower ({1000 * vision:.0f} ms per picture) is the same for all and not in it",
+        "  the vision tower"
+        + ("" if vision is None else f" ({1000 * vision:.0f} ms per picture)")
+        + " is the same for all and not in it",
         "KV MB: keys and values per question at the end of the answer",
         "B=16: the token batch of the paper's tables; our default is 1, exact greedy",
     ]
