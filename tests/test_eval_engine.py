@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from conformance import conformance
 from PIL import Image
 
 from llava.eval import model_vqa_loader
+from llava.eval.engine import LlavaEngine
 
 LAYERS, VISUAL_TOKENS = 4, 576
 
@@ -106,6 +108,8 @@ WRONG = [
     (["--sparse", "--keep_tokens", "64", "--pruned_layer", "4"], f"llava-tiny has {LAYERS} layers"),
     (["--sparse", "--keep_tokens", "577"], "has only 576 visual tokens"),
     (["--model-path", "nowhere"], "nowhere"),
+    (["--device", "gpu"], "--device gpu is not a device"),
+    (["--device", "cuda:99"], "--device cuda:99 is not here"),
 ]
 
 
@@ -117,6 +121,17 @@ def test_flags_that_do_not_fit_the_model_are_one_line(
     error = capsys.readouterr().err.strip().splitlines()
     assert expected in error[-1] and "Traceback" not in "".join(error)
     assert read(tmp_path / "a.jsonl") == []
+
+
+def test_running_out_of_memory_names_the_batch_size(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*args: object) -> None:
+        raise torch.OutOfMemoryError("device memory")
+
+    monkeypatch.setattr(LlavaEngine, "_call", exhausted)
+    assert run(checkpoint, data, tmp_path / "a.jsonl", "--batch-size", "3") == 2
+    assert "out of memory with --batch-size 3" in capsys.readouterr().err
 
 
 def test_an_over_long_prompt_is_recorded(checkpoint: Path, data: Path, tmp_path: Path) -> None:

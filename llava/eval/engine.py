@@ -81,13 +81,18 @@ class LlavaEngine:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace, method: Pruner | None) -> LlavaEngine:
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = DTYPES.get(args.dtype) or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
+        device = _device(args.device)
+        dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
         name = get_model_name_from_path(args.model_path)
-        tokenizer, model, processor, _ = load_pretrained_model(
-            args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
-            attn_implementation=args.attn_implementation,
-        )  # fmt: skip
+        try:
+            tokenizer, model, processor, _ = load_pretrained_model(
+                args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
+                attn_implementation=args.attn_implementation,
+            )  # fmt: skip
+        except ImportError as error:
+            raise UsageError(
+                f"--attn_implementation {args.attn_implementation} is not possible here: {error}"
+            ) from None
         return cls(Checkpoint(name, tokenizer, model, processor), method, args)
 
     def prepare(self, question: Question) -> Prepared:
@@ -114,7 +119,13 @@ class LlavaEngine:
             pruning = None
             if self.method is not None and batch[0].pixels is not None:
                 pruning = stack.enter_context(vp.prune(self.checkpoint.model, self.method))
-            texts = self._call(batch)
+            try:
+                texts = self._call(batch)
+            except torch.OutOfMemoryError:
+                raise UsageError(
+                    f"out of memory with --batch-size {self.args.batch_size}: give a smaller one; what is answered is"
+                    " safe, and the same command continues from there"
+                ) from None
             receipts = list(pruning.receipts) if pruning is not None else []
         if pruning is None:
             return [Reply(text, {"method": "dense", "visual_tokens": self.checkpoint.visual_tokens}) for text in texts]
@@ -200,6 +211,20 @@ class LlavaEngine:
             spans = [image.span[0] for image in images]
             if spans != [item.start]:
                 raise RuntimeError(f"pruning met visual tokens at {spans}, but the picture starts at {item.start}")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu or another"
+        )
+    return device
 
 
 def _groups(batch: Sequence[Prepared]) -> Iterator[list[int]]:
