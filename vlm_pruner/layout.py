@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,18 +11,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Coordinates of one image's N visual tokens.
+    """Coordinates of one image's or one video's N visual tokens.
 
-    coords:   float [N, 2], (x, y) in token units.
+    coords:   float [N, 2], (x, y) in token units; of a video [N, 3], (t, x, y) with frame number t.
     diagonal: the largest distance that the picture allows, in token units (D_max of the paper).
+
+    Distances are measured within a frame only. As long as nothing of a frame is kept, its tokens have no distance to
+    wait for and are judged by their content; its first kept token is then where the frame is grown from.
     """
 
     coords: Tensor
     diagonal: float
 
     def __post_init__(self) -> None:
-        if self.coords.ndim != 2 or self.coords.shape[1] != 2:
-            raise ValueError(f"coords must have shape [N, 2], not {list(self.coords.shape)}")
+        if self.coords.ndim != 2 or self.coords.shape[1] not in (2, 3):
+            raise ValueError(f"coords must have shape [N, 2] or, of a video, [N, 3], not {list(self.coords.shape)}")
         if not self.coords.is_floating_point():
             raise ValueError(f"coords must be floating point, not {self.coords.dtype}: call .float() on them")
         if not self.diagonal > 0:
@@ -37,24 +40,51 @@ class TokenLayout:
         coords = torch.stack([index % width, index // width], dim=1).float()
         return cls(coords=coords, diagonal=math.hypot(height, width))
 
+    @classmethod
+    def video(cls, frames: int, height: int, width: int) -> TokenLayout:
+        """`frames` grids one after the other: token i is in frame i // (height * width), and there as in `grid`."""
+        if frames < 1:
+            raise ValueError(f"a video needs at least one frame, not {frames}")
+        frame = cls.grid(height, width)
+        time = torch.arange(frames).repeat_interleave(height * width).float()
+        return cls(torch.cat([time[:, None], frame.coords.repeat(frames, 1)], dim=1), frame.diagonal)
+
     def __len__(self) -> int:
         return self.coords.shape[0]
 
 
 @dataclass(frozen=True)
 class VisualSpan:
-    """One image's visual tokens in one batch row: positions start .. start + length - 1 of the padded sequence."""
+    """The `length` visual tokens of one image or video in one batch row, from `start` on in the padded sequence.
+
+    offsets:         long [length], ascending: where they are, counted from `start`, if text stands between them (as
+                     between the frames of a Qwen3-VL video); None if they follow each other.
+    released_layout: where the released code believes the tokens to be, for models where it is mistaken.
+    """
 
     start: int
     length: int
     layout: TokenLayout
+    offsets: Tensor | None = None
+    released_layout: TokenLayout | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.length < 1:
             raise ValueError(f"a span needs start >= 0 and length >= 1, not start {self.start}, length {self.length}")
         if len(self.layout) != self.length:
             raise ValueError(f"the span holds {self.length} tokens, its layout {len(self.layout)}: they must agree")
+        if self.offsets is not None and self.offsets.shape != (self.length,):
+            raise ValueError(f"the span holds {self.length} tokens, but offsets has shape {list(self.offsets.shape)}")
 
     @property
     def stop(self) -> int:
-        return self.start + self.length
+        """The position after the last visual token."""
+        return self.start + (self.length if self.offsets is None else int(self.offsets[-1]) + 1)
+
+    def positions(self) -> Tensor:
+        """Long [length], ascending: where in the sequence the visual tokens are."""
+        return self.start + (torch.arange(self.length) if self.offsets is None else self.offsets)
+
+    def as_released(self) -> VisualSpan:
+        """The span with the coordinates that the released code gives it."""
+        return self if self.released_layout is None else replace(self, layout=self.released_layout)

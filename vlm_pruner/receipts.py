@@ -11,10 +11,11 @@ class ImageReceipt:
     """One visual span of one batch row. R tokens of N were kept; all indices count within the span.
 
     indices: the R kept tokens, ascending. order: the same tokens in order of selection.
-    coords:  [R, 2] (x, y) of the kept tokens in token units, in the order of `indices`.
+    coords:  [R, 2] (x, y) of the kept tokens in token units, in the order of `indices`; of a video [R, 3] (t, x, y).
     pivots:  tokens that selection started from, in order of selection (empty for methods without pivots).
     nearest: [N] position in `indices` of the kept token that each token is most similar to, which is where a
              dropped token was folded in; None for methods that fold nothing.
+    offsets: [N] where the tokens are in the span, if text stands between them; None if they follow each other.
     """
 
     row: int
@@ -28,6 +29,7 @@ class ImageReceipt:
     coords: list[list[float]]
     pivots: list[int] = field(default_factory=list)
     nearest: list[int] | None = None
+    offsets: list[int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "span": list(self.span)}

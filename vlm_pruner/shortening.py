@@ -32,8 +32,9 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str) 
     tasks = []
     for row, row_spans in enumerate(spans):
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
-            keeps_all = number > 0 and method.first_image_only
-            tasks.append(Task(row, span, span.length if keeps_all else method.budget(span.length, released_rounding)))
+            keeps_all = number > 0 and method.released
+            budget = span.length if keeps_all else method.budget(span.length, released_rounding)
+            tasks.append(Task(row, span.as_released() if method.released else span, budget))
     return tasks
 
 
@@ -75,13 +76,13 @@ def _shorten_span(hidden: Tensor, keep: Tensor, keys: Tensor, task: Task, method
     """Writes one span's merged rows into `hidden` and its choice into `keep`."""
     if task.keeps_all:
         return None
-    part = slice(task.span.start, task.span.stop)
-    tokens = hidden[task.row, part]
-    token_keys = keys[task.row, :, part].transpose(0, 1).flatten(1)  # [N, heads x head size]
+    positions = task.span.positions().to(hidden.device)
+    tokens = hidden[task.row, positions]
+    token_keys = keys[task.row][:, positions.to(keys.device)].transpose(0, 1).flatten(1)  # [N, heads x head size]
     selection = method.select(tokens, token_keys.to(tokens.device), task.span.layout, task.budget)
-    stays = selection.indices + task.span.start
+    stays = positions[selection.indices]
     hidden[task.row, stays] = method.merge(tokens, selection)
-    keep[task.row, part] = False
+    keep[task.row, positions] = False
     keep[task.row, stays] = True
     return selection
 
@@ -93,7 +94,7 @@ def image_receipt(task: Task, selection: Selection | None, method: Pruner) -> Im
     indices = chosen.indices.tolist()
     return ImageReceipt(
         row=task.row,
-        span=(task.span.start, task.span.length),
+        span=(task.span.start, task.span.stop - task.span.start),
         layer=method.layer,
         method=method.name,
         n_before=task.span.length,
@@ -103,4 +104,5 @@ def image_receipt(task: Task, selection: Selection | None, method: Pruner) -> Im
         coords=task.span.layout.coords[indices].tolist(),
         pivots=[] if chosen.pivots is None else chosen.pivots.tolist(),
         nearest=None if chosen.nearest is None else chosen.nearest.tolist(),
+        offsets=None if task.span.offsets is None else task.span.offsets.tolist(),
     )

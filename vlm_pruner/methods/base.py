@@ -58,8 +58,8 @@ class Pruner:
         return 1
 
     @property
-    def first_image_only(self) -> bool:
-        """Whether only the first image of each row is pruned (the released code's limit)."""
+    def released(self) -> bool:
+        """Whether the released code is reproduced, with its limits: first image of each row, its rounding and grid."""
         return False
 
     def budget(self, tokens: int, released_rounding: str = "round") -> int:
@@ -78,11 +78,8 @@ class Pruner:
             return self.keep_tokens
         assert self.reduction_ratio is not None
         share = tokens * (1 - self.reduction_ratio)
-        wanted = int(share) if self._floors(released_rounding) else round(share)
+        wanted = int(share) if self.released and released_rounding == "floor" else round(share)
         return min(tokens, max(self.least_tokens, wanted))
-
-    def _floors(self, released_rounding: str) -> bool:
-        return False
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         """Choose `budget` of one image's N tokens.

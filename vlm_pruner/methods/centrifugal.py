@@ -30,7 +30,8 @@ class CentrifugalPruner(Pruner):
     self_weight:    share of a kept token in its merged row (beta); 1 folds nothing in.
     compat:         "released" reproduces the released code where it parts from the paper: a round that adds
                     nothing ends the selection under budget, negative similarities weigh in when folding, only
-                    the first image of a row is pruned, and Qwen2-VL's budget is rounded down.
+                    the first image of a row is pruned, and Qwen2-VL's budget is rounded down and its tokens
+                    are placed on the grid of patches, twice as wide as their own.
     """
 
     pivots: int = 4
@@ -74,11 +75,8 @@ class CentrifugalPruner(Pruner):
         return self.pivots
 
     @property
-    def first_image_only(self) -> bool:
+    def released(self) -> bool:
         return self.compat == "released"
-
-    def _floors(self, released_rounding: str) -> bool:
-        return self.compat == "released" and released_rounding == "floor"
 
     @torch.no_grad()
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
@@ -100,7 +98,7 @@ class CentrifugalPruner(Pruner):
             threshold_step=self.threshold_step,
             token_batch=self.token_batch,
             spatial_weight=self.spatial_weight,
-            stop_when_stuck=self.compat == "released",
+            stop_when_stuck=self.released,
         )
         indices = grown.order.sort().values
         nearest = torch.searchsorted(indices, grown.nearest)
@@ -130,5 +128,5 @@ class CentrifugalPruner(Pruner):
             selection.nearest,
             selection.similarity,
             self.self_weight,
-            negative_weights=self.compat == "released",
+            negative_weights=self.released,
         )

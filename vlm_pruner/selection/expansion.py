@@ -32,7 +32,8 @@ class _KeptSet:
 
     def __init__(self, features: Tensor, places: Tensor, spatial_weight: float) -> None:
         self.features = features  # [N, q], unit rows
-        self.places = places  # [N, 2], coordinates in units of the diagonal
+        self.frames = places[:, 0] if places.shape[1] == 3 else None
+        self.places = places[:, -2:]  # [N, 2], coordinates in units of the diagonal
         self.spatial_weight = spatial_weight
         n = features.shape[0]
         self.similarity = features.new_full((n,), -torch.inf)
@@ -48,6 +49,8 @@ class _KeptSet:
         distance = torch.cdist(self.places, self.places[tokens], compute_mode="donot_use_mm_for_euclid_dist")
         self.nearest = torch.where(similarity > self.similarity, tokens[first], self.nearest)
         self.similarity = torch.maximum(self.similarity, similarity)
+        if self.frames is not None:
+            distance = distance.where(self.frames[:, None] == self.frames[tokens], torch.inf)
         self.distance = torch.minimum(self.distance, distance.amin(dim=1))
         self.free[tokens] = False
         self.order.append(tokens)
@@ -55,7 +58,10 @@ class _KeptSet:
 
     def redundancy(self) -> Tensor:
         """[N], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i), the modulated similarity: low is worth keeping."""
-        return self.similarity * (1 + self.spatial_weight * self.distance)
+        distance = self.distance
+        if self.frames is not None:  # nothing kept in the frame yet: content alone counts
+            distance = distance.where(distance.isfinite(), 0)
+        return self.similarity * (1 + self.spatial_weight * distance)
 
 
 def expand(
@@ -72,7 +78,8 @@ def expand(
 ) -> Expansion:
     """Grow from `pivots` to `budget` tokens, in rounds of rising threshold.
 
-    features: [N, q] unit rows. places: [N, 2], coordinates divided by the diagonal, so that distances are dbar.
+    features: [N, q] unit rows. places: [N, 2], coordinates divided by the diagonal, so that distances are dbar; of a
+    video [N, 3], with what tells frames apart in column 0: distances are then taken within a frame.
     stop_when_stuck: end under budget when a round adds nothing, as the released code does. Otherwise exactly
     `budget` tokens are kept. Raises ValueError if that is impossible because the features hold NaN or infinity.
     """
