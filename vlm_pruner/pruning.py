@@ -4,7 +4,7 @@ Forward pre-hooks do it all, so no transformers code is copied or replaced:
 
     layer K-1     its keys are read on their way into the cache; with the hidden states entering layer K they decide
     layer K       chosen visual tokens stay, are merged, and the sequence is packed; mask and rotary phases follow
-    layers K+1..  get the short mask and phases in place of the decoder's own
+    layers K+1..  get the short mask and phases in place of the decoder's own (and DeepStack's features, if there are)
 
 While decoding, the layers from K on hold a shorter cache than the ones before, and get masks of that length.
 """
@@ -18,6 +18,7 @@ from weakref import WeakSet
 from torch import Tensor, nn
 
 from vlm_pruner import adapters
+from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
@@ -71,6 +72,7 @@ class DecoderPruning:
         self._expected: list[Task] = []
         self._tap: _KeyTap | None = None
         self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running
+        self._deepstack: DeepStack | None = None
         self._warned = False
 
     def __enter__(self) -> DecoderPruning:
@@ -80,7 +82,8 @@ class DecoderPruning:
         k, layers = self.method.layer, self.decoder.layers
         hooks = [(layers[k - 1], self._before_last_long_layer), (layers[k], self._before_first_short_layer)]
         hooks += [(layer, self._before_short_layer) for layer in layers[k + 1 :]]
-        self._hooks = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer, hook in hooks]
+        hooks += [(self.decoder, self._before_decoder)]  # not called if this is opened in the decoder's own forward
+        self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -88,7 +91,7 @@ class DecoderPruning:
             hook.remove()
         self._hooks = []
         self._expected = []
-        self._tap = self._replacements = None
+        self._tap = self._replacements = self._deepstack = None
         _ACTIVE.discard(self.decoder)
 
     def expect(self, spans: list[list[VisualSpan]]) -> None:
@@ -98,7 +101,16 @@ class DecoderPruning:
         """
         self._expected = plan(spans, self.method, self.released_rounding)
 
-    # Hooks, in the order in which they run. Each gets a decoder layer's arguments and may return others.
+    # Hooks, in the order in which they run. Each gets a module's arguments and may return others.
+
+    def _before_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._deepstack = None
+        features = kwargs.get("deepstack_visual_embeds")
+        if features is None or all(task.keeps_all for task in self._expected):
+            return None
+        k = self.method.layer
+        self._deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
+        return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
 
     def _before_last_long_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._tap = self._replacements = None
@@ -127,6 +139,8 @@ class DecoderPruning:
                 hidden, new, selections = short.hidden, short.packing.valid, short.selections
                 phases = tuple(short.packing.gather(part) for part in kwargs["position_embeddings"])
                 self._replacements["position_embeddings"] = phases
+                if self._deepstack is not None:
+                    self._deepstack.shorten(short.packing)
             keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
             self._see(kwargs.get("past_key_values"), hidden, keys, full + length - held - hidden.shape[1])
         if tasks or full == 0:  # a prefill
@@ -149,7 +163,12 @@ class DecoderPruning:
         self._replacements["position_ids"] = None
 
     def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return None if self._replacements is None else (args, {**kwargs, **self._replacements})
+        if self._replacements is None:
+            return None
+        kwargs = {**kwargs, **self._replacements}
+        if self._deepstack is None:
+            return args, kwargs
+        return _with(args, kwargs, self._deepstack.add(args[0] if args else kwargs["hidden_states"]))
 
     def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
         """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
