@@ -62,6 +62,14 @@ def test_figures_are_those_of_the_records() -> None:
     assert pruned.difference.mean == pytest.approx(pruned.accuracy.mean - dense.accuracy.mean)
 
 
+def test_kinds_stand_in_the_order_that_is_asked_for() -> None:
+    arms = make_arms(["dense", "random"], [64], 576)
+    records = make_records(arms, ["c", "a", "b"], per_kind=4)
+    for summary in summarise(arms, records[::-1], ["a", "b", "c", "none of this kind"]):
+        assert list(summary.kinds) == ["a", "b", "c"]
+        assert all(estimate.n == 4 for estimate in summary.kinds.values())
+
+
 def test_an_arm_that_missed_questions_is_refused() -> None:
     arms = make_arms(["dense", "random"], [64], 576)
     with pytest.raises(ValueError, match="random@64 answered 11 questions and dense@576 12"):

@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     _check_numbers(args)
     check_checkpoint(args.model)
-    questions = balanced_sample(read_questions(find_questions(args.data)), args.questions, args.seed)
+    everything = read_questions(find_questions(args.data))
+    questions = balanced_sample(everything, args.questions, args.seed)
     from vlm_pruner.bench.arms import make_arms
     from vlm_pruner.bench.llava_answerer import LlavaAnswerer, check_device
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"loading {_shown(args.model)}", file=sys.stderr, flush=True)
     answerer = LlavaAnswerer.load(args.model, args.device)
     arms = make_arms(args.methods, args.budgets, answerer.side**2, args.seed)
-    header = _describe_config(args, arms, questions)
+    header = _describe_config(args, arms, questions) | {"kinds": kinds_of(everything)}
     records, journal_file = _answer(answerer, arms, questions, args, header)
     report(answerer, arms, questions, records, header, args.out, started)
     journal_file.replace(args.out / "answers.jsonl")  # complete: the next run starts anew
@@ -143,7 +144,7 @@ def report(
     from vlm_pruner.provenance import environment
     from vlm_pruner.report.examples import draw_examples
 
-    summaries = summarise(arms, records)
+    summaries = summarise(arms, records, header["kinds"])
     vision = answerer.vision_seconds / answerer.pictures if answerer.pictures else None  # None: all was done before
     text = _text(summaries, questions, header, vision)
     print(text)

@@ -37,8 +37,11 @@ class ArmSummary:
         return {**self.arm.describe(), **fields}
 
 
-def summarise(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]]) -> list[ArmSummary]:
-    """One summary per arm. Raises ValueError when an arm did not answer the questions that the first one answered."""
+def summarise(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> list[ArmSummary]:
+    """One summary per arm; `kinds` come first and in that order, other kinds of question follow.
+
+    Raises ValueError when an arm did not answer the questions that the first one answered.
+    """
     by_arm: dict[str, dict[int, Mapping[str, Any]]] = {arm.key: {} for arm in arms}
     for record in records:
         if record["arm"] in by_arm:
@@ -48,11 +51,12 @@ def summarise(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]]) -> list
         if by_arm[arm.key].keys() != asked.keys():
             raise ValueError(f"{arm.key} answered {len(by_arm[arm.key])} questions and {arms[0].key} {len(asked)}")
     dense = next((by_arm[arm.key] for arm in arms if arm.name == DENSE), None)
-    return [_summarise(arm, by_arm[arm.key], dense) for arm in arms]
+    present = dict.fromkeys([*kinds, *(record["kind"] for record in asked.values())])
+    kind_of = {question: kind for kind in present for question, record in asked.items() if record["kind"] == kind}
+    return [_summarise(arm, by_arm[arm.key], dense, kind_of) for arm in arms]
 
 
-def _summarise(arm: Arm, own: Records, dense: Records | None) -> ArmSummary:
-    kinds = {question: own[question]["kind"] for question in sorted(own)}  # the question file's order of kinds
+def _summarise(arm: Arm, own: Records, dense: Records | None, kinds: Mapping[int, str]) -> ArmSummary:
     accuracies = accuracy_by_kind(_correct(own), kinds)
     seconds = mean_of([record["seconds"] for record in own.values()])
     difference = relative = None
