@@ -14,19 +14,17 @@ from torch import Tensor
 
 import vlm_pruner as vp
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.eval.checkpoint import Checkpoint, load_checkpoint
 from llava.eval.errors import ItemError, UsageError
 from llava.eval.images import open_image
 from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
-from llava.mm_utils import get_model_name_from_path, process_images, tokenizer_image_token
-from llava.model.builder import load_pretrained_model
+from llava.mm_utils import process_images, tokenizer_image_token
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
     from vlm_pruner.receipts import ImageReceipt
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -50,24 +48,6 @@ class Prepared:
         return (len(self.input_ids), None if self.pixels is None else tuple(self.pixels.shape))
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """What ``load_pretrained_model`` returns, and the checkpoint's name."""
-
-    model_id: str
-    tokenizer: Any
-    model: Any
-    image_processor: Any
-
-    @property
-    def visual_tokens(self) -> int | None:
-        """Visual tokens of one picture; None where that depends on the picture (AnyRes)."""
-        if getattr(self.model.config, "image_aspect_ratio", None) == "anyres":
-            return None
-        vision_tower = self.model.get_vision_tower()
-        return int(vision_tower.num_patches)
-
-
 class LlavaEngine:
     """See :class:`llava.eval.runner.Engine`. Pruning is switched on around each ``generate`` call."""
 
@@ -81,19 +61,7 @@ class LlavaEngine:
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace, method: Pruner | None) -> LlavaEngine:
-        device = _device(args.device)
-        dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
-        name = get_model_name_from_path(args.model_path)
-        try:
-            tokenizer, model, processor, _ = load_pretrained_model(
-                args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
-                attn_implementation=args.attn_implementation,
-            )  # fmt: skip
-        except ImportError as error:
-            raise UsageError(
-                f"--attn_implementation {args.attn_implementation} is not possible here: {error}"
-            ) from None
-        return cls(Checkpoint(name, tokenizer, model, processor), method, args)
+        return cls(load_checkpoint(args), method, args)
 
     def prepare(self, question: Question) -> Prepared:
         prompt = self._prompt(question)
@@ -211,20 +179,6 @@ class LlavaEngine:
             spans = [image.span[0] for image in images]
             if spans != [item.start]:
                 raise RuntimeError(f"pruning met visual tokens at {spans}, but the picture starts at {item.start}")
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu or another"
-        )
-    return device
 
 
 def _groups(batch: Sequence[Prepared]) -> Iterator[list[int]]:
