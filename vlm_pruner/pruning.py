@@ -12,6 +12,7 @@ While decoding, the layers from K on hold a shorter cache than the ones before, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
@@ -80,9 +81,12 @@ class DecoderPruning:
             raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
         _ACTIVE.add(self.decoder)
         k, layers = self.method.layer, self.decoder.layers
-        hooks = [(layers[k - 1], self._before_last_long_layer), (layers[k], self._before_first_short_layer)]
+        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (self.decoder, self._before_decoder),  # not called if this is opened in the decoder's own forward
+            (layers[k - 1], self._before_last_long_layer),
+            (layers[k], self._before_first_short_layer),
+        ]
         hooks += [(layer, self._before_short_layer) for layer in layers[k + 1 :]]
-        hooks += [(self.decoder, self._before_decoder)]  # not called if this is opened in the decoder's own forward
         self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
         return self
 

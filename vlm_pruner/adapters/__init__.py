@@ -17,6 +17,14 @@ _ADAPTERS = {
     "LlavaForConditionalGeneration": ("llava", "LlavaAdapter"),
     "LlavaModel": ("llava", "LlavaAdapter"),
     "LlavaLlamaForCausalLM": ("llava_original", "LlavaOriginalAdapter"),
+    "Qwen2VLForConditionalGeneration": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen2VLModel": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen2_5_VLForConditionalGeneration": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen2_5_VLModel": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen3VLForConditionalGeneration": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen3VLModel": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen3VLMoeForConditionalGeneration": ("qwen_vl", "QwenVLAdapter"),
+    "Qwen3VLMoeModel": ("qwen_vl", "QwenVLAdapter"),
 }
 
 

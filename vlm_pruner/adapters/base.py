@@ -13,7 +13,10 @@ from vlm_pruner.methods.base import Pruner
 
 
 class Adapter:
-    """One model family. A subclass writes the three members below, and is listed in `adapters/__init__.py`.
+    """One model family. A subclass writes `spans`, and is listed in `adapters/__init__.py`.
+
+    `decoder` and `entry` fit transformers' own vision-language models: a ...ForConditionalGeneration with a ...Model
+    in `model`, or that ...Model alone, whose decoder is `language_model`.
 
     released_rounding: how the released code rounds a budget for this family, "round" or "floor".
     """
@@ -29,12 +32,14 @@ class Adapter:
     @property
     def decoder(self) -> nn.Module:
         """The language model: has `layers` and `config`, and hands its layers rotary `position_embeddings`."""
-        raise NotImplementedError
+        decoder: nn.Module = self.entry.language_model
+        return decoder
 
     @property
     def entry(self) -> nn.Module:
         """The module whose forward sees what `spans` needs; a pre-hook on it reads every call's arguments."""
-        raise NotImplementedError
+        entry: nn.Module = self.model.model if hasattr(self.model, "lm_head") else self.model
+        return entry
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         """Visual spans per batch row in one forward call of `entry`, a decoding step's included (no spans then)."""

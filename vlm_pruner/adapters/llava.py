@@ -27,15 +27,6 @@ class LlavaAdapter(Adapter):
         side = vision.image_size // vision.patch_size
         self._layout = TokenLayout.grid(side, side)
 
-    @property
-    def entry(self) -> nn.Module:
-        """LlavaModel: its forward gets input_ids, whichever class the caller uses."""
-        return self.model.model if hasattr(self.model, "lm_head") else self.model
-
-    @property
-    def decoder(self) -> nn.Module:
-        return self.entry.language_model
-
     def check(self, method: Pruner) -> None:
         method.budget(len(self._layout))
 

@@ -1,0 +1,90 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (with or without experts): images and videos of any size.
+
+A video is one span with one budget, and its tokens are placed as (t, x, y); one t is one step of the vision tower,
+which is two frames of the file. How time counts when tokens are chosen is said in `TokenLayout`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from vlm_pruner.adapters.base import Adapter, named_arguments
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout, VisualSpan
+
+_Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) where only their number is known
+
+
+class QwenVLAdapter(Adapter):
+    """compat="released" does to all of these models what the released code does to Qwen2-VL, which knows no videos."""
+
+    released_rounding = "floor"
+
+    def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
+        call, config = named_arguments(self.entry, args, kwargs), self.model.config
+        ids = call.get("input_ids")
+        spans: list[list[VisualSpan]] = [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+        for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+            shapes = self._shapes(call, kind, pixels)
+            if not shapes:
+                continue  # a placeholder is then a word that the model has generated
+            if ids is None:
+                raise PruningError("pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds")
+            visual = ids == getattr(config, f"{kind}_token_id")
+            self._find(spans, visual.cpu(), iter(shapes), call.get("position_ids"))
+        return spans
+
+    def _shapes(self, call: dict[str, Any], kind: str, pixels: str) -> list[_Shape]:
+        """Of the images (or videos) in this call. `generate` encodes them beforehand and withholds their grids."""
+        merge, thw = self.model.config.vision_config.spatial_merge_size, call.get(f"{kind}_grid_thw")
+        grids: list[_Shape] = [] if thw is None else [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
+        encoded = (call.get("mm_encoder_outputs") or {}).get(kind)
+        if encoded is None:
+            return grids if call.get(pixels) is not None else []
+        sizes = [len(features) for features in encoded.pooler_output]
+        return grids if sizes == [math.prod(grid) for grid in grids] else [(size,) for size in sizes]
+
+    def _find(
+        self, spans: list[list[VisualSpan]], visual: Tensor, shapes: Iterator[_Shape], rotary: Tensor | None
+    ) -> None:
+        """Adds to `spans` where each shape's tokens are. visual: bool [B, T]. rotary: position ids, [3 or 4, B, T]."""
+        for row, row_spans in enumerate(spans):
+            left = visual[row].nonzero().squeeze(1)
+            while left.numel():
+                shape = next(shapes, (0,))
+                own, left = left[: math.prod(shape)], left[math.prod(shape) :]
+                if not 0 < math.prod(shape) == own.numel():
+                    raise PruningError(
+                        f"row {row}: its placeholders are not as many as its images and videos have tokens; give the "
+                        "prompt uncut and in one forward call"
+                    )
+                row_spans.append(self._span(own, shape if len(shape) == 3 else _shape_of(own, rotary, row)))
+
+    def _span(self, where: Tensor, shape: _Shape) -> VisualSpan:
+        t, h, w = shape
+        offsets = where - where[0]
+        gaps = int(offsets[-1]) + 1 > len(offsets)
+        layout = TokenLayout.grid(h, w) if t == 1 else TokenLayout.video(t, h, w)
+        # The released code takes a row of tokens for as long as a row of patches, before they are merged.
+        merge = self.model.config.vision_config.spatial_merge_size
+        patches = TokenLayout.grid(h * merge, w * merge)
+        released = TokenLayout(patches.coords[: h * w], patches.diagonal) if t == 1 else None
+        return VisualSpan(int(where[0]), len(where), layout, offsets if gaps else None, released)
+
+
+def _shape_of(where: Tensor, rotary: Tensor | None, row: int) -> _Shape:
+    """(t, h, w) of the tokens at `where` [n], read off their rotary positions, which count rows and columns."""
+    n = len(where)
+    if rotary is not None and rotary.ndim == 3:
+        breaks = (where.diff() != 1).nonzero()  # text between the frames of a Qwen3-VL video: one frame tells all
+        frame = where[: int(breaks[0]) + 1] if len(breaks) else where
+        h, w = (int(axis.max() - axis.min()) + 1 for axis in rotary[-2:, row, frame.to(rotary.device)])
+        if n % (h * w) == 0:
+            return n // (h * w), h, w
+    raise PruningError(
+        f"the positions of {n} visual tokens do not form a grid; pass mm_token_type_ids, which the processor returns"
+    )
