@@ -1,4 +1,5 @@
-"""Room for `VLMPruner(Qwen2VLModel)`: the Qwen2-VL decoder is not built yet.
+"""Qwen2-VL with VLM-Pruner inside, under the name that the paper's README gives it."""
 
-Importing this package works and gives nothing. What works today is LLaVA-1.5 and LLaVA-1.6; see the README.
-"""
+from Qwen2VL_VLMPruner.modeling_qwen2_vl_self import VLMPruner, VLMPrunerForConditionalGeneration
+
+__all__ = ["VLMPruner", "VLMPrunerForConditionalGeneration"]

@@ -1,0 +1,80 @@
+"""Qwen2-VL with VLM-Pruner inside: a model that owns a pruning method."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
+
+from vlm_pruner.adapters.qwen_vl import QwenVLAdapter
+from vlm_pruner.methods.base import Pruner
+from vlm_pruner.pruning import DecoderPruning
+from vlm_pruner.receipts import Receipt
+
+
+# Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
+_PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}
+
+
+class VLMPruner(Qwen2VLModel):
+    """transformers' Qwen2-VL; with a `method` its decoder drops visual tokens before layer `method.layer`.
+
+        model.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default
+        model(**processor(...))
+        model.receipts[-1]
+
+    Pruning is on only while `forward` runs, so nothing is left behind in the model between calls.
+    """
+
+    def __init__(self, config: Qwen2VLConfig) -> None:
+        super().__init__(config)
+        self._pruning: DecoderPruning | None = None
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> VLMPruner:
+        """The model without its language head, from any checkpoint that the class with the head loads."""
+        model: VLMPruner = VLMPrunerForConditionalGeneration.from_pretrained(*args, **kwargs).model
+        return model
+
+    @property
+    def method(self) -> Pruner | None:
+        """The pruning method, or None for the dense model."""
+        return self._pruning.method if self._pruning else None
+
+    @method.setter
+    def method(self, method: Pruner | None) -> None:
+        rounding = QwenVLAdapter.released_rounding
+        self._pruning = method and DecoderPruning(self.language_model, method, released_rounding=rounding)
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """What was kept: one receipt per prefill since the method was set."""
+        return self._pruning.receipts if self._pruning else []
+
+    @functools.wraps(Qwen2VLModel.forward)  # for its signature, which transformers and the adapter read
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self._pruning is None:
+            return super().forward(*args, **kwargs)
+        with self._pruning as pruning:
+            pruning.expect(QwenVLAdapter(self).spans(args, kwargs))
+            return super().forward(*args, **kwargs)
+
+
+class VLMPrunerForConditionalGeneration(Qwen2VLForConditionalGeneration):
+    """Loads any published Qwen2-VL checkpoint, with a `VLMPruner` in `model`.
+
+        model = VLMPrunerForConditionalGeneration.from_pretrained("Qwen/Qwen2-VL-7B-Instruct", dtype="auto")
+        model.model.method = CentrifugalPruner(reduction_ratio=0.889)
+        model.generate(**processor(...))
+    """
+
+    def __init__(self, config: Qwen2VLConfig) -> None:
+        super().__init__(config)
+        self.model = VLMPruner(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, published Qwen2-VL checkpoints and saved ones alike."""
+        return super().from_pretrained(*args, **{"key_mapping": _PUBLISHED_NAMES, **kwargs})
