@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
+from vlm_pruner.methods.view import View
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Selection:
 class Pruner:
     """Base of all methods. A subclass writes `select`, and `merge` if it folds dropped tokens into kept ones.
 
+    A method to which the image's own hidden states and keys are not enough writes `choose` in place of `select`, and
+    lists in `needs` which further fields of the View it reads; whoever runs the method fills in those, and no others.
+
     reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
     layer:           the first decoder layer (counted from 0) that runs on the short sequence.
@@ -44,6 +48,7 @@ class Pruner:
     layer: int = 2
 
     name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         _check_budget(self.reduction_ratio, self.keep_tokens)
@@ -87,7 +92,14 @@ class Pruner:
         hidden: [N, d], residual stream that enters `layer`. keys: [N, k], keys of the layer before (after rotary
         embedding, heads concatenated). layout: where the tokens are in the picture.
         """
-        raise NotImplementedError
+        raise PruningError(
+            f"{type(self).__name__} cannot choose by hidden states and keys alone: it needs "
+            f"{', '.join(sorted(self.needs))}; use choose(View(...)), or prune a model"
+        )
+
+    def choose(self, view: View) -> Selection:
+        """As `select`, from everything that the method needs."""
+        return self.select(view.hidden, view.keys, view.layout, view.budget)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows as they are."""

@@ -1,0 +1,25 @@
+"""FasterVLM (arXiv 2412.01818): the visual tokens that the vision tower's class token attends to most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.fastv import attention_order
+from vlm_pruner.methods.view import View
+
+
+@dataclass(frozen=True)
+class FasterVLMPruner(Pruner):
+    """Keeps what the class token looks at in the layer that features come from. Needs a tower with a class token."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.cls_attention is not None
+        order = attention_order(view.cls_attention[:, None], view.budget)
+        return Selection(order.sort().values, order)

@@ -1,0 +1,38 @@
+"""FastV (ECCV 2024, arXiv 2403.06764): the visual tokens that the last token of the prompt attends to most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.view import View
+from vlm_pruner.selection.ranking import largest
+
+
+def attention_order(rows: Tensor, budget: int) -> Tensor:
+    """Tokens of highest attention, mean over heads and queries, in descending order: long [budget].
+
+    rows: [heads, Q, N], attention of Q queries to the image. The paper speaks of the attention that a token receives
+    on average; its code reads one row, the last.
+    """
+    return largest(rows.mean(dim=(0, 1)), budget)
+
+
+@dataclass(frozen=True)
+class FastVPruner(Pruner):
+    """Keeps what the prompt's last token looks at in the layer before `layer`. Needs text after the image.
+
+    Only that one row of attention is computed, so the model may run under SDPA or FlashAttention.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"attend"})
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.attend is not None
+        order = attention_order(view.attend(torch.tensor([-1])), view.budget)
+        return Selection(order.sort().values, order)

@@ -1,0 +1,61 @@
+"""VisPruner (ICCV 2025, arXiv 2412.01818): half by the class token's attention, half by taking duplicates out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.view import View
+from vlm_pruner.selection.ranking import largest
+
+
+def thin_out(features: Tensor, tokens: Tensor, count: int, step: int = 8) -> Tensor:
+    """The `count` of `tokens` (long, in order of attention) that are left when near duplicates are taken out.
+
+    features: [N, c]. In each round every token in an even place is compared with all in odd places, and up to `step`
+    even ones of largest cosine go. What stays of the even places is put in falling order of that cosine before the
+    odd ones, as published: it decides who meets whom in the next round. Of a list of odd length, which the published
+    code cannot halve, the last token sits the round out at the end.
+    """
+    unit = normalize(features, dim=1)
+    while len(tokens) > count:
+        paired = tokens[: len(tokens) // 2 * 2]
+        even, odd, last = paired[::2], paired[1::2], tokens[len(paired) :]
+        if not len(even):
+            return tokens[:count]
+        order = largest((unit[even] @ unit[odd].T).amax(dim=1), len(even))
+        gone = min(step, len(tokens) - count, len(even))
+        tokens = torch.cat([even[order[gone:]], odd, last])
+    return tokens
+
+
+@dataclass(frozen=True)
+class VisPruner(Pruner):
+    """Keeps what the class token looks at, and a diverse rest. Needs a tower with a class token.
+
+    important: share of the budget that goes by attention, rounded down.
+    """
+
+    important: float = 0.5
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "patch_features"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.important <= 1:
+            raise PruningError(f"important={self.important} must be between 0 and 1: it is a share of the budget")
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.cls_attention is not None and view.patch_features is not None
+        ranking = largest(view.cls_attention.mean(dim=0), len(view.layout))
+        attended = int(view.budget * self.important)
+        diverse = thin_out(view.patch_features.float(), ranking[attended:], view.budget - attended)
+        order = torch.cat([ranking[:attended], diverse])
+        return Selection(order.sort().values, order)
