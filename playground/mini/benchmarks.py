@@ -26,11 +26,11 @@ TEST_SEED = 20_251_202
 MME_SUBTASKS = ("existence", "count", "position", "color", "OCR")
 
 
-def scenes(name: str, count: int, crowded: bool = False) -> Iterator[tuple[np.random.Generator, Scene]]:
+def scenes(name: str, count: int) -> Iterator[tuple[np.random.Generator, Scene]]:
     """`count` test scenes of a benchmark, each with the generator that its questions are drawn from."""
     for index in range(count):
         rng = np.random.default_rng([TEST_SEED, *name.encode(), index])
-        yield rng, make_scene(rng, gallery(TEST_GALLERY), crowded=crowded)
+        yield rng, make_scene(rng, gallery(TEST_GALLERY))
 
 
 def certain(rng: np.random.Generator, scene: Scene, kind: str, tries: int = 20) -> Question | None:

@@ -35,11 +35,13 @@ HEADS = {
 # Questions asked of one full picture; smaller ones get fewer of each.
 MIX = {"existence": 3, "attribute": 4, "count": 4, "relation": 4, "reading": 2, "verify": 4}
 CHOICES = 5
+# The same for lessons on position: two or three things, nothing else, and mostly the question how they lie.
+POSITION_MIX = {"relation": 12, "attribute": 3, "existence": 2, "verify": 4}
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch. `kinds` long [B, sum Q] into `ALL_KINDS`; `patch_labels` long [B, heads, N]; `centers` float [B, N, 2]."""
+    """A batch. `kinds` long [B, sum Q] into `ALL_KINDS`; `patch_labels` long [B, heads, N]; `centers` [B, N, 2]."""
 
     pixels: Tensor
     raster: Tensor
@@ -93,9 +95,11 @@ def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return labels.reshape(len(HEADS), -1), centers.reshape(-1, 2)
 
 
-def _questions(rng: np.random.Generator, scene: Scene, share: float) -> tuple[list[Question], list[Question]]:
+def _questions(
+    rng: np.random.Generator, scene: Scene, share: float, mix: dict[str, int]
+) -> tuple[list[Question], list[Question]]:
     """Short-answer and multiple-choice questions; what a scene cannot be asked is replaced by another kind."""
-    short = [kind for kind, n in MIX.items() for _ in range(max(1, round(n * share)))]
+    short = [kind for kind, n in mix.items() for _ in range(max(1, round(n * share)))]
     return _ask_all(rng, scene, short), _ask_all(rng, scene, ["choice"] * max(1, round(CHOICES * share)))
 
 
@@ -118,15 +122,22 @@ def _wording(rng: np.random.Generator, question: Question) -> tuple[str, str]:
     return (question.exam_prompt if exam else question.prompt), question.answer
 
 
-def make_lesson(rng: np.random.Generator, surfaces: Gallery, grid: int, batch: int, share: float) -> Lesson:
-    """`batch` scenes of `grid` x `grid` patches; `share` scales the number of questions per scene."""
-    scenes = [make_scene(rng, surfaces, grid, grid) for _ in range(batch)]
+def make_lesson(
+    rng: np.random.Generator, surfaces: Gallery, grid: int, batch: int, share: float, position: bool = False
+) -> Lesson:
+    """`batch` scenes of `grid` x `grid` patches; `share` scales the number of questions per scene.
+
+    `position`: a lesson on how things lie to each other, instead of one on everything.
+    """
+    contents = [(int(rng.integers(2, 4)), 0, 0) if position else None for _ in range(batch)]
+    scenes = [make_scene(rng, surfaces, grid, grid, content) for content in contents]
     offsets = rng.integers(0, GRID - grid + 1, (batch, 2))
     window = np.arange(grid)[:, None] * GRID + np.arange(grid)[None]
     raster = np.stack([(window + y * GRID + x).reshape(-1) for x, y in offsets])
     labelled = [patch_labels(scene) for scene in scenes]
     centers = np.stack([(c + o) / GRID for (_, c), o in zip(labelled, offsets, strict=True)])
-    asked = [_questions(rng, scene, share) for scene in scenes]
+    mix = POSITION_MIX if position else MIX
+    asked = [_questions(rng, scene, share, mix) for scene in scenes]
     packs = []
     for group, length in ((0, SHORT_LENGTH), (1, CHOICE_LENGTH)):
         ids, labels = encode([_wording(rng, q) for pair in asked for q in pair[group]], length)

@@ -50,24 +50,27 @@ class Recipe:
     side_loss: float = 0.3
 
 
-# step -> share of lessons by grid size, from that step on
-TOWER_PLAN = {0.0: {8: 1.0}, 0.6: {12: 1.0}, 0.85: {24: 1.0}}  # shares of tower_steps
+# step -> share of lessons by grid size, from that step on; "position" marks lessons on how two or three things lie
+TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # shares of tower_steps
 PLAN = {
-    0: {6: 0.4, 8: 0.6},
-    400: {8: 0.5, 12: 0.5},
-    1000: {8: 0.2, 12: 0.5, 16: 0.3},
-    1700: {12: 0.35, 16: 0.4, 24: 0.25},
-    2400: {12: 0.1, 16: 0.25, 24: 0.65},
+    0: {"6": 0.4, "8": 0.6},
+    400: {"8": 0.5, "12": 0.5},
+    450: {"8": 0.3, "12": 0.35, "8 position": 0.15, "12 position": 0.2},
+    1000: {"8": 0.15, "12": 0.4, "16": 0.3, "12 position": 0.15},
+    1700: {"12": 0.3, "16": 0.4, "24": 0.25, "12 position": 0.05},
+    2400: {"12": 0.1, "16": 0.25, "24": 0.65},
 }
-LATE_PLAN = {16: 0.15, 24: 0.85}  # while the rate decays
+LATE_PLAN = {"16": 0.15, "24": 0.85}  # while the rate decays
 TOWER_BATCH = {8: 48, 12: 28, 24: 8}
 BATCH = {6: 24, 8: 20, 12: 14, 16: 9, 24: 6}
 SHARE = {6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0}
 
 
-def pick_grid(rng: np.random.Generator, shares: dict[int, float]) -> int:
+def pick_topic(rng: np.random.Generator, shares: dict[str, float]) -> tuple[int, bool]:
+    """Grid size, and whether the lesson is one on position."""
     weights = np.array(list(shares.values()))
-    return int(rng.choice(list(shares), p=weights / weights.sum()))
+    grid, _, topic = str(rng.choice(list(shares), p=weights / weights.sum())).partition(" ")
+    return int(grid), topic == "position"
 
 
 def side_losses(logits: Tensor, lesson: Lesson) -> Tensor:
@@ -141,12 +144,12 @@ class Trainer:
         r = self.recipe
         if self.step < 0:
             done = 1 + self.step / r.tower_steps
-            grid = pick_grid(self.rng, [shares for at, shares in TOWER_PLAN.items() if done >= at][-1])
+            grid, _ = pick_topic(self.rng, [shares for at, shares in TOWER_PLAN.items() if done >= at][-1])
             return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, TOWER_BATCH[grid], 0.05)
         late = self.step >= r.steps - r.decay
         shares = LATE_PLAN if late else [shares for at, shares in PLAN.items() if self.step >= at][-1]
-        grid = pick_grid(self.rng, shares)
-        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, BATCH[grid], SHARE[grid])
+        grid, position = pick_topic(self.rng, shares)
+        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, BATCH[grid], SHARE[grid], position)
 
     def rate(self) -> float:
         """Share of the peak rate at this step."""

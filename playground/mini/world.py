@@ -243,13 +243,18 @@ def _contents(rng: np.random.Generator, columns: int, rows: int) -> tuple[int, i
 
 
 def make_scene(
-    rng: np.random.Generator, surfaces: Gallery, columns: int = GRID, rows: int = GRID, crowded: bool = False
+    rng: np.random.Generator,
+    surfaces: Gallery,
+    columns: int = GRID,
+    rows: int = GRID,
+    contents: tuple[int, int, int] | None = None,
 ) -> Scene:
-    """Draw a scene of `columns` x `rows` patches. `crowded` asks for 9-12 things, more than training ever shows."""
+    """Draw a scene of `columns` x `rows` patches.
+
+    `contents`: numbers of things, signs and distractors to try to place; by default drawn to suit the size.
+    """
     canvas = _Canvas(rng, surfaces, columns, rows)
-    n_things, n_signs, n_distractors = _contents(rng, columns, rows)
-    if crowded:
-        n_things = int(rng.integers(9, 13))
+    n_things, n_signs, n_distractors = contents or _contents(rng, columns, rows)
     scene = Scene(canvas.image)
     for text in _texts(rng, n_signs):
         if sign := canvas.sign(text):
