@@ -30,14 +30,12 @@ def received_attention(queries: Tensor, keys: Tensor) -> Tensor:
     return scores.softmax(dim=-1).mean(dim=(0, 1))[1:]
 
 
-def choose_hierarchy(
-    object_score: Tensor, deep_score: Tensor, budget: int, width: int, alpha: float = 0.1
-) -> Hierarchy:
-    """Anchors are the round(budget * alpha / 5) patches of highest score `objects` [N]; four neighbours come with each.
+def choose_hierarchy(objects: Tensor, deep: Tensor, budget: int, width: int, alpha: float = 0.1) -> Hierarchy:
+    """A hierarchy of about `budget` patches. objects, deep: [N], attention received in the two layers.
 
-    Neighbours are i - 1, i + 1, i - width and i + width, clamped to 0 .. N - 1: as published, the grid's edges are
-    ignored, so that neighbours wrap into the next row. More than `budget` patches are kept if anchors and their
-    neighbours alone are more.
+    Anchors are the round(budget * alpha / 5) patches of largest `objects`. With each come its neighbours i - 1, i + 1,
+    i - width and i + width, clamped to 0 .. N - 1: as published, the grid's edges are ignored, so that neighbours wrap
+    into the next row. More than `budget` patches are kept if anchors and their neighbours alone are more.
     """
     anchors = largest(objects, round(budget * alpha / 5))
     steps = torch.tensor([0, -1, 1, -width, width], device=anchors.device)

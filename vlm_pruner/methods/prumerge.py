@@ -45,7 +45,7 @@ def prumerge_order(attention: Tensor, plus: bool) -> Tensor:
 
 
 def prumerge_rows(hidden: Tensor, keys: Tensor, attention: Tensor, order: Tensor, neighbours: int = 32) -> Tensor:
-    """[R + 1, c]: each kept patch plus the attention-weighted sum of its nearest others, then a row of all dropped ones.
+    """[R + 1, c]: each kept patch plus the attention-weighted sum of its nearest others; then all dropped ones.
 
     hidden: [N, c]. keys: [N, C], whose cosine says what is near. attention: [N], the weights, not normalised.
     order: kept patches, long [R]; the rows are in this order. Neighbours may be kept patches themselves.

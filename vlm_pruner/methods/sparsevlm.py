@@ -1,4 +1,4 @@
-"""SparseVLM (ICML 2025, arXiv 2410.04417): text tokens that match the image rate its tokens; dropped ones are recycled."""
+"""SparseVLM (ICML 2025, arXiv 2410.04417): text that matches the image rates its tokens; dropped ones are recycled."""
 
 from __future__ import annotations
 
