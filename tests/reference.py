@@ -52,12 +52,16 @@ def reference_prune(
     released: bool = False,
 ) -> Reference:
     similarity = pairwise_similarity(hidden, channels)
-    distance = (coords[:, None, :] - coords[None, :, :]).norm(dim=-1) / diagonal
+    places = coords[:, -2:]
+    distance = (places[:, None, :] - places[None, :, :]).norm(dim=-1) / diagonal
+    if coords.shape[1] == 3:  # (t, x, y): distances are within a frame
+        distance[coords[:, None, 0] != coords[None, :, 0]] = torch.inf
     order = reference_pivots(keys, pivots)
     started = list(order)
 
     def redundancy(tokens: list[int]) -> Tensor:
         near = distance[tokens][:, order].amin(dim=1, keepdim=True)
+        near[near.isinf()] = 0  # nothing of the frame is kept yet
         return (similarity[tokens][:, order] * (1 + spatial_weight * near)).amax(dim=1)
 
     rounds = 0

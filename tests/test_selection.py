@@ -114,6 +114,35 @@ def test_fast_selection_equals_the_slow_reference(grid, token_batch, compat):
         torch.testing.assert_close(method.merge(hidden, selection), slow.merged, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("token_batch", [1, 16])
+@pytest.mark.parametrize("size", [(3, 4, 5), (7, 2, 3), (1, 5, 4)])
+def test_videos_equal_the_slow_reference(size, token_batch):
+    """Distances are within a frame; a frame of which nothing is kept has none."""
+    hidden, keys, _ = picture(size[0] * size[1], size[2], seed=4)
+    layout = TokenLayout.video(*size)
+    for budget in (5, 15):
+        method = CentrifugalPruner(keep_tokens=budget, token_batch=token_batch, threshold=0.5, spatial_weight=1.0)
+        selection, slow = both(method, hidden, keys, layout, budget)
+        assert selection.order.tolist() == slow.order
+        torch.testing.assert_close(method.merge(hidden, selection), slow.merged, rtol=1e-5, atol=1e-5)
+
+
+def test_a_video_of_one_frame_is_an_image():
+    hidden, keys, layout = picture(6, 7)
+    method = CentrifugalPruner(keep_tokens=12)
+    as_video = method.select(hidden, keys, TokenLayout.video(1, 6, 7), 12)
+    assert as_video.order.tolist() == method.select(hidden, keys, layout, 12).order.tolist()
+
+
+def test_frames_are_grids_one_after_the_other():
+    layout = TokenLayout.video(2, 2, 3)
+    assert layout.diagonal == TokenLayout.grid(2, 3).diagonal
+    assert layout.coords[:, 0].tolist() == [0] * 6 + [1] * 6
+    assert torch.equal(layout.coords[6:, 1:], TokenLayout.grid(2, 3).coords)
+    with pytest.raises(ValueError, match="at least one frame, not 0"):
+        TokenLayout.video(0, 2, 3)
+
+
 @pytest.mark.parametrize(
     "settings", [{"spatial_weight": 0.0}, {"spatial_weight": 2.0}, {"threshold_step": 0.013}, {"threshold": -0.5}]
 )

@@ -1,0 +1,281 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through `vp.prune`: what must hold for every family, prompt and batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+import vlm_pruner as vp
+from tests import tiny_qwen
+from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
+from vlm_pruner.errors import PruningError
+from vlm_pruner.pruning import PruningWarning
+
+METHOD = vp.CentrifugalPruner(keep_tokens=6)
+HALF = vp.CentrifugalPruner(reduction_ratio=0.5, layer=1)  # DeepStack is due after layers 0, 1 and 2
+
+ONE = [*text(4, 1), image(4, 6, 1), *text(5, 2)]
+TWO = [image(3, 3, 2), *text(3, 3), image(5, 2, 3), *text(2, 4)]
+FILM = [*text(2, 5), video(3, 4, 3, 4), *text(4, 6)]
+MIXED = [*text(1, 7), video(2, 3, 3, 5), *text(3, 8), image(2, 4, 6), *text(2, 9), video(4, 2, 3, 7), *text(2, 10)]
+WORDS = text(9, 11)
+SECOND = {"words": text(6, 20), "image": [*text(2, 21), image(3, 5, 8), *text(3, 22)], "film": FILM}
+PROMPTS = {"one": ONE, "two": TWO, "film": FILM, "mixed": MIXED}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    return tiny_qwen.model(family)
+
+
+def generate(model, batch, method=None, new=5, **options):
+    """Greedy tokens [B, new], their logits [B, new, vocabulary], and the prefill's receipt."""
+    options = {"do_sample": False, "max_new_tokens": new, "output_logits": True} | options
+    if method is None:
+        out, receipt = model.generate(**batch, return_dict_in_generate=True, **options), None
+    else:
+        with vp.prune(model, method) as pruning:
+            out = model.generate(**batch, return_dict_in_generate=True, **options)
+        (receipt,) = pruning.receipts
+    return out.sequences[:, -new:], torch.stack(out.logits, 1), receipt
+
+
+def assert_close(a, b):
+    torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
+
+
+def logits(model, batch, method=None, **more):
+    """Logits [B, T, vocabulary] of one forward call, and the pruning."""
+    with torch.no_grad():
+        if method is None:
+            return model(**batch, **more).logits, None
+        with vp.prune(model, method) as pruning:
+            return model(**batch, **more).logits, pruning
+
+
+# What is kept
+
+
+def test_every_image_and_video_has_its_own_grid_and_budget(family, model):
+    kept = generate(model, inputs(family, MIXED), METHOD)[2].images
+    assert [(i.n_before, i.n_after) for i in kept] == [(18, 6), (8, 6), (24, 6)]
+    grids = [vp.TokenLayout.video(2, 3, 3), vp.TokenLayout.grid(2, 4), vp.TokenLayout.video(4, 2, 3)]
+    for one, grid in zip(kept, grids, strict=True):
+        assert one.coords == grid.coords[one.indices].tolist()
+    ratio = generate(model, inputs(family, MIXED), HALF)[2].images
+    assert [i.n_after for i in ratio] == [9, 4, 12]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_spans_are_where_the_placeholders_are(family, model, prompt):
+    batch = inputs(family, prompt)
+    visual = batch["mm_token_type_ids"][0].nonzero().squeeze(1).tolist()
+    found = []
+    for one in generate(model, batch, METHOD)[2].images:
+        offsets = range(one.n_before) if one.offsets is None else one.offsets
+        found += [one.span[0] + offset for offset in offsets]
+        assert one.span[1] == offsets[-1] + 1
+    assert found == visual
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_generate_and_a_forward_call_prune_alike(family, model, prompt):
+    """`generate` encodes images beforehand and withholds their grids; a plain call is given them."""
+    batch = inputs(family, prompt)
+    _, generated, receipt = generate(model, batch, METHOD)
+    called, pruning = logits(model, batch, METHOD)
+    assert pruning.receipts[0].images == receipt.images
+    assert_close(called[:, -1], generated[:, 0])
+    dense = logits(model, batch)[0]
+    assert (called[:, -1] - dense[:, -1]).abs().max() > 0.01
+    with torch.no_grad(), vp.prune(model.model, METHOD) as direct:
+        model.model(**batch)
+    assert direct.receipts[0].images == receipt.images
+
+
+def test_layers_from_k_on_hold_the_short_sequence(family, model):
+    cache = DynamicCache()
+    batch = inputs(family, TWO)
+    logits(model, batch, METHOD, past_key_values=cache)
+    long = batch["input_ids"].shape[1]
+    assert [cache.get_seq_length(i) for i in range(LAYERS)] == [long] * 2 + [long - 19 + 12] * 2
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("layer", [1, 2, 3])
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_dropping_equals_masking(family, model, prompt, layer):
+    """A token that is gone and one that no later layer may look at are the same, phases and DeepStack included."""
+    method = vp.CentrifugalPruner(keep_tokens=5, self_weight=1.0, layer=layer)
+    batch = inputs(family, prompt)
+    short, pruning = logits(model, batch, method)
+    tokens = batch["input_ids"].shape[1]
+    mask = torch.ones(tokens, tokens).tril().bool()
+    for one in pruning.receipts[0].images:
+        offsets = one.offsets or list(range(one.n_before))
+        mask[:, [one.span[0] + offsets[i] for i in range(one.n_before) if i not in one.indices]] = False
+    mask |= torch.eye(tokens).bool()  # a dropped query must see something; nobody looks at its result
+
+    def hide(module, args, kwargs):
+        return args, {**kwargs, "attention_mask": mask[None, None]}
+
+    hooks = [m.register_forward_pre_hook(hide, with_kwargs=True) for m in model.model.language_model.layers[layer:]]
+    masked = logits(model, batch)[0]
+    for hook in hooks:
+        hook.remove()
+    assert_close(short[:, -2:], masked[:, -2:])
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
+def test_keeping_everything_is_the_dense_model_bit_for_bit(family, model, prompt):
+    batch = inputs(family, prompt)
+    dense = generate(model, batch)
+    kept = generate(model, batch, vp.CentrifugalPruner(reduction_ratio=0.0))
+    assert torch.equal(dense[1], kept[1]) and torch.equal(dense[0], kept[0])
+    assert all(one.n_after == one.n_before for one in kept[2].images)
+
+
+def test_eager_attention_agrees(family, model):
+    eager = tiny_qwen.build(family, "eager")
+    for batch in (inputs(family, MIXED), inputs(family, ONE, FILM)):
+        sdpa_tokens, sdpa_logits, _ = generate(model, batch, METHOD)
+        eager_tokens, eager_logits, _ = generate(eager, batch, METHOD)
+        assert torch.equal(sdpa_tokens, eager_tokens)
+        assert_close(sdpa_logits, eager_logits)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("method", [METHOD, HALF], ids=["layer2", "layer1"])
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_a_ragged_batch_equals_its_rows_one_by_one(family, model, method, cache):
+    """Different sizes, numbers of images, a video, and a row without either; padded on the left."""
+    prompts = [TWO, ONE, MIXED, WORDS, FILM]
+    options = {} if cache is None else {"cache_implementation": cache}
+    tokens, scores, receipt = generate(model, inputs(family, *prompts), method, **options)
+    longest = max(length(family, prompt) for prompt in prompts)
+    for row, prompt in enumerate(prompts):
+        alone = generate(model, inputs(family, prompt), None if prompt is WORDS else method)
+        assert torch.equal(tokens[row], alone[0][0])
+        assert_close(scores[row], alone[1][0])
+        padding = longest - length(family, prompt)
+        together = [(one.span[0] - padding, one.indices) for one in receipt.images if one.row == row]
+        assert together == [(one.span[0], one.indices) for one in (alone[2].images if alone[2] else [])]
+
+
+def test_beams_and_several_samples(family, model):
+    batch = inputs(family, MIXED, TWO)
+    with vp.prune(model, METHOD) as pruning:
+        cached = model.generate(**batch, do_sample=False, max_new_tokens=4, num_beams=3)
+        plain = model.generate(**batch, do_sample=False, max_new_tokens=4, num_beams=3, use_cache=False)
+        model.generate(**batch, do_sample=True, max_new_tokens=3, num_return_sequences=2)
+    assert torch.equal(cached, plain)
+    beams, samples = pruning.receipts[0], pruning.receipts[-1]
+    once = generate(model, batch, METHOD)[2].images
+    assert [one.indices for one in samples.images if one.row in (0, 2)] == [one.indices for one in once]
+    assert len(beams.images) == 15 and len(samples.images) == 10
+
+
+# Dialogue: see docs/pruning_semantics.md
+
+
+def turn(model, family, cache, whole, start, new):
+    """One prefill of `whole` from token `start` on; `new` are its images and videos. Returns the last logits [1, V]."""
+    batch, own = inputs(family, whole), inputs(family, new)
+    grids = {name: value for name, value in batch.items() if name.endswith("grid_thw")}
+    ids, types = batch["input_ids"], batch["mm_token_type_ids"]
+    positions = model.model.get_rope_index(ids, mm_token_type_ids=types, **grids)[0]
+    given = {name: value for name, value in own.items() if "pixel" in name or name.endswith("grid_thw")}
+    given |= {"input_ids": ids[:, start:], "mm_token_type_ids": types[:, start:]}
+    return model(**given, position_ids=positions[..., start:], past_key_values=cache, use_cache=True).logits[:, -1]
+
+
+@pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
+@pytest.mark.parametrize("method", [METHOD, HALF], ids=["layer2", "layer1"])
+def test_a_dialogue_in_turns_equals_the_dialogue_as_one_prompt(family, model, method, second):
+    first, third = MIXED, text(4, 23)
+    with torch.no_grad(), vp.prune(model, method) as pruning:
+        cache = DynamicCache()
+        turn(model, family, cache, first, 0, first)
+        turn(model, family, cache, first + second, length(family, first), second)
+        in_turns = turn(model, family, cache, first + second + third, length(family, first + second), [])
+    with torch.no_grad(), vp.prune(model, method) as at_once:
+        whole = turn(model, family, DynamicCache(), first + second + third, 0, first + second)
+    kept = [one.indices for receipt in pruning.receipts for one in receipt.images]
+    assert kept == [one.indices for one in at_once.receipts[0].images]
+    assert_close(in_turns, whole)
+
+
+def test_generate_goes_on_with_a_dialogue(family, model):
+    first, second = TWO, text(5, 24)  # no video: Qwen2.5-VL, dense too, goes on after one at other positions
+    with vp.prune(model, METHOD):
+        batch, cache = inputs(family, first), DynamicCache()
+        answer = model.generate(**batch, past_key_values=cache, do_sample=False, max_new_tokens=4)
+        ids = torch.cat([answer, torch.tensor([second])], dim=1)
+        continued = model.generate(input_ids=ids, past_key_values=cache, do_sample=False, max_new_tokens=4)
+        whole = [*first, *answer[0, -4:].tolist(), *second]
+        at_once = model.generate(**inputs(family, whole), do_sample=False, max_new_tokens=4)
+    assert torch.equal(continued, at_once)
+
+
+# No trace, and bad input
+
+
+@pytest.mark.parametrize("where", ["visual", "language_model.layers.1", "language_model.layers.3"])
+def test_an_exception_leaves_no_trace(family, model, where):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    def hooks():
+        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
+
+    batch, count = inputs(family, MIXED), hooks()
+    state = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    dense, pruned = generate(model, batch)[1], generate(model, batch, HALF)[1]
+    hook = model.model.get_submodule(where).register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt), vp.prune(model, HALF) as pruning:
+        model.generate(**batch, max_new_tokens=2)
+    hook.remove()
+    assert hooks() == count and {name: sorted(vars(module)) for name, module in model.named_modules()} == state
+    assert torch.equal(generate(model, batch)[1], dense)
+    with torch.no_grad(), pruning:
+        again = model(**batch).logits[:, -1]
+    assert_close(again, pruned[:, 0])
+
+
+def test_words_alone_warn_and_are_dense(family, model):
+    batch = inputs(family, WORDS)
+    with pytest.warns(PruningWarning, match="no visual tokens"):
+        pruned = generate(model, batch, METHOD)
+    assert torch.equal(pruned[1], generate(model, batch)[1]) and pruned[2].images == []
+
+
+def test_a_placeholder_that_the_model_generates_is_a_word(family, model):
+    with torch.no_grad(), vp.prune(model, METHOD) as pruning:
+        cache = DynamicCache()
+        model(**inputs(family, ONE), past_key_values=cache)
+        model(input_ids=torch.tensor([[IMAGE]]), past_key_values=cache)
+    assert len(pruning.receipts) == 1
+
+
+def test_bad_input_is_named(family, model):
+    batch = inputs(family, ONE)
+    with pytest.raises(PruningError, match="mm_token_type_ids"):
+        generate(model, {name: value for name, value in batch.items() if name != "mm_token_type_ids"}, METHOD)
+    cut = {**batch, "input_ids": batch["input_ids"][:, :9], "mm_token_type_ids": batch["mm_token_type_ids"][:, :9]}
+    with pytest.raises(PruningError, match="one forward call"):
+        logits(model, {**cut, "attention_mask": torch.ones(1, 9).long()}, METHOD)
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    with pytest.raises(PruningError, match="pass input_ids"):
+        logits(model, {**batch, "input_ids": None, "inputs_embeds": embeds}, METHOD)
+    with pytest.raises(PruningError, match=r"keep_tokens=25, .* only 24"):
+        logits(model, batch, vp.CentrifugalPruner(keep_tokens=25))
