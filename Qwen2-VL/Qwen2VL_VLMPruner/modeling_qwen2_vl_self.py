@@ -12,7 +12,6 @@ from vlm_pruner.methods.base import Pruner
 from vlm_pruner.pruning import DecoderPruning
 from vlm_pruner.receipts import Receipt
 
-
 # Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
 _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}
 
@@ -67,6 +66,8 @@ class VLMPrunerForConditionalGeneration(Qwen2VLForConditionalGeneration):
         model = VLMPrunerForConditionalGeneration.from_pretrained("Qwen/Qwen2-VL-7B-Instruct", dtype="auto")
         model.model.method = CentrifugalPruner(reduction_ratio=0.889)
         model.generate(**processor(...))
+
+    Everything else, saving included, is as in transformers' class.
     """
 
     def __init__(self, config: Qwen2VLConfig) -> None:
