@@ -24,6 +24,7 @@ class Command:
 
 COMMANDS = {
     "score": Command("vlm_pruner.scoring.command", "score an answer file of one of nine benchmarks"),
+    "table": Command("vlm_pruner.report.paper_command", "the paper's tables with our scores beside the printed ones"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
 }
 

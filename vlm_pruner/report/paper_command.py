@@ -1,0 +1,57 @@
+"""``vlm-pruner table``: the paper's tables with our scores, the paper's, and the difference."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from vlm_pruner.report import paper_numbers
+from vlm_pruner.report.paper_render import FORMATS
+from vlm_pruner.report.paper_results import Result, TableError, paper_model, read_results, rows_of
+from vlm_pruner.report.paper_table import model_tables
+
+EXAMPLES = """examples:
+  vlm-pruner table playground/data/eval/*/results
+  vlm-pruner table playground/data/mini/*/results --format md
+  vlm-pruner table my-results --model LLaVA-1.5-7B --format csv > table.csv
+  vlm-pruner table --model LLaVA-NeXT-7B         (the paper's numbers alone)
+
+A run is named by its checkpoint's folder, and stands beside the paper's model of that name. Missing cells are "-".
+Avg is the mean over the nine benchmarks of score / dense score, in %; it is missing as long as one of them is.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results", nargs="*", metavar="RESULTS", help="JSON files of 'vlm-pruner score --json', or folders of them"
+    )
+    parser.add_argument(
+        "--model", metavar="NAME",
+        help="the model that made the results, for checkpoints whose name does not tell; one of the paper's: "
+        f"{', '.join(paper_numbers.models())}; or any other, which then has no numbers of the paper",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=list(FORMATS), default="terminal")
+
+
+def run(args: argparse.Namespace) -> int:
+    results = read_results(args.results, args.model)
+    named = paper_model(args.model) if args.model else None
+    if not results and (args.results or named is None):
+        raise TableError(_nothing(args))
+    tables = model_tables(rows_of(results), [named] if named and not results else None)
+    print(FORMATS[args.format](tables))
+    for remark in _remarks(results):
+        print(f"note: {remark}", file=sys.stderr)
+    return 0
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    if args.results:
+        return f"no result of 'vlm-pruner score BENCHMARK --json' in {' '.join(args.results)}"
+    if args.model:
+        return f"the paper has no model {args.model!r}; it has {', '.join(paper_numbers.models())}"
+    return "give result files or folders of them, or --model for the paper's numbers alone"
+
+
+def _remarks(results: list[Result]) -> list[str]:
+    return [f"{result.path}: {remark}" for result in results for remark in result.remarks]

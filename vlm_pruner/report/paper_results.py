@@ -1,0 +1,203 @@
+"""Result files of `vlm-pruner score --json` as rows of the paper's tables: which model, budget and method made each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_pruner.report import paper_numbers
+from vlm_pruner.report.paper_numbers import COLUMNS, DENSE
+
+
+class TableError(ValueError):
+    """A result that cannot be put into the table; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What was kept of a picture's visual tokens: a share in percent with one decimal, or, where the number of tokens
+    before pruning is not known, a count."""
+
+    kept: float | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One benchmark's score of one run."""
+
+    path: Path
+    model: str
+    budget: Budget
+    method: str
+    settings: Mapping[str, Any]
+    benchmark: str
+    value: float
+    stderr: float | None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass
+class ResultRow:
+    """The scores of one model, budget and method, by benchmark."""
+
+    model: str
+    budget: Budget
+    method: str
+    label: str
+    scores: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+# Names that methods are printed with. "vlm-pruner" without a remark is the paper's own setting.
+LABELS = {
+    "vlm-pruner": "VLM-Pruner",
+    "fastv": "FastV",
+    "sparsevlm": "SparseVLM",
+    "pyramiddrop": "PyramidDrop",
+    "mustdrop": "MustDrop",
+    "dart": "DART",
+    "divprune": "DivPrune",
+}
+PUBLISHED = {
+    "vlm-pruner": {
+        "layer": 2, "pivots": 4, "threshold": 0.8, "threshold_step": 0.1, "token_batch": 16, "spatial_weight": 0.5,
+        "channels": 256, "self_weight": 0.3, "compat": None,
+    }
+}  # fmt: skip
+SHORT_SETTINGS = {"token_batch": "B", "threshold": "tau", "reduction_ratio": "r"}
+
+# Visual tokens of a picture for models outside the paper: the embedded model has LLaVA-1.5's grid.
+VISUAL_TOKENS = {"mini": 576}
+
+
+def read_results(paths: Iterable[str | Path], model: str | None = None) -> list[Result]:
+    """Every result file among `paths`; a folder stands for all result files below it.
+
+    model: the name to give to all of them, for checkpoints whose own name does not tell.
+    Raises TableError for a file that is not a result, and if nothing is found.
+    """
+    results = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = [_read(file, model, required=False) for file in sorted(path.rglob("*.json"))]
+            results += [result for result in found if result is not None]
+        else:
+            results += [result for result in [_read(path, model)] if result is not None]
+    return results
+
+
+def rows_of(results: Sequence[Result]) -> list[ResultRow]:
+    """Results put together to rows, in order of first appearance.
+
+    Raises TableError if two results would share a cell.
+    """
+    rows: dict[tuple[str, Budget, str], ResultRow] = {}
+    for result, label in zip(results, _labels(results), strict=True):
+        key = (result.model, result.budget, label)
+        row = rows.setdefault(key, ResultRow(result.model, result.budget, result.method, label))
+        if result.benchmark in row.scores:
+            raise TableError(
+                f"{row.files[result.benchmark]} and {result.path} are both {result.benchmark} of {result.model}, "
+                f"{label}, with the same budget; give only one of them"
+            )
+        row.scores[result.benchmark] = result.value
+        row.files[result.benchmark] = result.path
+        if result.stderr is not None:
+            row.errors[result.benchmark] = result.stderr
+    return list(rows.values())
+
+
+def paper_model(name: str) -> str | None:
+    """The paper's model that a checkpoint's name speaks of, as 'llava-v1.5-7b' of LLaVA-1.5-7B; None if of none."""
+    known = {_plain(model): model for model in paper_numbers.models()}
+    plain = _plain(name)
+    for old, new in (("v1.6vicuna", "next"), ("v1.6", "next"), ("v1.5", "1.5"), ("nextvicuna", "next")):
+        plain = plain.replace(old, new)
+    plain = plain.removesuffix("hf")
+    return known.get(plain) or known.get(plain.replace("instruct", ""))
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+
+def _read(path: Path, model: str | None, required: bool = True) -> Result | None:
+    """One file's result. A file that is no result is an error if `required`, else None."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict) or "headline" not in document or document.get("benchmark") not in COLUMNS:
+        if required:
+            raise TableError(f"{path} is not a result of 'vlm-pruner score BENCHMARK --json'; give such files")
+        return None
+    run = document.get("run") or {}
+    config = run.get("config")
+    if config is None:
+        raise TableError(
+            f"{path} does not say which run made its answers: their .meta.json was not beside them when they were "
+            "scored; put it back and score again"
+        )
+    return _result(path, document, config, model)
+
+
+def _result(path: Path, document: Mapping[str, Any], config: Mapping[str, Any], model: str | None) -> Result:
+    name = model or _model_name(str(config["model_path"]))
+    method = config.get("method") or {"name": DENSE}
+    settings = {key: value for key, value in method.items() if key not in ("name", "reduction_ratio", "keep_tokens")}
+    headline = document["headline"]
+    failed = document.get("failed", 0)
+    return Result(
+        path=path,
+        model=paper_model(name) or name,
+        budget=_budget(method, paper_model(name) or name),
+        method=method["name"],
+        settings=settings,
+        benchmark=document["benchmark"],
+        value=float(headline["value"]),
+        stderr=headline.get("stderr"),
+        remarks=(f"{failed} of {document['n']} items failed and count as empty replies",) if failed else (),
+    )
+
+
+def _model_name(path: str) -> str:
+    """The checkpoint's folder; its parent where the folder is just called checkpoint."""
+    parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    named = [part for part in parts if part != "checkpoint"]
+    return named[-1] if named else path
+
+
+def _budget(method: Mapping[str, Any], model: str) -> Budget:
+    if method["name"] == DENSE:
+        return Budget(kept=100.0)
+    if method.get("reduction_ratio") is not None:
+        return Budget(kept=round(100 * (1 - method["reduction_ratio"]), 1))
+    tokens = known_tokens(model)
+    if tokens is None:
+        return Budget(tokens=method["keep_tokens"])
+    return Budget(kept=round(100 * method["keep_tokens"] / tokens, 1))
+
+
+def known_tokens(model: str) -> int | None:
+    """A picture's visual tokens before pruning, the most there can be; None where that is not known."""
+    return VISUAL_TOKENS.get(model) or paper_numbers.visual_tokens(model)
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Each result's method as it is printed, with the settings that part from the published (or the first) ones."""
+    usual: dict[str, Mapping[str, Any]] = dict(PUBLISHED)
+    labels = []
+    for result in results:
+        reference = usual.setdefault(result.method, result.settings)
+        differing = [
+            f"{SHORT_SETTINGS.get(name, name)}={value}"
+            for name, value in result.settings.items()
+            if name not in reference or reference[name] != value
+        ]
+        labels.append(" ".join([LABELS.get(result.method, result.method), *differing]))
+    return labels
