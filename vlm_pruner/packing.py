@@ -33,6 +33,13 @@ class Packing:
     def length(self) -> int:
         return self.index.shape[1]
 
+    def places(self, length: int) -> Tensor:
+        """Long [B, length]: where each of the `length` long positions has gone; without meaning for dropped ones."""
+        rows, columns = self.index.shape
+        places = self.index.new_zeros(rows, length)
+        here = torch.arange(columns, device=places.device).expand(rows, -1)
+        return places.scatter_(1, self.index, here)
+
     def gather(self, tokens: Tensor) -> Tensor:
         """[..., B, L, c] from `tokens` [..., B or 1, T, c], on `tokens`' device."""
         rows, length = self.index.shape

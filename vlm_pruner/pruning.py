@@ -1,57 +1,34 @@
 """What happens inside a running decoder. The only code that prunes one, whichever door it is reached through.
 
-Forward pre-hooks do it all, so no transformers code is copied or replaced:
-
-    layer K-1     its keys are read on their way into the cache; with the hidden states entering layer K they decide
-    layer K       chosen visual tokens stay, are merged, and the sequence is packed; mask and rotary phases follow
-    layers K+1..  get the short mask and phases in place of the decoder's own (and DeepStack's features, if there are)
-
-While decoding, the layers from K on hold a shorter cache than the ones before, and get masks of that length.
+Forward pre-hooks do it all, so no transformers code is copied or replaced. What they do is said in `stage.py`: most
+methods drop tokens before one layer, some before several, one Stage each. While decoding, the layers from a stage on
+hold a shorter cache than the ones before, and get masks of that length.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from torch import Tensor, nn
+from torch import nn
 
 from vlm_pruner import adapters
 from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
-from vlm_pruner.methods.base import Pruner, Selection
-from vlm_pruner.packing import join_keys, visible_keys
+from vlm_pruner.methods.base import Pruner
 from vlm_pruner.receipts import Receipt
-from vlm_pruner.short_caches import ShortCache, ShortCaches
-from vlm_pruner.shortening import Task, check_inside, image_receipt, plan, shorten
+from vlm_pruner.shortening import image_receipt, plan
+from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
+from vlm_pruner.views import SUPPLIED
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
 
 
 class PruningWarning(UserWarning):
     """Pruning was asked for and did nothing."""
-
-
-class _KeyTap:
-    """Stands in for a cache (or for none) during one layer, and notes the keys that the layer adds.
-
-    They are the cache's entries (after rotary embedding), but whole and in order for every kind of cache, static or
-    quantised, and there without a cache too.
-    """
-
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-        self.keys: Tensor | None = None  # [B, key heads, T, head size]
-
-    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys = keys
-        return (keys, values) if self._cache is None else self._cache.update(keys, values, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
 
 
 class DecoderPruning:
@@ -68,11 +45,13 @@ class DecoderPruning:
         self.method = method
         self.released_rounding = released_rounding
         self.receipts: list[Receipt] = []
+        self._depth = len(decoder.layers)
+        self._stages = [
+            Stage(decoder, method, layer, partial(self._after_stage, number))
+            for number, layer in enumerate(method.layers(self._depth))
+        ]
         self._hooks: list[Any] = []
-        self._caches = ShortCaches()
-        self._expected: list[Task] = []
-        self._tap: _KeyTap | None = None
-        self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running
+        self._tokens_before = 0
         self._deepstack: DeepStack | None = None
         self._warned = False
 
@@ -80,13 +59,16 @@ class DecoderPruning:
         if self.decoder in _ACTIVE:
             raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
         _ACTIVE.add(self.decoder)
-        k, layers = self.method.layer, self.decoder.layers
-        hooks: list[tuple[nn.Module, Callable[..., Any]]] = [
+        first, *later = self._stages
+        layers = self.decoder.layers
+        hooks: list[tuple[nn.Module, Hook]] = [
             (self.decoder, self._before_decoder),  # not called if this is opened in the decoder's own forward
-            (layers[k - 1], self._before_last_long_layer),
-            (layers[k], self._before_first_short_layer),
+            (layers[0], self._before_layer_0),
         ]
-        hooks += [(layer, self._before_short_layer) for layer in layers[k + 1 :]]
+        # In this order: a later stage finds the arguments as the earlier ones have made them.
+        hooks += first.hooks()
+        hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
+        hooks += [hook for stage in later for hook in stage.hooks()]
         self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
         return self
 
@@ -94,8 +76,9 @@ class DecoderPruning:
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
-        self._expected = []
-        self._tap = self._replacements = self._deepstack = None
+        self._deepstack = None
+        for stage in self._stages:
+            stage.forget()
         _ACTIVE.discard(self.decoder)
 
     def expect(self, spans: list[list[VisualSpan]]) -> None:
@@ -103,96 +86,48 @@ class DecoderPruning:
 
         Raises PruningError, before the model runs, if a span has fewer tokens than are to be kept.
         """
-        self._expected = plan(spans, self.method, self.released_rounding)
-
-    # Hooks, in the order in which they run. Each gets a module's arguments and may return others.
+        tasks = plan(spans, self.method, self.released_rounding, self._depth)
+        for stage in self._stages:
+            stage.forget()
+        self._stages[0].tasks = tasks
 
     def _before_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._deepstack = None
         features = kwargs.get("deepstack_visual_embeds")
-        if features is None or all(task.keeps_all for task in self._expected):
+        if features is None or all(task.keeps_all for task in self._stages[0].tasks):
             return None
-        k = self.method.layer
+        k = self._stages[0].layer
         self._deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
         return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
 
-    def _before_last_long_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._tap = self._replacements = None
-        if all(task.keeps_all for task in self._expected):
-            return None
-        self._tap = _KeyTap(kwargs.get("past_key_values"))
-        return args, {**kwargs, "past_key_values": self._tap}
+    def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._stages[0].tasks and {"embeddings", "text_embeddings"} & self.method.needs:
+            call = layer_call(layer, args, kwargs, 0)
+            for stage in self._stages:
+                stage.first = call
 
-    def _before_first_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tasks, self._expected = self._expected, []
-        tap, self._tap = self._tap, None
-        hidden = args[0] if args else kwargs["hidden_states"]
-        rows, length = hidden.shape[:2]
-        check_inside(tasks, rows, length)
-        full, held = self._cached_tokens(kwargs.get("past_key_values"), length)
-        state = self._caches.recall(kwargs.get("past_key_values"), rows=rows, full=full, held=held)
-        dense = tap is None and state is None  # nothing to drop, nothing was dropped: the decoder is left alone
-        selections: list[Selection | None] = [None] * len(tasks)
-        if not dense:
-            visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
-            past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
-            self._replacements = {}
-            if tap is not None:
-                assert tap.keys is not None, "the layer before the pruned one did not hand its keys to the cache"
-                short = shorten(hidden, tap.keys, new, tasks, self.method)
-                hidden, new, selections = short.hidden, short.packing.valid, short.selections
-                phases = tuple(short.packing.gather(part) for part in kwargs["position_embeddings"])
-                self._replacements["position_embeddings"] = phases
-                if self._deepstack is not None:
-                    self._deepstack.shorten(short.packing)
-            keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
-            self._see(kwargs.get("past_key_values"), hidden, keys, full + length - held - hidden.shape[1])
-        if tasks or full == 0:  # a prefill
-            self._write_receipt(tasks, selections, rows, length, hidden.shape[1])
-        return None if dense else _with(args, {**kwargs, **(self._replacements or {})}, hidden)
-
-    def _cached_tokens(self, cache: Any, new: int) -> tuple[int, int]:
-        """Tokens in the cache before this call: in the layers before K, which have added its `new` ones, and from K."""
-        if cache is None:
-            return 0, 0
-        return int(cache.get_seq_length(self.method.layer - 1)) - new, int(cache.get_seq_length(self.method.layer))
-
-    def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
-        """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""
-        assert self._replacements is not None
-        self._caches.remember(cache, ShortCache(keys, gap))
-        self._replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
-        # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
-        # The rotary phases, which stay those of the long sequence, are in position_embeddings.
-        self._replacements["position_ids"] = None
-
-    def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._replacements is None:
-            return None
-        kwargs = {**kwargs, **self._replacements}
+    def _add_deepstack(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._deepstack is None:
-            return args, kwargs
-        return _with(args, kwargs, self._deepstack.add(args[0] if args else kwargs["hidden_states"]))
+            return None
+        return with_hidden(args, kwargs, self._deepstack.add(hidden_states(args, kwargs)))
 
-    def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
-        """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
-        from transformers.masking_utils import create_causal_mask
+    def _after_stage(self, number: int, cut: Cut) -> None:
+        if cut.packing is not None and self._deepstack is not None:
+            self._deepstack.shorten(cut.packing)
+        if number == 0:
+            self._tokens_before = cut.before
+        if number + 1 < len(self._stages):
+            self._stages[number + 1].tasks = cut.tasks
+        elif cut.prefill:
+            self._write_receipt(cut)
 
-        return create_causal_mask(
-            config=self.decoder.config,
-            inputs_embeds=hidden,
-            attention_mask=keys,
-            past_key_values=cache,
-            position_ids=None,
-            layer_idx=self.method.layer,
-        )
-
-    def _write_receipt(
-        self, tasks: list[Task], selections: list[Selection | None], rows: int, before: int, after: int
-    ) -> None:
+    def _write_receipt(self, cut: Cut) -> None:
         method = self.method
-        images = [image_receipt(task, chosen, method) for task, chosen in zip(tasks, selections, strict=True)]
-        self.receipts.append(Receipt(method.name, method.config(), method.layer, rows, before, after, images))
+        images = [image_receipt(task, method) for task in cut.tasks]
+        layer = self._stages[0].layer
+        self.receipts.append(
+            Receipt(method.name, method.config(), layer, cut.rows, self._tokens_before, cut.after, images)
+        )
         if not images and not self._warned:
             self._warned = True
             warnings.warn(
@@ -202,27 +137,28 @@ class DecoderPruning:
             )
 
 
-def _with(args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments with other hidden states, wherever they stood."""
-    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-
 def _check_decoder(decoder: nn.Module, method: Pruner) -> None:
     if not isinstance(method, Pruner):
         raise PruningError(
             f"method={method!r} is not a pruning method; use for example CentrifugalPruner(keep_tokens=64)"
         )
-    layers = len(decoder.layers)
-    if method.layer >= layers:
+    depth = len(decoder.layers)
+    layers = method.layers(depth)
+    if layers[-1] >= depth:
         raise PruningError(
-            f"layer={method.layer}, but the decoder's last layer is {layers - 1}; use layer=1 to layer={layers - 1}"
+            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
+        )
+    if method.needs - SUPPLIED:
+        raise PruningError(
+            f"{type(method).__name__} needs {', '.join(sorted(method.needs - SUPPLIED))}, which "
+            f"{type(decoder).__name__} does not give"
         )
     config = decoder.config
     kinds = getattr(config, "layer_types", None)
-    windowed = kinds[method.layer :] if kinds else ["sliding_attention"] * bool(getattr(config, "sliding_window", None))
+    windowed = kinds[layers[0] :] if kinds else ["sliding_attention"] * bool(getattr(config, "sliding_window", None))
     if any(kind != "full_attention" for kind in windowed):
         raise PruningError(
-            f"{type(decoder).__name__} uses attention other than full attention from layer {method.layer} on; "
+            f"{type(decoder).__name__} uses attention other than full attention from layer {layers[0]} on; "
             "a window over a pruned sequence is not supported"
         )
 

@@ -14,8 +14,9 @@ class ImageReceipt:
     coords:  [R, 2] (x, y) of the kept tokens in token units, in the order of `indices`; of a video [R, 3] (t, x, y).
     pivots:  tokens that selection started from, in order of selection (empty for methods without pivots).
     nearest: [N] position in `indices` of the kept token that each token is most similar to, which is where a
-             dropped token was folded in; None for methods that fold nothing.
+             dropped token was folded in; None for methods that fold nothing, and for those with several stages.
     offsets: [N] where the tokens are in the span, if text stands between them; None if they follow each other.
+    steps:   [layer, visual tokens from there on] of each stage; the last is [layer, n_after].
     """
 
     row: int
@@ -30,6 +31,7 @@ class ImageReceipt:
     pivots: list[int] = field(default_factory=list)
     nearest: list[int] | None = None
     offsets: list[int] | None = None
+    steps: list[list[int]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "span": list(self.span)}

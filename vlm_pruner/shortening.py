@@ -2,39 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.view import View
 from vlm_pruner.packing import Packing
 from vlm_pruner.receipts import ImageReceipt
 
 
 @dataclass(frozen=True)
 class Task:
-    """One visual span of a batch row, and the number of its tokens to keep."""
+    """One image of a batch row, and what is to be done to it.
+
+    image:   its visual span in the sequence that enters the decoder.
+    budgets: visual tokens to keep at each stage that is to come.
+    span:    where those of its tokens that are left are now.
+    kept:    the same tokens, counted within `image`, as the last stage chose them.
+    steps:   (layer, visual tokens from there on) of each stage that is done.
+    """
 
     row: int
+    image: VisualSpan
+    budgets: tuple[int, ...]
     span: VisualSpan
-    budget: int
+    kept: Selection
+    steps: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, row: int, image: VisualSpan, budgets: tuple[int, ...]) -> Task:
+        every = torch.arange(image.length)
+        return cls(row, image, budgets, image, Selection(every, every))
+
+    @property
+    def budget(self) -> int:
+        return self.budgets[0]
 
     @property
     def keeps_all(self) -> bool:
         return self.budget == self.span.length
 
+    def keep_all(self, layer: int) -> Task:
+        """After a stage before `layer` that left the sequence as it was."""
+        return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.span.length)))
 
-def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str) -> list[Task]:
+
+def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, depth: int) -> list[Task]:
     """Tasks in order of row and position. Raises PruningError if a span has fewer tokens than are to be kept."""
     tasks = []
+    stages = len(method.layers(depth))
     for row, row_spans in enumerate(spans):
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
             keeps_all = number > 0 and method.released
-            budget = span.length if keeps_all else method.budget(span.length, released_rounding)
-            tasks.append(Task(row, span.as_released() if method.released else span, budget))
+            budgets = (span.length,) * stages if keeps_all else method.budgets(span.length, depth, released_rounding)
+            tasks.append(Task.of(row, span.as_released() if method.released else span, budgets))
     return tasks
 
 
@@ -50,59 +76,86 @@ def check_inside(tasks: list[Task], rows: int, length: int) -> None:
 
 @dataclass(frozen=True)
 class Shortened:
-    """hidden: [B, L, d], packed as `packing` says. selections: one per task, None where the whole span stayed."""
+    """hidden: [B, L, d], packed as `packing` says. tasks: what is left of each, for the stage that comes next."""
 
     hidden: Tensor
     packing: Packing
-    selections: list[Selection | None]
+    tasks: list[Task]
 
 
-def shorten(hidden: Tensor, keys: Tensor, visible: Tensor | None, tasks: list[Task], method: Pruner) -> Shortened:
+def shorten(
+    hidden: Tensor,
+    visible: Tensor | None,
+    tasks: list[Task],
+    method: Pruner,
+    layer: int,
+    look: Callable[[Task], View],
+) -> Shortened:
     """Select, merge and pack. Padding goes the way of dropped tokens, so that rows are padded only among themselves.
 
-    hidden: [B, T, d], entering the pruned layer. keys: [B, key heads, T, head size], of the layer before.
-    visible: bool [B, T], False for padding; None if there is none.
+    hidden: [B, T, d], entering decoder layer `layer`. visible: bool [B, T], False for padding; None if there is none.
+    look: what the method sees of a task's image.
     """
     keep = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
     if visible is not None:
         keep &= visible.to(keep.device)
-    hidden = hidden.clone()
-    selections = [_shorten_span(hidden, keep, keys, task, method) for task in tasks]
+    changed = hidden.clone()  # views show the batch as it was, also after another image of the row is done
+    selections = [None if task.keeps_all else method.choose(look(task)) for task in tasks]
+    for task, selection in zip(tasks, selections, strict=True):
+        if selection is not None:
+            positions = task.span.positions().to(hidden.device)
+            stays = positions[selection.indices]
+            changed[task.row, stays] = method.merge(hidden[task.row, positions], selection)
+            keep[task.row, positions] = False
+            keep[task.row, stays] = True
     packing = Packing.of(keep)
-    return Shortened(packing.gather(hidden), packing, selections)
+    places = packing.places(hidden.shape[1]).cpu()
+    left = [_carry_on(*pair, layer, places) for pair in zip(tasks, selections, strict=True)]
+    return Shortened(packing.gather(changed), packing, left)
 
 
-def _shorten_span(hidden: Tensor, keep: Tensor, keys: Tensor, task: Task, method: Pruner) -> Selection | None:
-    """Writes one span's merged rows into `hidden` and its choice into `keep`."""
-    if task.keeps_all:
-        return None
-    positions = task.span.positions().to(hidden.device)
-    tokens = hidden[task.row, positions]
-    token_keys = keys[task.row][:, positions.to(keys.device)].transpose(0, 1).flatten(1)  # [N, heads x head size]
-    selection = method.select(tokens, token_keys.to(tokens.device), task.span.layout, task.budget)
-    stays = positions[selection.indices]
-    hidden[task.row, stays] = method.merge(tokens, selection)
-    keep[task.row, positions] = False
-    keep[task.row, stays] = True
-    return selection
-
-
-def image_receipt(task: Task, selection: Selection | None, method: Pruner) -> ImageReceipt:
-    """The receipt of one task; without a selection all tokens were kept."""
+def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tensor) -> Task:
+    """What is left of a task after a stage. places: long [B, T], where in the short sequence each position has gone."""
     every = torch.arange(task.span.length)
     chosen = Selection(every, every) if selection is None else selection
-    indices = chosen.indices.tolist()
+    indices = chosen.indices.cpu()
+    now = places[task.row, task.span.positions()[indices]]
+    offsets = now - now[0]
+    layout = TokenLayout(task.span.layout.coords[indices], task.span.layout.diagonal)
+    span = VisualSpan(int(now[0]), len(now), layout, None if int(offsets[-1]) == len(now) - 1 else offsets)
+    return replace(
+        task,
+        budgets=task.budgets[1:],
+        span=span,
+        kept=_within_image(task, chosen),
+        steps=(*task.steps, (layer, len(indices))),
+    )
+
+
+def _within_image(task: Task, chosen: Selection) -> Selection:
+    """A choice among what an earlier stage left, counted in the whole image's tokens."""
+    if not task.steps:
+        return chosen
+    left = task.kept.indices.cpu()
+    pivots = None if chosen.pivots is None else left[chosen.pivots.cpu()]
+    return Selection(left[chosen.indices.cpu()], left[chosen.order.cpu()], pivots=pivots)
+
+
+def image_receipt(task: Task, method: Pruner) -> ImageReceipt:
+    """The receipt of a task whose stages are all done."""
+    indices = task.kept.indices.tolist()
     return ImageReceipt(
         row=task.row,
-        span=(task.span.start, task.span.stop - task.span.start),
-        layer=method.layer,
+        span=(task.image.start, task.image.stop - task.image.start),
+        layer=task.steps[-1][0],
         method=method.name,
-        n_before=task.span.length,
+        n_before=task.image.length,
         n_after=len(indices),
         indices=indices,
-        order=chosen.order.tolist(),
-        coords=task.span.layout.coords[indices].tolist(),
-        pivots=[] if chosen.pivots is None else chosen.pivots.tolist(),
-        nearest=None if chosen.nearest is None else chosen.nearest.tolist(),
-        offsets=None if task.span.offsets is None else task.span.offsets.tolist(),
+        order=task.kept.order.tolist(),
+        coords=task.image.layout.coords[indices].tolist(),
+        pivots=[] if task.kept.pivots is None else task.kept.pivots.tolist(),
+        nearest=None if task.kept.nearest is None else task.kept.nearest.tolist(),
+        offsets=None if task.image.offsets is None else task.image.offsets.tolist(),
+        steps=[list(step) for step in task.steps],
     )

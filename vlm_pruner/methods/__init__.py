@@ -1,7 +1,26 @@
-"""Pruning methods, one per file. `get(name)` finds one, `names()` lists them."""
+"""Pruning methods, one per file. `get(name)` finds one, `names()` lists them.
+
+Files whose method is not registered hold its mathematics alone; each says why.
+"""
 
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
+from vlm_pruner.methods.dart import DartPruner
+from vlm_pruner.methods.divprune import DivPruner
+from vlm_pruner.methods.fastv import FastVPruner
 from vlm_pruner.methods.random import RandomPruner
+from vlm_pruner.methods.view import View
 
-__all__ = ["CentrifugalPruner", "Pruner", "RandomPruner", "Selection", "get", "names", "register"]
+__all__ = [
+    "CentrifugalPruner",
+    "DartPruner",
+    "DivPruner",
+    "FastVPruner",
+    "Pruner",
+    "RandomPruner",
+    "Selection",
+    "View",
+    "get",
+    "names",
+    "register",
+]

@@ -86,6 +86,14 @@ class Pruner:
         wanted = int(share) if self.released and released_rounding == "floor" else round(share)
         return min(tokens, max(self.least_tokens, wanted))
 
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """The layers before which tokens are dropped, ascending, in a decoder of `depth` layers. Most methods: one."""
+        return (self.layer,)
+
+    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+        """Visual tokens to keep, of an image's `tokens`, from each of `layers(depth)` on."""
+        return (self.budget(tokens, released_rounding),)
+
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         """Choose `budget` of one image's N tokens.
 

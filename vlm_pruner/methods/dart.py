@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -49,6 +49,7 @@ def set_order(image_pivots: list[int], text_pivots: list[int]) -> list[int]:
     return [given.index(place) for place in places]
 
 
+@register("dart")
 @dataclass(frozen=True)
 class DartPruner(Pruner):
     """Keeps the visual tokens of largest keys, and what is least similar to them and to the text's largest keys.

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.diversity import sample_farthest
 
 
+@register("divprune")
 @dataclass(frozen=True)
 class DivPruner(Pruner):
     """Farthest-point sampling by cosine on the projector's output, whichever layer the tokens are dropped before.

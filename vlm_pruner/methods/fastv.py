@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -22,6 +22,7 @@ def attention_order(rows: Tensor, budget: int) -> Tensor:
     return largest(rows.mean(dim=(0, 1)), budget)
 
 
+@register("fastv")
 @dataclass(frozen=True)
 class FastVPruner(Pruner):
     """Keeps what the prompt's last token looks at in the layer before `layer`. Needs text after the image.

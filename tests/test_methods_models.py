@@ -1,0 +1,203 @@
+"""Compared methods inside running models: what they are shown is what the model computes, and the shared properties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import vlm_pruner as vp
+from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection
+
+START = 5  # of the image in prompt()
+METHODS = [
+    vp.methods.get("fastv")(keep_tokens=8),
+    vp.methods.get("fastv")(keep_tokens=8, layer=1),
+    vp.methods.get("dart")(keep_tokens=13),
+    vp.methods.get("dart")(reduction_ratio=0.5, compat="released", layer=3),
+    vp.methods.get("divprune")(keep_tokens=8),
+]
+
+
+def label(method):
+    return f"{method.name}-{method.layer}"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llava()
+
+
+class Recorder(Pruner):
+    """Keeps the first tokens, and everything that it was shown."""
+
+    def __init__(self, *needs, layer=2, keep_tokens=8, rows=6):
+        super().__init__(keep_tokens=keep_tokens, layer=layer)
+        object.__setattr__(self, "needs", frozenset(needs))
+        object.__setattr__(self, "views", [])
+        object.__setattr__(self, "rows", rows)
+
+    def choose(self, view):
+        self.views.append(view)
+        if view.attend is not None:
+            self.views[-1] = view.attend(torch.arange(-self.rows, 0))
+        if view.attend_next is not None:
+            self.views[-1] = view.attend_next(torch.arange(-self.rows, 0))
+        indices = torch.arange(view.budget)
+        return Selection(indices, indices)
+
+
+def run(model, method, batch):
+    with torch.no_grad(), vp.prune(model, method) as pruning:
+        logits = model(**batch).logits
+    return pruning.receipts[0], logits
+
+
+def eager_rows(dtype, layer, row, batch):
+    """Attention [heads, T, T] of one decoder layer and row, as eager attention returns it."""
+    model = tiny_llava("eager").to(dtype)
+    with torch.no_grad():
+        out = model(**{**batch, "pixel_values": batch["pixel_values"].to(dtype)}, output_attentions=True)
+    return out.attentions[layer][row]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(("need", "layer"), [("attend", 1), ("attend", 3), ("attend_next", 2)])
+def test_recomputed_attention_rows_are_those_of_eager_attention(need, layer, ragged):
+    """Within twice the error that eager attention itself has in the dtype, against float64."""
+    batch = inputs(prompt(4, 6, 0), prompt(2, 6, 1), images=[0, 1]) if ragged else inputs(prompt(), images=[0])
+    row = len(batch["input_ids"]) - 1
+    seen_layer = layer - 1 if need == "attend" else layer
+    single = inputs(prompt(2, 6, 1), images=[1]) if ragged else batch  # padded, float64 is NaN in transformers
+    truth = eager_rows(torch.float64, seen_layer, 0, single)
+    for dtype in (torch.float32, torch.bfloat16):
+        model, method = tiny_llava().to(dtype), Recorder(need, layer=layer)
+        given = {**batch, "pixel_values": batch["pixel_values"].to(dtype)}
+        run(model, method, given)
+        want = truth[:, -6:, -6 - N : -6]
+        eager = eager_rows(dtype, seen_layer, row, batch)[:, -6:, -6 - N : -6]
+        error = (method.views[row].double() - want).abs().max()
+        allowed = 2 * (eager.double() - want).abs().max()
+        assert method.views[row].shape == (4, 6, N)
+        assert error <= max(allowed, 1e-6), f"{dtype}: {error} > {allowed}"
+
+
+def test_only_the_asked_rows_are_computed(model, monkeypatch):
+    """One query row: nothing of size T x T, whatever the length of the prompt."""
+    asked = []
+    rows = vp.attention_rows.LayerCall.rows
+
+    def watch(self, row, positions, keys, past):
+        made = rows(self, row, positions, keys, past)
+        asked.append((positions.tolist(), list(made.shape)))
+        return made
+
+    monkeypatch.setattr(vp.attention_rows.LayerCall, "rows", watch)
+    run(model, vp.methods.get("fastv")(keep_tokens=8), inputs(prompt(4, 30), images=[0]))
+    assert asked == [([59], [4, 1, 60])]
+
+
+def test_a_method_sees_what_the_model_computes(model):
+    batch = inputs(prompt(4, 6, 0), prompt(2, 3, 1), images=[0, 1])
+    with torch.no_grad():
+        states = model(**batch, output_hidden_states=True).hidden_states
+    method = Recorder("embeddings", "text_embeddings", "text_hidden", "text_keys", "final_norm", layer=2)
+    run(model, method, batch)
+    for row, (before, after) in enumerate([(4, 6), (2, 3)]):
+        view, length = method.views[row], batch["input_ids"].shape[1]
+        image, end = slice(length - after - N, length - after), slice(length - after, None)
+        assert torch.equal(view.embeddings, states[0][row, image])
+        assert torch.equal(view.text_embeddings, states[0][row, end])
+        torch.testing.assert_close(view.hidden, states[2][row, image])
+        torch.testing.assert_close(view.text_hidden, states[2][row, end])
+        assert view.text_keys.shape == (after, 32) and view.start == before + 1
+        assert view.final_norm is model.model.language_model.norm
+
+
+def test_fastv_keeps_what_the_last_token_attends_to(model):
+    batch = inputs(prompt(), images=[0])
+    receipt, _ = run(model, vp.methods.get("fastv")(keep_tokens=8), batch)
+    scores = eager_rows(torch.float32, 1, 0, batch).mean(dim=0)[-1, START : START + N]
+    assert receipt.images[0].order == scores.argsort(descending=True)[:8].tolist()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=label)
+def test_the_budget_is_met_and_the_receipt_is_true(model, method):
+    batch = inputs(prompt(), images=[0])
+    receipt, _ = run(model, method, batch)
+    (image,) = receipt.images
+    budgets = method.budgets(N, LAYERS)
+    assert image.n_after == len(image.indices) == budgets[-1]
+    assert image.indices == sorted(set(image.order)) and len(image.order) == image.n_after
+    assert image.steps == [list(step) for step in zip(method.layers(LAYERS), budgets, strict=True)]
+    assert receipt.tokens_after == receipt.tokens_before - N + image.n_after
+    assert type(method)(**{**receipt.config}) == method
+
+
+@pytest.mark.parametrize("method", METHODS, ids=label)
+def test_a_batch_equals_its_rows_one_by_one(model, method):
+    prompts = [prompt(4, 6, 0), prompt(2, 9, 1)]
+    with vp.prune(model, method) as pruning:
+        together = model.generate(**inputs(*prompts, images=[0, 1]), max_new_tokens=4, do_sample=False)
+        alone = [
+            model.generate(**inputs(p, images=[i]), max_new_tokens=4, do_sample=False) for i, p in enumerate(prompts)
+        ]
+    first, *rest = pruning.receipts
+    assert [image.order for image in first.images] == [receipt.images[0].order for receipt in rest]
+    assert together[:, -4:].tolist() == [tokens[0, -4:].tolist() for tokens in alone]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=label)
+def test_a_static_cache_gives_the_same_and_no_hook_is_left(model, method):
+    batch = inputs(prompt(), images=[0])
+    hooks = sum(len(m._forward_pre_hooks) for m in model.modules())
+    with vp.prune(model, method) as pruning:
+        cached = model.generate(**batch, max_new_tokens=5, do_sample=False)
+        static = model.generate(**batch, max_new_tokens=5, do_sample=False, cache_implementation="static")
+    assert torch.equal(cached, static)
+    assert len({tuple(receipt.images[0].order) for receipt in pruning.receipts}) == 1
+    assert sum(len(m._forward_pre_hooks) for m in model.modules()) == hooks
+
+
+@pytest.mark.parametrize("name", ["fastv", "dart", "divprune"])
+def test_keeping_all_is_the_dense_model_bit_for_bit(model, name):
+    batch = inputs(prompt(), images=[0])
+    with torch.no_grad():
+        dense = model(**batch).logits
+    assert torch.equal(run(model, vp.methods.get(name)(reduction_ratio=0.0), batch)[1], dense)
+
+
+def test_fastv_without_text_after_the_image_says_so(model):
+    batch = inputs([1, *text(4, 0), *prompt()[5:-6]], images=[0])
+    with pytest.raises(PruningError, match="needs text after it"):
+        run(model, vp.methods.get("fastv")(keep_tokens=8), batch)
+    assert run(model, vp.methods.get("dart")(keep_tokens=8), batch)[0].images[0].n_after == 8
+
+
+def test_a_second_picture_is_rated_with_the_first_in_view(model):
+    """In a later turn the cache holds the first one's keys, and attention is spread over them too."""
+    from transformers import DynamicCache
+
+    from tests.tiny_llava import image
+
+    first, second = prompt(4, 6, 0), prompt(1, 4, 1)[1:]
+    method = Recorder("attend", layer=2, rows=4)
+    cache = DynamicCache()
+    with torch.no_grad(), vp.prune(model, method):
+        for ids, number in ((first, 0), (second, 1)):
+            model(input_ids=torch.tensor([ids]), pixel_values=image(number), past_key_values=cache, use_cache=True)
+    late = method.views[1]
+    both = {"input_ids": torch.tensor([first + second]), "pixel_values": torch.cat([image(0), image(1)])}
+    method = Recorder("attend", layer=2, rows=4)
+    run(model, method, both)
+    torch.testing.assert_close(late, method.views[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_need_that_nobody_meets_is_refused(model):
+    with pytest.raises(PruningError, match=r"Recorder needs cls_attention, which LlamaModel does not give"):
+        vp.prune(model, Recorder("cls_attention"))
+    with pytest.raises(PruningError, match=r"FastVPruner cannot choose by hidden states and keys alone.*attend"):
+        vp.methods.get("fastv")(keep_tokens=8).select(
+            torch.zeros(9, 4), torch.zeros(9, 4), vp.TokenLayout.grid(3, 3), 8
+        )

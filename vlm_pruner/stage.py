@@ -1,0 +1,191 @@
+"""One stage of pruning: the layer before which tokens are dropped, and the layers that then run on the short sequence.
+
+    layer K-1     its keys are read on their way into the cache; with the hidden states entering layer K they decide
+    layer K       chosen visual tokens stay, are merged, and the sequence is packed; mask and rotary phases follow
+    layers K+1..  get the short mask and phases in place of the decoder's own
+
+A method with several stages has one Stage for each. Their hooks run in order, so what is said here of the decoder's
+sequence, mask and phases means, for a later stage, those that the stage before has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlm_pruner.attention_rows import LayerCall
+from vlm_pruner.methods.base import Pruner
+from vlm_pruner.packing import Packing, join_keys, visible_keys
+from vlm_pruner.short_caches import ShortCache, ShortCaches
+from vlm_pruner.shortening import Task, check_inside, shorten
+from vlm_pruner.views import Scene
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+
+class _KeyTap:
+    """Stands in for a cache (or for none) during one layer, and notes the keys that the layer adds.
+
+    They are the cache's entries (after rotary embedding), but whole and in order for every kind of cache, static or
+    quantised, and there without a cache too.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self.keys: Tensor | None = None  # [B, key heads, T, head size]
+        self.all_keys: Tensor | None = None  # the same behind those of earlier calls, maybe with unused room behind
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys = keys
+        held = (keys, values) if self._cache is None else self._cache.update(keys, values, *args, **kwargs)
+        self.all_keys = held[0]
+        return held
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a stage made of a forward call.
+
+    tasks: what is left of each image. prefill: whether this was one, and not a step of decoding.
+    rows: batch size. before, after: tokens that entered and that are left in each row, padding included.
+    packing: how the sequence was packed; None if it stayed as it was.
+    """
+
+    tasks: list[Task]
+    prefill: bool
+    rows: int
+    before: int
+    after: int
+    packing: Packing | None
+
+
+class Stage:
+    """Drops tokens before decoder layer `layer`. `tasks` are those of the next forward call; `report` gets each Cut."""
+
+    def __init__(self, decoder: nn.Module, method: Pruner, layer: int, report: Callable[[Cut], None]) -> None:
+        self.decoder = decoder
+        self.method = method
+        self.layer = layer
+        self.tasks: list[Task] = []
+        self.first: LayerCall | None = None  # the call of decoder layer 0, for methods that ask to see it
+        self._report = report
+        self._caches = ShortCaches()
+        self._tap: _KeyTap | None = None
+        self._before: LayerCall | None = None  # the call of the layer before
+        self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running
+
+    def hooks(self) -> list[tuple[nn.Module, Hook]]:
+        """Decoder layers and what is to run before each, in order."""
+        layers = list(self.decoder.get_submodule("layers").children())
+        first = [(layers[self.layer - 1], self._before_last_long_layer), (layers[self.layer], self._before_first_short)]
+        return [*first, *((layer, self._before_short_layer) for layer in layers[self.layer + 1 :])]
+
+    def forget(self) -> None:
+        """Drop what belongs to the forward call that is running, or was to come."""
+        self.tasks = []
+        self.first = self._tap = self._before = self._replacements = None
+
+    # Hooks, in the order in which they run. Each gets a layer's arguments and may return others.
+
+    def _before_last_long_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._tap = self._replacements = self._before = None
+        if all(task.keeps_all for task in self.tasks):
+            return None
+        self._tap = _KeyTap(kwargs.get("past_key_values"))
+        if "attend" in self.method.needs:
+            self._before = layer_call(layer, args, kwargs, self.layer - 1)
+        return args, {**kwargs, "past_key_values": self._tap}
+
+    def _before_first_short(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tasks, self.tasks = self.tasks, []
+        tap, self._tap = self._tap, None
+        hidden, cache = hidden_states(args, kwargs), kwargs.get("past_key_values")
+        rows, length = hidden.shape[:2]
+        check_inside(tasks, rows, length)
+        full, held = self._cached_tokens(cache, length)
+        state = self._caches.recall(cache, rows=rows, full=full, held=held)
+        prefill = bool(tasks) or full == 0
+        if tap is None and state is None:  # nothing to drop, nothing was dropped: the decoder is left alone
+            left = [task.keep_all(self.layer) for task in tasks]
+            self._report(Cut(left, prefill, rows, length, length, None))
+            return None
+        visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
+        past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
+        self._replacements, packing = {}, None
+        if tap is not None:
+            scene = self._scene(LayerCall(layer, hidden, kwargs["position_embeddings"], visible), tap, full, tasks)
+            short = shorten(hidden, new, tasks, self.method, self.layer, scene.view)
+            hidden, packing, tasks = short.hidden, short.packing, short.tasks
+            new = packing.valid
+            phases = tuple(packing.gather(part) for part in kwargs["position_embeddings"])
+            self._replacements["position_embeddings"] = phases
+        else:
+            tasks = [task.keep_all(self.layer) for task in tasks]
+        keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
+        self._see(cache, hidden, keys, full + length - held - hidden.shape[1])
+        self._report(Cut(tasks, prefill, rows, length, hidden.shape[1], packing))
+        return with_hidden(args, {**kwargs, **self._replacements}, hidden)
+
+    def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return None if self._replacements is None else (args, {**kwargs, **self._replacements})
+
+    def _cached_tokens(self, cache: Any, new: int) -> tuple[int, int]:
+        """Tokens in the cache before this call: in the layers before K, which have added its `new` ones, and from K."""
+        if cache is None:
+            return 0, 0
+        return int(cache.get_seq_length(self.layer - 1)) - new, int(cache.get_seq_length(self.layer))
+
+    def _scene(self, now: LayerCall, tap: _KeyTap, past: int, tasks: list[Task]) -> Scene:
+        assert tap.keys is not None and tap.all_keys is not None, "the layer before the pruned one handed on no keys"
+        before, self._before = self._before, None
+        first, self.first = self.first, None
+        return Scene(self.decoder, self.method.needs, tasks, now, tap.keys, tap.all_keys, past, before, first)
+
+    def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
+        """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""
+        assert self._replacements is not None
+        self._caches.remember(cache, ShortCache(keys, gap))
+        self._replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
+        # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
+        # The rotary phases, which stay those of the long sequence, are in position_embeddings.
+        self._replacements["position_ids"] = None
+
+    def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
+        """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
+        from transformers.masking_utils import create_causal_mask
+
+        return create_causal_mask(
+            config=self.decoder.config,
+            inputs_embeds=hidden,
+            attention_mask=keys,
+            past_key_values=cache,
+            position_ids=None,
+            layer_idx=self.layer,
+        )
+
+
+def hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """The hidden states among a layer's arguments, [B, T, d]."""
+    hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
+
+
+def with_hidden(
+    args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A layer's arguments with other hidden states, wherever they stood."""
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+
+def layer_call(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> LayerCall:
+    """What the layer numbered `index` is about to run on; its cache has not got the new tokens yet."""
+    hidden, cache = hidden_states(args, kwargs), kwargs.get("past_key_values")
+    past = 0 if cache is None else int(cache.get_seq_length(index))
+    visible = visible_keys(kwargs.get("attention_mask"), hidden.shape[0], past + hidden.shape[1])
+    return LayerCall(layer, hidden, kwargs["position_embeddings"], visible)
