@@ -152,6 +152,15 @@ def test_eager_attention_agrees(family, model):
         assert_close(sdpa_logits, eager_logits)
 
 
+def test_half_precision_runs(family):
+    half = tiny_qwen.build(family).bfloat16()
+    batch = inputs(family, MIXED, TWO)
+    batch |= {name: value.bfloat16() for name, value in batch.items() if "pixel" in name}
+    tokens, scores, receipt = generate(half, batch, HALF)
+    assert tokens.shape == (2, 5) and scores.isfinite().all()
+    assert [one.n_after for one in receipt.images] == [9, 4, 12, 4, 5]
+
+
 # Batches
 
 

@@ -48,6 +48,8 @@ class Adapter:
 
 def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A forward call's arguments by name, positional ones included."""
+    if not args:  # as `generate` calls, at every step: reading a signature takes longer than all the rest here
+        return kwargs
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
 
 
