@@ -11,6 +11,7 @@ from tests import tiny_qwen
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
 from vlm_pruner.errors import PruningError
 from vlm_pruner.pruning import PruningWarning
+from vlm_pruner.views import SUPPLIED
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 HALF = vp.CentrifugalPruner(reduction_ratio=0.5, layer=1)  # DeepStack is due after layers 0, 1 and 2
@@ -192,6 +193,31 @@ def test_beams_and_several_samples(family, model):
     once = generate(model, batch, METHOD)[2].images
     assert [one.indices for one in samples.images if one.row in (0, 2)] == [one.indices for one in once]
     assert len(beams.images) == 15 and len(samples.images) == 10
+
+
+# Other methods: what they ask to see is there in these models too
+
+
+@pytest.mark.parametrize("name", [name for name in vp.methods.names() if vp.methods.get(name).needs <= SUPPLIED])
+def test_every_method_gives_a_row_of_a_batch_what_it_gives_it_alone(family, model, name):
+    method = vp.methods.get(name)(keep_tokens=6)
+    together = generate(model, inputs(family, TWO, MIXED), method)
+    for row, prompt in enumerate((TWO, MIXED)):
+        alone = generate(model, inputs(family, prompt), method)
+        kept = [one.indices for one in together[2].images if one.row == row]
+        assert kept == [one.indices for one in alone[2].images]
+        assert torch.equal(together[0][row], alone[0][0])
+        assert_close(together[1][row], alone[1][0])
+
+
+def test_recomputed_attention_is_the_models_own(family, model):
+    """FastV reads one row of attention, recomputed with the family's norms and phases; eager attention shows it."""
+    batch = inputs(family, MIXED)
+    with torch.no_grad():
+        seen = tiny_qwen.build(family, "eager")(**batch, output_attentions=True).attentions[1][0, :, -1].mean(dim=0)
+    for one in generate(model, batch, vp.methods.get("fastv")(keep_tokens=6))[2].images:
+        offsets = torch.tensor(one.offsets or range(one.n_before))
+        assert one.order == seen[one.span[0] + offsets].topk(6).indices.tolist()
 
 
 # Dialogue: see docs/pruning_semantics.md
