@@ -6,8 +6,11 @@ import json
 
 import torch
 from safetensors import safe_open
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from tests.conformance import conformance
+from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.dart import DartPruner, largest_keys, set_order
@@ -16,7 +19,8 @@ from vlm_pruner.methods.fastervlm import FasterVLMPruner
 from vlm_pruner.methods.fastv import FastVPruner
 from vlm_pruner.methods.hiprune import choose_hierarchy, received_attention
 from vlm_pruner.methods.prumerge import class_attention, outlier_count, prumerge_order, prumerge_rows
-from vlm_pruner.methods.sparsevlm import recycle, text_raters
+from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
+from vlm_pruner.methods.sparsevlm import SparseVLMPruner, recycle, text_raters
 from vlm_pruner.methods.view import View
 from vlm_pruner.methods.visionzip import contextual_rows, zip_patches
 from vlm_pruner.methods.vispruner import VisPruner
@@ -163,3 +167,72 @@ def test_sparsevlm():
             assert made.centres.tolist() == wanted["centers"], name
             assert made.cluster.tolist() == wanted["assignment"], name
         torch.testing.assert_close(made.merged, wanted["features"], **TOLERANCE)
+
+
+def llama_layer(given, params):
+    """A decoder layer with the case's weights, and its rotary embedding."""
+    config = LlamaConfig(
+        hidden_size=given["hidden"].shape[1],
+        num_attention_heads=params["heads"],
+        num_key_value_heads=params["kv_heads"],
+        head_dim=params["head_dim"],
+        rms_norm_eps=params["rms_norm_eps"],
+        rope_parameters={"rope_type": "default", "rope_theta": params["rope_theta"]},
+    )
+    layer = LlamaDecoderLayer(config, 0)
+    weights = {"input_layernorm.weight": given["norm_weight"]}
+    weights |= {f"self_attn.{x}_proj.weight": given[f"{x}_weight"] for x in "qk"}
+    layer.load_state_dict(weights, strict=False)
+    return layer, LlamaRotaryEmbedding(config)
+
+
+def test_pyramiddrop():
+    for name, given, params, budget, wanted in cases("pyramiddrop"):
+        layer, rotary = llama_layer(given, params)
+        hidden, start, present = given["hidden"][None], params["image_start"], wanted["image_tokens_before"]
+        call = LayerCall(layer, hidden, rotary(hidden, torch.arange(hidden.shape[1])[None]), None)
+
+        def attend_next(queries, call=call, start=start, present=present):
+            last = call.hidden.shape[1] + queries
+            with torch.no_grad():
+                return call.rows(0, last, call.keys(0), 0)[..., start : start + present]
+
+        chosen = PyramidDropPruner(keep_tokens=budget).choose(view(hidden[0], budget, attend_next=attend_next))
+        assert len(given["hidden"]) == params["prompt_len"] + present
+        assert_chosen(name, chosen, wanted)
+        scores = attend_next(torch.tensor([-1])).mean(dim=(0, 1)) * 100
+        torch.testing.assert_close(scores, wanted["scores"], **TOLERANCE)
+        ratios = params["ratio_list"][1:]
+        stages = tuple(range(8, 8 + len(ratios)))
+        assert PyramidDropPruner(ratios=ratios, stages=stages).budgets(576, 32)[params["stage"]] == budget
+
+
+def test_sparsevlm_in_full():
+    """From attention and states to the rows that go on: those of the public code, but in the order of places."""
+    for name, given, params, _, wanted in cases("sparsevlm"):
+        if params["kind"] == "raters":
+            continue
+        layer = (2, 6, 15).index(params["layer"])
+        method = SparseVLMPruner(keep_tokens=params["retained_tokens"], compat="released")
+        budget = method.budgets(576, 32)[layer]
+        assert budget == wanted["visual_tokens_after"]
+        text = torch.zeros(given["attention"].shape[1], 2)
+        text[params["raters"], 0] = 9.0
+        seen = view(
+            given["hidden"],
+            budget,
+            attend=lambda raters, given=given: given["attention"][:, raters],
+            embeddings=torch.ones(3, 2),
+            text_embeddings=text,
+        )
+        chosen = method.choose(seen)
+        rows = method.merge(given["hidden"], chosen)
+        centres = chosen.order[len(wanted["kept"]) :]
+        assert len(chosen.indices) == budget
+        if "centers" in wanted:
+            assert centres.tolist() == wanted["centers"], name
+        merged = rows[torch.searchsorted(chosen.indices, centres)]
+        torch.testing.assert_close(merged, wanted["features"], **TOLERANCE)
+        stay = ~torch.isin(chosen.indices, centres)
+        assert chosen.indices[stay].tolist() == wanted["kept"]
+        assert torch.equal(rows[stay], given["hidden"][wanted["kept"]])

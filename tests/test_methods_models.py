@@ -17,6 +17,10 @@ METHODS = [
     vp.methods.get("dart")(keep_tokens=13),
     vp.methods.get("dart")(reduction_ratio=0.5, compat="released", layer=3),
     vp.methods.get("divprune")(keep_tokens=8),
+    vp.methods.get("pyramiddrop")(keep_tokens=9, layer=1),
+    vp.methods.get("pyramiddrop")(ratios=(0.6, 0.2), stages=(1, 3)),
+    vp.methods.get("sparsevlm")(keep_tokens=10, layer=1),
+    vp.methods.get("sparsevlm")(reduction_ratio=0.5, layer=2),
 ]
 
 
@@ -160,7 +164,7 @@ def test_a_static_cache_gives_the_same_and_no_hook_is_left(model, method):
     assert sum(len(m._forward_pre_hooks) for m in model.modules()) == hooks
 
 
-@pytest.mark.parametrize("name", ["fastv", "dart", "divprune"])
+@pytest.mark.parametrize("name", ["fastv", "dart", "divprune", "pyramiddrop", "sparsevlm"])
 def test_keeping_all_is_the_dense_model_bit_for_bit(model, name):
     batch = inputs(prompt(), images=[0])
     with torch.no_grad():

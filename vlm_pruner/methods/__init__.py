@@ -8,7 +8,9 @@ from vlm_pruner.methods.centrifugal import CentrifugalPruner
 from vlm_pruner.methods.dart import DartPruner
 from vlm_pruner.methods.divprune import DivPruner
 from vlm_pruner.methods.fastv import FastVPruner
+from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
 from vlm_pruner.methods.random import RandomPruner
+from vlm_pruner.methods.sparsevlm import SparseVLMPruner
 from vlm_pruner.methods.view import View
 
 __all__ = [
@@ -17,8 +19,10 @@ __all__ = [
     "DivPruner",
     "FastVPruner",
     "Pruner",
+    "PyramidDropPruner",
     "RandomPruner",
     "Selection",
+    "SparseVLMPruner",
     "View",
     "get",
     "names",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
 from vlm_pruner.selection.ranking import largest
 
@@ -62,3 +67,86 @@ def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3) -> Re
 def clusters(recycled: int) -> int:
     """Merged tokens made of `recycled` ones."""
     return recycled // 10 + 1 if recycled else 0
+
+
+_PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}  # kept after layers 2, 6 and 15
+
+
+@dataclass(frozen=True)
+class _Merging(Selection):
+    """A selection whose last `len(merged)` tokens in `order` stand for clusters: their rows are `merged` [c, d]."""
+
+    merged: Tensor | None = None
+
+
+@register("sparsevlm")
+@dataclass(frozen=True)
+class SparseVLMPruner(Pruner):
+    """Three stages, each of which keeps what the raters among the text look at, and merges the next best into a few.
+
+    keep_tokens, reduction_ratio: the mean over the layers from the first stage on, merged tokens included, so that the
+        cost is that of a method which prunes to as many tokens once, before `layer`. Stages keep 3 : 2 : 1.
+    layer:  the first stage; the others follow at 14 % and 45 % of the layers that are left, as published for 32 layers.
+    share:  of the dropped tokens this many (and one more) are recycled: clustered, and every cluster merged into one.
+    compat: "released" takes the published numbers at the published layers: keep_tokens=192, 128 or 64 is then a name
+            for (300, 200, 110), (303, 110, 36) or (66, 30, 17) tokens kept after layers 2, 6 and 15, merged ones extra.
+
+    A merged token takes the place of its cluster's centre. The published code puts merged tokens behind all others, and
+    cuts the position ids to the new length, so that its text tokens get the positions of visual ones; here tokens keep
+    their own. Raters are chosen once, by the embeddings that enter the decoder.
+    """
+
+    share: float = 0.3
+    compat: Literal["released"] | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"attend", "embeddings", "text_embeddings"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compat not in (None, "released"):
+            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        if self.compat and self.keep_tokens not in _PUBLISHED:
+            raise PruningError(
+                f"keep_tokens={self.keep_tokens} with compat='released': numbers are published for "
+                f"{', '.join(map(str, _PUBLISHED))} only; leave compat out for any other budget"
+            )
+        if not 0 <= self.share < 1:
+            raise PruningError(f"share={self.share} must be at least 0 and below 1: it is the share of dropped tokens")
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return (3, 7, 16) if self.compat else stage_layers(self.layer, depth, (0, 0.14, 0.45))
+
+    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+        if not self.compat:
+            mean = self.budget(tokens, released_rounding)
+            return spread_budget(tokens, mean, self.layers(depth), depth, (3, 2, 1))
+        assert self.keep_tokens is not None
+        totals = []
+        for kept in _PUBLISHED[self.keep_tokens]:
+            tokens = self._total(tokens, min(kept, tokens - 1))
+            totals.append(tokens)
+        return tuple(totals)
+
+    def _total(self, tokens: int, kept: int) -> int:
+        """Kept and merged tokens, if `kept` of `tokens` are kept."""
+        return kept + clusters(min(tokens - kept, int((tokens - kept) * self.share) + 1))
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.attend is not None and view.embeddings is not None and view.text_embeddings is not None
+        raters = text_raters(view.embeddings.float(), view.text_embeddings.float())
+        scores = view.attend(raters).mean(dim=(0, 1))
+        tokens = len(scores)
+        # Going down from the budget, one token kept less makes at most one merged one more: the total is always met.
+        keep = next(kept for kept in range(view.budget, -1, -1) if self._total(tokens, kept) <= view.budget)
+        made = recycle(view.hidden.float(), scores, keep, self.share)
+        order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
+        return _Merging(order.sort().values, order, merged=made.merged)
+
+    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+        assert isinstance(selection, _Merging) and selection.merged is not None
+        rows = hidden[selection.indices]
+        if len(selection.merged):
+            centres = selection.order[-len(selection.merged) :]
+            rows[torch.searchsorted(selection.indices, centres)] = selection.merged.to(rows.dtype)
+        return rows

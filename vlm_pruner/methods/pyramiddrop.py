@@ -1,0 +1,80 @@
+"""PyramidDrop (CVPR 2025, arXiv 2410.17247): in stages, what the last token of the prompt would look at next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.fastv import attention_order
+from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.view import View
+
+
+@register("pyramiddrop")
+@dataclass(frozen=True)
+class PyramidDropPruner(Pruner):
+    """Each stage keeps what the last token attends to in the layer that comes next. Needs text after the image.
+
+    keep_tokens, reduction_ratio: the mean over the layers from the first stage on, so that the cost is that of a method
+        which prunes to as many tokens once, before `layer`. Each stage keeps half of the stage before it, as published.
+    layer:  the first stage; two more follow at one and two thirds of the layers that are left.
+    stages: or the layers themselves. ratios: or the share of an image's tokens that each stage keeps, rounded down, in
+        place of a budget. The published setting for 32 layers: stages=(8, 16, 24), ratios=(0.5, 0.25, 0.125).
+
+    Kept tokens keep their places, as with every method here; the published code numbers them anew at each stage.
+    """
+
+    stages: tuple[int, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"attend_next"})
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "ratios"):  # lists, as they come from JSON
+            given = getattr(self, name)
+            object.__setattr__(self, name, None if given is None else tuple(given))
+        if self.stages is not None:
+            if list(self.stages) != sorted(set(self.stages)) or not self.stages:
+                raise PruningError(f"stages={self.stages} must be different layers in ascending order")
+            object.__setattr__(self, "layer", self.stages[0])
+        if self.ratios is None:
+            super().__post_init__()
+        else:
+            self._check_ratios(self.ratios)
+
+    def _check_ratios(self, ratios: tuple[float, ...]) -> None:
+        if self.keep_tokens is not None or self.reduction_ratio is not None:
+            raise PruningError("give either ratios or a budget (keep_tokens or reduction_ratio), not both")
+        if len(ratios) != len(self.stages or (0, 0, 0)):
+            raise PruningError(
+                f"ratios={ratios} must have one number for each of {len(self.stages or (0, 0, 0))} stages"
+            )
+        if list(ratios) != sorted(ratios, reverse=True) or not all(0 < ratio <= 1 for ratio in ratios):
+            raise PruningError(f"ratios={ratios} must not rise, and lie above 0 and up to 1")
+        if self.layer < 1:
+            raise PruningError(f"layer={self.layer}: the first stage must be at layer 1 or later")
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return self.stages or stage_layers(self.layer, depth, (0, 1 / 3, 2 / 3))
+
+    def budget(self, tokens: int, released_rounding: str = "round") -> int:
+        if self.ratios is None:
+            return super().budget(tokens, released_rounding)
+        return max(1, int(tokens * self.ratios[0]))
+
+    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+        layers = self.layers(depth)
+        if self.ratios is not None:
+            return tuple(max(1, int(tokens * ratio)) for ratio in self.ratios[: len(layers)])
+        halves = [0.5**stage for stage in range(len(layers))]
+        return spread_budget(tokens, self.budget(tokens, released_rounding), layers, depth, halves)
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.attend_next is not None
+        order = attention_order(view.attend_next(torch.tensor([-1])), view.budget)
+        return Selection(order.sort().values, order)
