@@ -87,7 +87,6 @@ def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
     """Steps 0..3 in one go equal steps 0..1, a save, and steps 2..3 by a new process' trainer."""
     monkeypatch.setattr("playground.mini.train.BATCH", {6: 2})
     monkeypatch.setattr("playground.mini.train.PLAN", {0: {"6": 1.0}})
-    monkeypatch.setattr("playground.mini.train.LATE_PLAN", {"6": 1.0})
     recipe = Recipe(tower_steps=0, steps=4, decay=2, tower_frozen_for=1)
     straight, first, second = (Trainer(recipe, tmp_path) for _ in range(3))
     for _ in range(4):

@@ -20,7 +20,7 @@ from playground.mini.textures import Gallery
 from playground.mini.tokenizer import build
 from playground.mini.world import COLOR_NAMES, GLYPHS, GRID, PATCH, SHAPES, SIZES, Scene, make_scene, patches_inside
 
-ALL_KINDS = (*KINDS, "verify")
+ALL_KINDS = (*KINDS, "verify", "where")
 IGNORE = -100
 SHORT_LENGTH, CHOICE_LENGTH = 16, 24
 # Classes of the patch labels: 0 is "nothing of the sort here".
@@ -33,10 +33,10 @@ HEADS = {
     "place": 4,
 }
 # Questions asked of one full picture; smaller ones get fewer of each.
-MIX = {"existence": 3, "attribute": 4, "count": 4, "relation": 4, "reading": 2, "verify": 4}
+MIX = {"existence": 3, "attribute": 4, "count": 4, "relation": 4, "reading": 2, "verify": 3, "where": 3}
 CHOICES = 5
 # The same for lessons on position: two or three things, nothing else, and mostly the question how they lie.
-POSITION_MIX = {"relation": 12, "attribute": 3, "existence": 2, "verify": 4}
+POSITION_MIX = {"relation": 9, "where": 10, "attribute": 2, "existence": 1, "verify": 1}
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,13 @@ class MiniModel(nn.Module):
             x = _tower_layer(layer, x)
         return x[:, 1:]
 
-    def read(self, features: Tensor, raster: Tensor, packs: list[Pack], keep: Tensor | None = None) -> Tensor:
+    def read(
+        self, features: Tensor, raster: Tensor, packs: list[Pack], keep: Tensor | None = None, late: bool = False
+    ) -> Tensor:
         """Final hidden states [B, sum Q*T, d] of all questions.
 
         `keep` long [R]: only these visual tokens go on from layer 2. Never used to train, only to watch training.
+        `late`: questions see the picture from layer 2 on only.
         """
         x, positions, prefix = self._embed(features, raster, packs)
         tables = _rope(positions, self.decoder.config.head_dim)
@@ -104,7 +107,8 @@ class MiniModel(nn.Module):
             if index == PRUNED_LAYER and keep is not None:
                 stay = torch.cat([torch.arange(PREFIX), PREFIX + keep, torch.arange(prefix, x.shape[1])])
                 x, tables, prefix = x[:, stay], tuple(t[:, :, stay] for t in tables), PREFIX + len(keep)
-            x = _layer(layer, x, tables, prefix, shapes)
+            seen = PREFIX if late and index < PRUNED_LAYER else prefix
+            x = _layer(layer, x, tables, prefix, seen, shapes)
         return x[:, prefix:]
 
     def answer(self, hidden: Tensor) -> Tensor:
@@ -174,16 +178,19 @@ def _tower_layer(layer: nn.Module, x: Tensor) -> Tensor:
     return x + layer.mlp(layer.layer_norm2(x))
 
 
-def _layer(layer: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor], prefix: int, shapes: list) -> Tensor:
-    """One Llama decoder layer over [picture, questions]; questions of `shapes` (Q, T) do not see each other."""
+def _layer(layer: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor], prefix: int, seen: int, shapes: list) -> Tensor:
+    """One Llama decoder layer over [picture, questions].
+
+    Questions of `shapes` (Q, T) see the first `seen` tokens of the `prefix` and themselves, not each other.
+    """
     attention, width = layer.self_attn, layer.self_attn.head_dim
     batch, length, _ = x.shape
     h = layer.input_layernorm(x)
     joint = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
     q, k, v = F.linear(h, joint).view(batch, length, 3, -1, width).permute(2, 0, 3, 1, 4)
     q, k = _rotate(q, tables).to(v.dtype), _rotate(k, tables).to(v.dtype)
-    seen_k, seen_v = k[:, :, :prefix], v[:, :, :prefix]
-    outputs = [_attend(q[:, :, :prefix], seen_k, seen_v, causal=True)]
+    outputs = [_attend(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], causal=True)]
+    seen_k, seen_v = k[:, :, :seen], v[:, :, :seen]
     at = prefix
     for count, steps in shapes:
         part = slice(at, at + count * steps)

@@ -9,6 +9,7 @@
 | reading   | TextVQA, OCRBench          | three characters, exactly       |
 | choice    | MMBench, SEED, ScienceQA   | an option's letter              |
 | verify    | MME (used for MME only)    | yes / no                        |
+| where     | GQA's "choose" questions   | a direction (training only)     |
 """
 
 from __future__ import annotations
@@ -164,6 +165,28 @@ def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
     return Question("relation", f"Is the {name_a} {side} the {name_b}?", _yes((dy < 0) == (side == "above")))
 
 
+def _where(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """Where a thing is, in the picture or beside another: what a relation is made of, asked for itself."""
+    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    if not named:
+        return None
+    a, name = _pick(rng, named)
+    b, other = _pick(rng, named)
+    horizontal = rng.random() < 0.5
+    low, high = ("left", "right") if horizontal else ("above", "below")
+    if b is a:
+        middle = (scene.image.width if horizontal else scene.image.height) / 2
+        offset = (a.x if horizontal else a.y) - middle
+        text = f"Is the {name} in the {'left or right' if horizontal else 'upper or lower'} half?"
+        low, high = ("left", "right") if horizontal else ("upper", "lower")
+    else:
+        offset = a.x - b.x if horizontal else a.y - b.y
+        text = f"Is the {name} {low} or {high} of the {other}?"
+    if abs(offset) < PATCH:
+        return None
+    return Question("where", text, low if offset < 0 else high)
+
+
 def _reading(rng: np.random.Generator, scene: Scene) -> Question | None:
     if not scene.signs:
         return None
@@ -247,6 +270,7 @@ _ASKERS = {
     "reading": _reading,
     "choice": _choice,
     "verify": _verify,
+    "where": _where,
 }
 _VERIFIERS = {
     "existence": lambda rng, scene, truth: _existence(rng, scene),
@@ -260,6 +284,6 @@ _VERIFIERS = {
 def vocabulary() -> list[str]:
     """Every word that a question, an option or an answer can contain, in a fixed order."""
     words = "what color shape size is the object objects how many are there in image a to of left right above below"
-    words += " number word written yes no 0 1 2 3 4 5 6"
+    words += " number word written yes no 0 1 2 3 4 5 6 or half upper lower"
     listed = words.split() + list(COLOR_NAMES) + list(SHAPES) + list(PLURALS.values()) + list(SIZES)
     return list(dict.fromkeys(listed))

@@ -4,9 +4,11 @@
 2. Tower, projector and decoder learn to answer, from small scenes to full ones; the patch labels stay as a side loss
    until the tower is frozen for the final decay.
 
-The picture is visible to every text token in every layer throughout. Decoder layers below the pruned one learn at a
-lower rate, as layer-wise decay does when a decoder is fine-tuned, so that most reading happens above them. Nothing is
-ever pruned while training. State is saved every few minutes; the same command goes on where it was killed.
+In 7 of 8 lessons of the first two thirds of step 2, questions see the picture from the pruned layer on only ("late
+fusion"); without that this small decoder reads all but the printed texts in its first two layers, and pruning behind
+them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by attention in those
+layers. Nothing is ever pruned while training. State is saved every few minutes; the same command goes on where it was
+killed.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from playground.mini.lessons import ALL_KINDS, HEADS, IGNORE, Lesson, make_lesson
-from playground.mini.model import PRUNED_LAYER, MiniModel
+from playground.mini.model import MiniModel
 from playground.mini.muon import Muon
 from playground.mini.tokenizer import build
 from playground.mini.world import TRAIN_GALLERY, gallery
@@ -39,28 +41,27 @@ class Recipe:
     """Everything that decides the result, beside the code."""
 
     seed: int = 0
-    tower_steps: int = 2400
-    steps: int = 4200
-    decay: int = 1300  # last steps: the rate falls linearly to zero
-    tower_frozen_for: int = 700  # last steps
+    tower_steps: int = 2000
+    steps: int = 3600
+    decay: int = 2600  # last steps: the rate falls linearly to zero
+    tower_frozen_for: int = 900  # last steps
+    late_fusion: int = 2400  # until this step, in 7 of 8 lessons
     rate: float = 0.02  # Muon, 2-D weights of decoder and projector
     adam_rate: float = 3e-3
-    joint_tower_scale: float = 0.3  # of both rates, for the tower in step 2
-    early_scale: float = 0.25  # of the rate, for decoder layers below the pruned one
+    joint_tower_scale: float = 0.1  # of both rates, for the tower in step 2
     side_loss: float = 0.3
 
 
 # step -> share of lessons by grid size, from that step on; "position" marks lessons on how two or three things lie
 TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # shares of tower_steps
 PLAN = {
-    0: {"6": 0.4, "8": 0.6},
-    400: {"8": 0.5, "12": 0.5},
-    450: {"8": 0.3, "12": 0.35, "8 position": 0.15, "12 position": 0.2},
-    1000: {"8": 0.15, "12": 0.4, "16": 0.3, "12 position": 0.15},
-    1700: {"12": 0.3, "16": 0.4, "24": 0.25, "12 position": 0.05},
-    2400: {"12": 0.1, "16": 0.25, "24": 0.65},
+    0: {"6": 0.3, "8": 0.5, "8 position": 0.2},
+    400: {"8": 0.25, "12": 0.4, "8 position": 0.15, "12 position": 0.2},
+    900: {"12": 0.4, "12 position": 0.2, "16": 0.4},
+    1500: {"12": 0.25, "12 position": 0.05, "16": 0.4, "24": 0.3},
+    2100: {"16": 0.3, "24": 0.7},
+    2700: {"16": 0.1, "24": 0.9},
 }
-LATE_PLAN = {"16": 0.15, "24": 0.85}  # while the rate decays
 TOWER_BATCH = {8: 48, 12: 28, 24: 8}
 BATCH = {6: 24, 8: 20, 12: 14, 16: 9, 24: 6}
 SHARE = {6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0}
@@ -122,20 +123,18 @@ class Trainer:
         self.tally: dict[str, list[float]] = defaultdict(list)
 
     def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float, str]]:
-        """(optimiser, its peak rate, part) for the parts "tower", "early" and "rest"."""
+        """(optimiser, its peak rate, part) for the parts "tower" and "rest"."""
         r, groups = self.recipe, defaultdict(lambda: ([], []))
-        early = tuple(f"decoder.model.layers.{i}." for i in range(PRUNED_LAYER))
         named = [*self.model.named_parameters(), *(("tower." + n, p) for n, p in self.head.named_parameters())]
         for name, weight in named:
-            part = "tower" if name.startswith("tower.") else "early" if name.startswith(early) else "rest"
+            part = "tower" if name.startswith("tower.") else "rest"
             hidden = weight.ndim == 2 and ("layers." in name or name.startswith("projector."))
             groups[part][0 if hidden else 1].append(weight)
         made: list[tuple[torch.optim.Optimizer, float, str]] = []
         for part, (matrices, others) in groups.items():
-            scale = r.early_scale if part == "early" else 1.0
-            made.append((Muon(matrices, r.rate, weight_decay=0.02), r.rate * scale, part))
+            made.append((Muon(matrices, r.rate, weight_decay=0.02), r.rate, part))
             adam = torch.optim.AdamW(others, r.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-            made.append((adam, r.adam_rate * scale, part))
+            made.append((adam, r.adam_rate, part))
         return made
 
     # -- one step ---------------------------------------------------------------------------------------------------
@@ -146,9 +145,7 @@ class Trainer:
             done = 1 + self.step / r.tower_steps
             grid, _ = pick_topic(self.rng, [shares for at, shares in TOWER_PLAN.items() if done >= at][-1])
             return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, TOWER_BATCH[grid], 0.05)
-        late = self.step >= r.steps - r.decay
-        shares = LATE_PLAN if late else [shares for at, shares in PLAN.items() if self.step >= at][-1]
-        grid, position = pick_topic(self.rng, shares)
+        grid, position = pick_topic(self.rng, [shares for at, shares in PLAN.items() if self.step >= at][-1])
         return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, BATCH[grid], SHARE[grid], position)
 
     def rate(self) -> float:
@@ -173,7 +170,8 @@ class Trainer:
                 )
             loss = side
             if self.step >= 0:
-                hidden = self.model.read(features, lesson.raster, lesson.packs)
+                late = self.step < r.late_fusion and self.step % 8 != 7
+                hidden = self.model.read(features, lesson.raster, lesson.packs, late=late)
                 answer, right = answer_loss(self.model, hidden, lesson)
                 loss = answer + r.side_loss * side
                 self._count(grid, answer, right, lesson)
