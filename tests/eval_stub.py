@@ -30,8 +30,8 @@ class StubEngine:
         self.batches: list[int] = []
 
     def prepare(self, question: Question) -> tuple[str, tuple[int, int]]:
-        assert question.image is not None
-        return question.asked, open_image(self.folder, question.image).size
+        (image,) = question.images
+        return question.asked, open_image(self.folder, image).size
 
     def generate(self, batch: Sequence[tuple[str, tuple[int, int]]]) -> list[Reply]:
         self.batches.append(len(batch))

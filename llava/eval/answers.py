@@ -69,6 +69,10 @@ class AnswerFile:
         for line in lines:
             self._note(line)
 
+    def lines(self) -> list[Line]:
+        """All lines, in the order of the file."""
+        return _read_lines(self.path)[0]
+
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lines, size = _read_lines(self.path)
@@ -112,6 +116,11 @@ class AnswerFile:
             temporary = Path(f"{self.sidecar}.tmp")
             temporary.write_text(json.dumps(self._run, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             os.replace(temporary, self.sidecar)
+
+
+def finished(path: str | Path) -> set[int]:
+    """Indices of the items that an answer file holds, read without opening it for writing."""
+    return {_index(line) for line in _read_lines(Path(path))[0]}
 
 
 def _read_lines(path: Path) -> tuple[list[Line], int]:

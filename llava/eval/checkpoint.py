@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from llava.eval.errors import UsageError
+from llava.eval.processes import this_process
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 
@@ -35,24 +37,25 @@ class Checkpoint:
 
 def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """``--model-path`` on ``--device`` in ``--dtype``; :class:`UsageError` where that is not possible here."""
-    device = _device(args.device)
+    device = _device(args.device, this_process().local_rank)
     dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
     name = get_model_name_from_path(args.model_path)
     try:
         tokenizer, model, processor, _ = load_pretrained_model(
             args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
-            attn_implementation=args.attn_implementation,
+            attn_implementation=args.attn_implementation, device_map=_device_map(args.device_map),
         )  # fmt: skip
     except ImportError as error:
         raise UsageError(f"--attn_implementation {args.attn_implementation} is not possible here: {error}") from None
     return Checkpoint(name, tokenizer, model, processor)
 
 
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device(name: str | None, local_rank: int) -> torch.device:
+    """``cuda`` without a number is the GPU of this process."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
     try:
-        device = torch.device(name)
+        device = torch.device(name or "cpu")
     except RuntimeError:
         raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -60,3 +63,13 @@ def _device(name: str | None) -> torch.device:
             f"--device {name} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu or another"
         )
     return device
+
+
+def _device_map(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if this_process().size > 1:
+        raise UsageError(f"--device-map {name} gives one process all GPUs; start one process, or leave it out")
+    if find_spec("accelerate") is None:
+        raise UsageError(f"--device-map {name} needs accelerate: pip install accelerate, or use --device")
+    return name

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llava.eval import options, runner
-from llava.eval.answers import AnswerFile
+from llava.eval import options, parts, runner
+from llava.eval.answers import AnswerFile, finished
+from llava.eval.processes import this_process
 from llava.eval.questions import Item, chunk
 from vlm_pruner.cli import OneLineParser, one_line
 
@@ -23,13 +24,17 @@ EngineFactory = Callable[[argparse.Namespace, "Pruner | None"], runner.Engine[An
 
 @dataclass(frozen=True)
 class Task:
-    """What a benchmark adds to the shared run: its files, its prompt (in the questions), and the reply's field name."""
+    """What a benchmark adds to the shared run: its files, its prompt (in the questions), and the reply's field name.
+
+    ``settings``: those of its own flags that decide the answers.
+    """
 
     name: str
     read: Callable[[argparse.Namespace], list[Item]]
     add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     reply_field: str = "text"
-    description: str = ""
+    description: str | None = None
+    settings: tuple[str, ...] = ()
 
 
 def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFactory | None = None) -> int:
@@ -38,11 +43,16 @@ def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFa
     try:
         return evaluate(task, args, engine_factory or load_engine)
     except (ValueError, OSError) as error:
-        print(f"{task.name}: {one_line(error)}", file=sys.stderr)
+        print(f"{task.name}: {one_line(error)}{_which_process()}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print(f"{task.name}: interrupted; the same command continues from here", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _which_process() -> str:
+    team = this_process()
+    return "" if team.size == 1 else f" (process {team.rank} of {team.size})"
 
 
 def build_parser(task: Task) -> argparse.ArgumentParser:
@@ -63,18 +73,37 @@ def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory
     method = options.build_method(args)
     options.check_arguments(args)
     items = chunk(task.read(args), args.num_chunks, args.chunk_idx)[: args.limit]
-    with AnswerFile(args.answers_file, describe(task, args, method), args.retry_errors) as answers:
-        if any(item.index not in answers.done for item in items):
-            engine = engine_factory(args, method)
-            runner.run(engine, items, answers, args.batch_size, task.reply_field, title=task.name)
-        return _conclude(task, args, items, answers)
+    description = describe(task, args, method)
+    with this_process() as team:
+        if team.leads and (team.size > 1 or parts.left_behind(args.answers_file)):
+            parts.merge(args.answers_file, description, args.retry_errors)
+        if team.size == 1:
+            with AnswerFile(args.answers_file, description, args.retry_errors) as answers:
+                _answer(task, args, items, answers, lambda: engine_factory(args, method))
+            return _conclude(task, args, items, answers)
+        team.wait()
+        done = finished(args.answers_file)
+        with AnswerFile(parts.part_of(args.answers_file, team), description) as answers:
+            mine = team.share([item for item in items if item.index not in done])
+            _answer(task, args, mine, answers, lambda: engine_factory(args, method), quiet=not team.leads)
+        team.wait()
+        return _conclude(task, args, items, parts.merge(args.answers_file, description)) if team.leads else 0
+
+
+def _answer(
+    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
+    load: Callable[[], runner.Engine[Any]], quiet: bool = False,
+) -> None:  # fmt: skip
+    """What is missing in ``answers``; the model is loaded only if something is."""
+    if any(item.index not in answers.done for item in items):
+        runner.run(load(), items, answers, args.batch_size, task.reply_field, title=task.name, quiet=quiet)
 
 
 def describe(task: Task, args: argparse.Namespace, method: Pruner | None) -> dict[str, Any]:
     """The answer file's sidecar: configuration, versions, commit, hardware, seed."""
     from vlm_pruner.provenance import environment
 
-    config = options.describe_config(args, task.name, method)
+    config = options.describe_config(args, task.name, method, task.settings)
     return {"config": config, "seed": args.seed, **environment()}
 
 

@@ -10,8 +10,10 @@ from llava.eval.errors import ItemError
 from llava.images import ImageReadError, read_image
 
 
-def open_image(folder: Path, image: str | bytes, as_released: bool = False) -> Image.Image:
-    """The picture in RGB, from a path below ``folder`` or from encoded bytes."""
+def open_image(folder: Path, image: str | bytes | Image.Image, as_released: bool = False) -> Image.Image:
+    """The picture in RGB, from a path below ``folder`` or from encoded bytes; an open picture is returned as it is."""
+    if isinstance(image, Image.Image):
+        return image
     name = image if isinstance(image, str) else "the encoded picture"
     source = resolve(folder, image) if isinstance(image, str) else image
     try:

@@ -16,14 +16,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llava.eval import evaluate
-from llava.eval.errors import ItemError
-from llava.eval.questions import Item, Question, read_lines, text_question
+from llava.eval.errors import ItemError, UsageError
+from llava.eval.questions import BrokenQuestion, Item, Question, read_lines, text_question
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("this benchmark")
+    group.add_argument("--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out")
+    group.add_argument(
+        "--image-prefix", default="", metavar="PATH",
+        help="ask only about pictures whose path starts so, as SEED-Bench-image/ leaves out SEED-Bench's videos",
+    )  # fmt: skip
 
 
 def read(args: argparse.Namespace) -> list[Item]:
     without_ocr = args.is_textvqa and "1.6" in args.model_path
-    parse = _without_ocr_line if without_ocr else text_question
-    return read_lines(args.question_file, parse)
+    items = read_lines(args.question_file, _without_ocr_line if without_ocr else text_question)
+    chosen = [item for item in items if isinstance(item, BrokenQuestion) or _starts_with(item, args.image_prefix)]
+    if not chosen:
+        raise UsageError(f"--image-prefix {args.image_prefix}: no picture of {args.question_file} starts so")
+    return chosen
+
+
+def _starts_with(question: Question, prefix: str) -> bool:
+    return str(question.images[0]).startswith(prefix)
 
 
 def _without_ocr_line(index: int, record: dict) -> Question:
@@ -35,7 +51,9 @@ def _without_ocr_line(index: int, record: dict) -> Question:
     return replace(question, asked=f"{parts[0]}\n{parts[2]}")
 
 
-TASK = evaluate.Task("model_vqa_loader", read, description=__doc__)
+TASK = evaluate.Task(
+    "model_vqa_loader", read, add_arguments, description=__doc__, settings=("is_textvqa", "image_prefix")
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

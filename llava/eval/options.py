@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attn_implementation", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
     group.add_argument("--device", default=None, help="default: cuda where there is one, else cpu")
     group.add_argument(
+        "--device-map", default=None, choices=["auto", "balanced", "balanced_low_0", "sequential"],
+        help="spread a model that does not fit one GPU over all of them, and over main memory",
+    )  # fmt: skip
+    group.add_argument(
         "--dtype", default="auto", choices=["auto", "float32", "float16", "bfloat16"],
         help="default: float16 on cuda, float32 on cpu",
     )  # fmt: skip
@@ -58,9 +63,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-errors", type=int, default=0, metavar="N",
         help="exit with 0 although up to N items failed (they stay marked in the answers)",
     )  # fmt: skip
-    group.add_argument(
-        "--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out of the prompt"
-    )
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,26 +120,43 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Everything that can be wrong with numbers and paths before a model is loaded."""
-    for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_beams", 1), ("limit", 1), ("allow_errors", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {least}")
-    get_conversation(args.conv_mode)
-    if args.temperature < 0:
-        raise UsageError(f"--temperature {args.temperature} must be 0 (greedy) or more")
-    if args.temperature > 0 and args.batch_size > 1:
-        raise UsageError("sampling (--temperature above 0) draws for each item by itself: use --batch-size 1")
+    for name, least in (("batch_size", 1), ("limit", 1), ("allow_errors", 0)):
+        _check_least(name, getattr(args, name), least)
+    check_generation(args)
     if not Path(args.question_file).is_file():
         raise UsageError(f"--question-file {args.question_file} does not exist")
     if args.image_folder and not Path(args.image_folder).is_dir():
         raise UsageError(f"--image-folder {args.image_folder} is not a folder")
 
 
-def describe_config(args: argparse.Namespace, task: str, method: Pruner | None) -> dict[str, Any]:
-    """What decides the answers. Device, batch size and the like may change between a run and its continuation."""
+def check_generation(args: argparse.Namespace) -> None:
+    """Conversation, device and decoding."""
+    _check_least("max_new_tokens", args.max_new_tokens, 1)
+    _check_least("num_beams", args.num_beams, 1)
+    get_conversation(args.conv_mode)
+    if args.temperature < 0:
+        raise UsageError(f"--temperature {args.temperature} must be 0 (greedy) or more")
+    if args.temperature > 0 and args.batch_size > 1:
+        raise UsageError("sampling (--temperature above 0) draws for each item by itself: use --batch-size 1")
+    if args.device is not None and args.device_map is not None:
+        raise UsageError(f"--device {args.device} and --device-map {args.device_map}: give one of them")
+
+
+def _check_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise UsageError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
+def describe_config(
+    args: argparse.Namespace, task: str, method: Pruner | None, settings: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What decides the answers, ``settings`` being the benchmark's own flags.
+
+    Device, batch size and the like may change between a run and its continuation.
+    """
     names = (
         "model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
-        "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", "is_textvqa",
+        "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", *settings,
     )  # fmt: skip
     pruning = None if method is None else {"name": method.name, **method.config()}
     return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}

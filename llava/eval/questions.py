@@ -1,15 +1,18 @@
-"""Question files: reading them line by line, and splitting them over processes."""
+"""Question files: reading them item by item, and splitting them over runs."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava.eval.errors import ItemError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 T = TypeVar("T")
 
@@ -20,14 +23,15 @@ class Question:
 
     ``index`` is the item's place in the whole question file, from 0: the identity of an answer, because question ids
     repeat in some benchmarks. ``asked`` is the user's turn without the image token, ``prompt`` what the answer line
-    records. ``image`` is a path below the image folder, an encoded picture, or None. ``extra`` joins the answer line.
+    records. Each of ``images`` is a path below the image folder, an encoded picture, or a picture. ``extra`` joins the
+    answer line.
     """
 
     index: int
     question_id: Any
     asked: str
     prompt: str
-    image: str | bytes | None
+    images: tuple[str | bytes | Image, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,23 +46,35 @@ class BrokenQuestion:
 
 
 Item = Question | BrokenQuestion
+Parse = Callable[[int, dict[str, Any]], Question]  # place in the file, record
 
 
-def read_lines(path: str | Path, parse: Callable[[int, dict[str, Any]], Question]) -> list[Item]:
-    """Every non-empty line of a JSON-lines file through ``parse(index, record)``; unreadable lines are kept as such."""
-    items: list[Item] = []
-    for number, raw in enumerate(_read_bytes(path).split(b"\n"), start=1):
-        if raw.strip():
-            items.append(_read_line(raw, number, len(items), parse))
-    if not items:
-        raise UsageError(f"--question-file {path} has no question")
-    return items
+def read_lines(path: str | Path, parse: Parse) -> list[Item]:
+    """Every non-empty line of a JSON-lines file; unreadable lines are kept as such."""
+    lines = [(f"line {n}", raw) for n, raw in enumerate(_read_bytes(path).split(b"\n"), start=1) if raw.strip()]
+    return _some([_read(raw, place, index, parse) for index, (place, raw) in enumerate(lines)], path)
+
+
+def read_list(path: str | Path, parse: Parse) -> list[Item]:
+    """Every entry of a JSON list."""
+    try:
+        records = json.loads(_read_bytes(path).decode("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"--question-file {path} is not valid JSON: {error}") from None
+    if not isinstance(records, list):
+        raise UsageError(f"--question-file {path} holds a {type(records).__name__}, not a list of questions")
+    return read_records(records, path, parse)
+
+
+def read_records(records: Iterable[Any], path: str | Path, parse: Parse) -> list[Item]:
+    """Every record; one that ``parse`` refuses is kept as such."""
+    return _some([_read(record, f"entry {i + 1}", i, parse) for i, record in enumerate(records)], path)
 
 
 def text_question(index: int, record: dict[str, Any]) -> Question:
     """``{"question_id", "image", "text"}``: the file already holds the whole question."""
     text, image = require(record, "text", str), require(record, "image", str)
-    return Question(index, require(record, "question_id", object), asked=text, prompt=text, image=image)
+    return Question(index, require(record, "question_id", object), asked=text, prompt=text, images=(image,))
 
 
 def require(record: dict[str, Any], name: str, kind: type) -> Any:
@@ -85,13 +101,26 @@ def _read_bytes(path: str | Path) -> bytes:
         raise UsageError(f"--question-file {path} cannot be read: {error.strerror}") from None
 
 
-def _read_line(raw: bytes, number: int, index: int, parse: Callable[[int, dict[str, Any]], Question]) -> Item:
-    record: Any = None
+def _some(items: list[Item], path: str | Path) -> list[Item]:
+    if not items:
+        raise UsageError(f"--question-file {path} has no question")
+    return items
+
+
+def _read(raw: Any, place: str, index: int, parse: Parse) -> Item:
+    record = raw
     try:
-        record = json.loads(raw.decode("utf-8"))
+        if isinstance(raw, bytes):
+            record = json.loads(raw.decode("utf-8"))
         if not isinstance(record, dict):
             raise ItemError(f"a {type(record).__name__}, not an object")
         return parse(index, record)
     except ValueError as error:  # bad UTF-8, bad JSON or a missing field
-        question_id = record.get("question_id") if isinstance(record, dict) else None
-        return BrokenQuestion(index, f"question line {number} cannot be read: {error}", question_id)
+        return BrokenQuestion(index, f"question {place} cannot be read: {error}", _identity(record))
+
+
+def _identity(record: Any) -> Any:
+    """The id of a record that is no question, if it has one."""
+    if not isinstance(record, dict):
+        return None
+    return next((record[name] for name in ("question_id", "id", "index") if name in record), None)

@@ -50,16 +50,20 @@ class Prepared(Generic[P]):
 
 def run(
     engine: Engine[P], items: Sequence[Item], answers: AnswerFile, batch_size: int = 1, reply_field: str = "text",
-    title: str = "", workers: int = 2,
+    title: str = "", workers: int = 2, quiet: bool = False,
 ) -> None:  # fmt: skip
     """Answer what ``answers`` lacks. Batches are written as they finish."""
     missing = [item for item in items if item.index not in answers.done]
-    with tqdm(total=len(items), initial=len(items) - len(missing), desc=title, unit="q", dynamic_ncols=True) as bar:
+    with _progress(len(items), len(missing), title, quiet) as bar:
         for batch in _batches(_prepare_ahead(engine, missing, 2 * batch_size + workers, workers), batch_size):
             answers.append(_answer(engine, batch, reply_field))
             bar.update(len(batch))
             if answers.errors:
                 bar.set_postfix(failed=len(answers.errors), refresh=False)
+
+
+def _progress(items: int, missing: int, title: str, quiet: bool) -> tqdm:
+    return tqdm(total=items, initial=items - missing, desc=title, unit="q", dynamic_ncols=True, disable=quiet)
 
 
 def _answer(engine: Engine[P], batch: Sequence[Prepared[P]], reply_field: str) -> list[Line]:

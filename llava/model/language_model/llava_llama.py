@@ -123,6 +123,20 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
             **kwargs,
         )
 
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Tensor | None = None,
+        visual_spans: list[list[VisualSpan]] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Beams repeat every row of the batch; transformers repeats tensors, and the spans must follow."""
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        if visual_spans is not None:
+            kwargs["visual_spans"] = [row for row in visual_spans for _ in range(expand_size)]
+        return input_ids, kwargs
+
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,

@@ -1,0 +1,38 @@
+"""Part files: what each of several processes has answered, until it is merged into the answer file.
+
+Parts survive a kill. Any later run of the same configuration, with any number of processes, takes them over first.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from llava.eval.answers import AnswerFile
+from llava.eval.processes import Team
+
+
+def part_of(answers: str | Path, team: Team) -> Path:
+    """The file that this process appends to."""
+    return Path(f"{answers}.part{team.rank}of{team.size}")
+
+
+def left_behind(answers: str | Path) -> list[Path]:
+    return [Path(name) for name in sorted(glob.glob(f"{glob.escape(str(answers))}.part*of*[0-9]"))]
+
+
+def merge(answers: str | Path, run: dict[str, Any], retry_errors: bool = False) -> AnswerFile:
+    """Moves all parts into the answer file, which is in order then; returns it, closed.
+
+    Killed half-way and called again, it loses nothing and writes nothing twice.
+    """
+    parts = left_behind(answers)
+    with AnswerFile(answers, run, retry_errors) as whole:
+        for part in parts:
+            with AnswerFile(part, run, retry_errors) as piece:
+                whole.append([line for line in piece.lines() if line["metadata"]["index"] not in whole.done])
+    for part in parts:
+        part.unlink()
+        Path(f"{part}.meta.json").unlink(missing_ok=True)
+    return whole

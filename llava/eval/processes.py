@@ -1,0 +1,59 @@
+"""Several processes that answer one question file together, as ``accelerate launch`` and ``torchrun`` start them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)  # processes that are done wait for the slowest one
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among ``size``. Context manager: inside it the processes can wait for each other."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among the processes of this machine
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """Every ``size``-th item, so that long and short questions spread evenly."""
+        return list(items[self.rank :: self.size])
+
+    def wait(self) -> None:
+        """Until every process has come here."""
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.barrier()
+
+    def __enter__(self) -> Team:
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.size > 1:
+            import torch.distributed
+
+            torch.distributed.destroy_process_group()
+
+
+def this_process() -> Team:
+    """From the variables that the launchers set; alone without them."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not all(name in os.environ for name in names):
+        return Team()
+    rank, size, local_rank = (int(os.environ[name]) for name in names)
+    return Team(rank, size, local_rank)

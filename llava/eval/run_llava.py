@@ -1,0 +1,62 @@
+"""Ask a LLaVA model about one picture or several, and print the answer.
+
+    python -m llava.eval.run_llava --model-path checkpoints/llava-v1.5-7b --image-file a.png --query "What is it?"
+    python -m llava.eval.run_llava --model-path checkpoints/llava-v1.5-7b --image-file a.png,b.png \\
+        --query "What has changed?" --sparse --reduction_ratio 0.889
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from llava.eval import options
+from llava.eval.questions import Question
+from llava.images import read_image
+from vlm_pruner.cli import BAD_INPUT, OneLineParser, one_line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="python -m llava.eval.run_llava", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    options.add_model_arguments(parser)
+    parser.add_argument("--image-file", required=True, help="picture, or several with --sep between them")
+    parser.add_argument("--sep", default=",", help="between pictures (default: a comma)")
+    parser.add_argument("--query", required=True, help="the question")
+    options.add_generation_arguments(parser)
+    options.add_pruning_arguments(parser)
+    parser.set_defaults(max_new_tokens=512, batch_size=1, image_folder="")
+    return parser
+
+
+def ask(args: argparse.Namespace) -> str:
+    """The reply; what was kept of the pictures goes to standard error."""
+    method = options.build_method(args)
+    options.check_generation(args)
+    released = args.compat == "released"
+    pictures = tuple(read_image(name.strip(), as_released=released) for name in args.image_file.split(args.sep))
+    from llava.eval.engine import LlavaEngine  # late: bad flags are told without waiting for transformers
+
+    engine = LlavaEngine.from_arguments(args, method)
+    reply = engine.generate([engine.prepare(Question(0, 0, asked=args.query, prompt=args.query, images=pictures))])[0]
+    if method is not None:
+        kept = reply.metadata
+        print(f"{method.name}: {kept['kept']} of {kept['visual_tokens']} visual tokens kept", file=sys.stderr)
+    return reply.text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        print(ask(args))
+        return 0
+    except (ValueError, OSError) as error:
+        print(f"run_llava: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())
