@@ -77,7 +77,12 @@ def unpadded_region(grid: tuple[int, int], original_size: Size) -> tuple[slice, 
     rows, columns = grid
     width, height = original_size
     if width / height > columns / rows:
-        bar = (rows - int(height * (columns / width))) // 2
+        bar = (rows - _fitted(height * (columns / width))) // 2
         return slice(bar, rows - bar), slice(0, columns)
-    bar = (columns - int(width * (rows / height))) // 2
+    bar = (columns - _fitted(width * (rows / height))) // 2
     return slice(0, rows), slice(bar, columns - bar)
+
+
+def _fitted(tokens: float) -> int:
+    """Whole tokens; 7 digits first, as transformers does, so that 12 does not become 11 by floating point's error."""
+    return int(round(tokens, 7))

@@ -255,7 +255,7 @@ def test_wrong_configurations(checkpoint, what):
 
 
 TRANSFORMERS_ERRORS = {
-    "next": ({"model_type": "llava_next"}, "'llava_next'; only 'llava'"),
+    "kind": ({"model_type": "llava_onevision"}, "'llava_onevision'; only 'llava' and 'llava_next'"),
     "decoder": ({"text_config": {"model_type": "mistral"}}, "'mistral'; only 'llama'"),
     "tower": ({"vision_config": {"model_type": "siglip_vision_model"}}, "'siglip_vision_model'"),
     "layers": ({"vision_feature_layer": [-2, -5]}, r"\[-2, -5\]; only one layer"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +9,24 @@ from torch import Tensor
 
 from llava.anyres import get_anyres_image_grid_shape, unpadded_region
 from llava.model.llava_config import LlavaConfig
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.tiles import base_coords, released_layout, unpadded_layout
 
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """features: [N, d], ready to be spliced into the sequence. layout: coordinates of the same N tokens."""
+    """features: [N, d], ready to be spliced into the sequence. layout: coordinates of the same N tokens.
+
+    released_layout: where the released code believes them to be, if that is elsewhere.
+    """
 
     features: Tensor
     layout: TokenLayout
+    released_layout: TokenLayout | None = None
+
+    def span(self, start: int) -> VisualSpan:
+        """The tokens in a row's sequence, from `start` on."""
+        return VisualSpan(start, len(self.layout), self.layout, released_layout=self.released_layout)
 
 
 def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:
@@ -41,7 +49,9 @@ def tiled_view(
 
     Merge types: "flat" puts the tiles one after another; "spatial" puts them together to one grid behind the base
     tile; "spatial_unpad" also cuts the bars off that grid and ends each of its rows with the newline embedding.
-    Coordinates are those of the put-together grid; the base tile is stretched over it.
+
+    Coordinates of "spatial_unpad", LLaVA-NeXT's, are those of `vlm_pruner.tiles`. The other two keep the bars, so
+    their plane is the whole grid's, and the base tile is stretched over the part of it that holds the picture.
     """
     unpad = config.mm_patch_merge_type == "spatial_unpad"
     if unpad and newline is None:
@@ -53,22 +63,33 @@ def tiled_view(
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
-    rows, columns = down * side, across * side
+    held = unpadded_region((down * side, across * side), image_size)
+    if newline is not None and unpad:
+        return _unpadded(features[0], _put_together(features[1:], across, down)[held], newline)
+    layout = _padded_layout(side, across, down, held)
     if config.mm_patch_merge_type == "flat":
-        tokens, coords = features[1:], _cut(_grid_coords(rows, columns), across, down)
-    else:
-        tokens = _put_together(features[1:], across, down)
-        if unpad:
-            tokens = tokens[unpadded_region((rows, columns), image_size)]
-        rows, columns = tokens.shape[:2]
-        if newline is not None:
-            tokens = torch.cat([tokens, newline.to(tokens).expand(rows, 1, -1)], dim=1)
-        coords = _grid_coords(*tokens.shape[:2])
-    base_coords = _grid_coords(side, side) * torch.tensor([columns / side, rows / side])
-    return ImageTokens(
-        torch.cat([features[0], tokens.flatten(0, 1)]),
-        TokenLayout(torch.cat([base_coords.flatten(0, 1), coords.flatten(0, 1)]), math.hypot(rows, columns)),
-    )
+        places = layout.coords[side**2 :].reshape(down * side, across * side, 2)
+        coords = torch.cat([layout.coords[: side**2], _cut(places, across, down).flatten(0, 1)])
+        return ImageTokens(features.flatten(0, 1), TokenLayout(coords, layout.diagonal))
+    tiles = _put_together(features[1:], across, down).flatten(0, 1)
+    return ImageTokens(torch.cat([features[0], tiles]), layout)
+
+
+def _unpadded(base: Tensor, grid: Tensor, newline: Tensor) -> ImageTokens:
+    """Base [side * side, d], then grid [rows, columns, d] with the newline embedding [d] after each row."""
+    rows, columns = grid.shape[:2]
+    tiles = torch.cat([grid, newline.to(grid).expand(rows, 1, -1)], dim=1)
+    features = torch.cat([base, tiles.flatten(0, 1)])
+    return ImageTokens(features, unpadded_layout(_side(len(base)), rows, columns), released_layout(len(features)))
+
+
+def _padded_layout(side: int, across: int, down: int, held: tuple[slice, slice]) -> TokenLayout:
+    """Base over the part `held` of the grid, then the whole grid row by row."""
+    grid = TokenLayout.grid(down * side, across * side)
+    rows, columns = held
+    corner = torch.tensor([float(columns.start), float(rows.start)])
+    base = base_coords(side, rows.stop - rows.start, columns.stop - columns.start) + corner
+    return TokenLayout(torch.cat([base, grid.coords]), grid.diagonal)
 
 
 def _put_together(tiles: Tensor, across: int, down: int) -> Tensor:
@@ -99,11 +120,6 @@ def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, conf
             f"but {features.shape[0] - 1} were given: image_sizes and images must be of the same pictures"
         )
     return across, down
-
-
-def _grid_coords(rows: int, columns: int) -> Tensor:
-    """(x, y) of a grid, [rows, columns, 2]."""
-    return TokenLayout.grid(rows, columns).coords.reshape(rows, columns, 2)
 
 
 def _side(tokens: int) -> int:

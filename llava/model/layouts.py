@@ -26,6 +26,7 @@ _NOT_TOWER = re.compile(r"^(text_model|text_projection|visual_projection|logit_s
 
 _FROM_TRANSFORMERS: Sequence[tuple[str, str]] = (
     (r"^(model\.)?vision_tower\.", TOWER),
+    (r"^(model\.)?image_newline$", "model.image_newline"),
     (r"^(model\.)?multi_modal_projector\.linear_1\.", "model.mm_projector.0."),
     (r"^(model\.)?multi_modal_projector\.linear_2\.", "model.mm_projector.2."),
     (r"^language_model\.lm_head\.", "lm_head."),
@@ -41,7 +42,7 @@ def is_transformers_layout(raw: dict[str, Any]) -> bool:
 def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
     """Our configuration for a config.json in transformers' layout; raises for parts that we do not build."""
     text, vision = raw.get("text_config") or {}, raw.get("vision_config") or {}
-    _require(folder, "model_type", raw.get("model_type"), "llava")
+    _require(folder, "model_type", raw.get("model_type"), "llava", "llava_next")
     _require(folder, "text_config.model_type", text.get("model_type", "llama"), "llama")
     _require(folder, "vision_config.model_type", vision.get("model_type", "clip_vision_model"), "clip_vision_model")
     _require(folder, "projector_hidden_act", raw.get("projector_hidden_act", "gelu"), "gelu")
@@ -57,7 +58,7 @@ def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
         )
     tower = {**_LLAVA_TOWER, **vision}
     return LlavaConfig(
-        **{**_LLAVA_TEXT, **_without(text, "model_type", "architectures", "_name_or_path", "torch_dtype", "dtype")},
+        **{**_LLAVA_TEXT, **_without(text, *_NOT_TEXT)},
         tie_word_embeddings=raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False)),
         mm_vision_config=tower,
         mm_vision_select_layer=layer,
@@ -67,7 +68,24 @@ def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
         mm_hidden_size=tower["hidden_size"],
         image_token_index=raw.get("image_token_index", raw.get("image_token_id", 32000)),
         tokenizer_padding_side="left",
+        **(_next_from_transformers(raw, folder) if raw["model_type"] == "llava_next" else {}),
     )
+
+
+def _next_from_transformers(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """LLaVA-NeXT's part of our configuration. transformers writes canvases as [height, width], LLaVA the other way."""
+    pinpoints = raw.get("image_grid_pinpoints") or _NEXT_PINPOINTS
+    try:
+        canvases = [[int(width), int(height)] for height, width in pinpoints]
+    except (TypeError, ValueError):
+        raise CheckpointError(
+            f"{folder}/config.json: image_grid_pinpoints is {pinpoints!r}; expected a list of [height, width] in pixels"
+        ) from None
+    return {
+        "image_aspect_ratio": "anyres",
+        "mm_patch_merge_type": "spatial_unpad",
+        "image_grid_pinpoints": canvases,
+    }
 
 
 def config_from_original(raw: dict[str, Any], folder: Path) -> LlavaConfig:
@@ -123,17 +141,22 @@ def _renamed(tensors: Tensors, rename: Callable[[str], str]) -> Tensors:
     return {rename(name): tensor for name, tensor in tensors.items() if not _COMPUTED.search(name)}
 
 
-def _require(folder: Path, key: str, found: object, expected: str) -> None:
-    if found != expected:
-        raise CheckpointError(f"{folder}/config.json: {key} is {found!r}; only {expected!r} is supported here")
+def _require(folder: Path, key: str, found: object, *expected: str) -> None:
+    if found not in expected:
+        supported = " and ".join(map(repr, expected))
+        raise CheckpointError(f"{folder}/config.json: {key} is {found!r}; only {supported} is supported here")
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
+# Of a text_config: what it says about itself, and what our configuration says in its own right.
+_NOT_TEXT = ("model_type", "architectures", "_name_or_path", "torch_dtype", "dtype", "tie_word_embeddings")
+
 # transformers leaves defaults out of the config.json that it writes; these are the ones of its LLaVA.
 _LLAVA_TEXT: dict[str, Any] = {"vocab_size": 32000}
+_NEXT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 _LLAVA_TOWER: dict[str, Any] = {
     "intermediate_size": 4096,
     "hidden_size": 1024,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from llava.anyres import get_anyres_image_grid_shape
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.image_tokens import ImageTokens
 from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
@@ -38,7 +39,7 @@ class _Row:
     spans: list[VisualSpan]
 
     def shifted(self, offset: int) -> list[VisualSpan]:
-        return [VisualSpan(span.start + offset, span.length, span.layout) for span in self.spans]
+        return [replace(span, start=span.start + offset) for span in self.spans]
 
 
 def prepare_prompt(
@@ -63,15 +64,18 @@ def prepare_prompt(
 
 
 def expanded_prompt_spans(
-    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor
+    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor, image_sizes: Tensor | None = None
 ) -> tuple[Tensor, list[list[VisualSpan]]]:
     """transformers' convention: `input_ids` [B, T] hold one placeholder per visual token, pictures in order.
+
+    AnyRes pictures come as `pixel_values` [n, most tiles, 3, side, side], padded with empty tiles, or all tiles after
+    one another; and `image_sizes` [n, 2], which are (height, width) in this convention.
 
     Returns embeddings [B, T, d] and the visual spans. Raises `ValueError` if placeholders and visual tokens differ.
     """
     placeholder = model.config.image_token_index
     mask = input_ids == (IMAGE_TOKEN_INDEX if placeholder is None else placeholder)
-    tokens = encode_images(model, pixel_values)
+    tokens = encode_images(model, *_own_tiles(model.config, pixel_values, image_sizes))
     expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
     if expected != found:
         raise ValueError(
@@ -81,6 +85,21 @@ def expanded_prompt_spans(
     embeds = model.embed_tokens(input_ids.masked_fill(mask, 0))
     features = torch.cat([image.features for image in tokens]).to(embeds)
     return embeds.masked_scatter(mask[..., None], features), _expanded_spans(mask, tokens)
+
+
+def _own_tiles(
+    config: LlavaConfig, pixel_values: Tensor, image_sizes: Tensor | None
+) -> tuple[Tensor | list[Tensor], list[tuple[int, int]] | None]:
+    """From transformers' convention to LLaVA's: one tensor of tiles per picture, and sizes as (width, height)."""
+    if image_sizes is None or config.image_grid_pinpoints is None:
+        return pixel_values, None
+    sizes = [(int(width), int(height)) for height, width in image_sizes.tolist()]
+    side = pixel_values.shape[-1]
+    grids = [get_anyres_image_grid_shape(size, config.image_grid_pinpoints, side) for size in sizes]
+    counts = [1 + across * down for across, down in grids]
+    if pixel_values.ndim == 4:
+        return list(pixel_values.split(counts)), sizes
+    return [tiles[:count] for tiles, count in zip(pixel_values, counts, strict=True)], sizes
 
 
 def _expanded_spans(mask: Tensor, tokens: Sequence[ImageTokens]) -> list[list[VisualSpan]]:
@@ -97,7 +116,7 @@ def _expanded_spans(mask: Tensor, tokens: Sequence[ImageTokens]) -> list[list[Vi
                     f"a picture's {length} placeholders must stand in one piece; the run that starts at "
                     f"position {places[0]} does not"
                 )
-            spans[-1].append(VisualSpan(places[0], length, image.layout))
+            spans[-1].append(image.span(places[0]))
             places = places[length:]
     return spans
 
@@ -137,7 +156,7 @@ def _splice(model: LlavaLlamaModel, ids: Tensor, pictures: Iterator[ImageTokens]
     parts, spans, length = [pieces[0]], [], pieces[0].shape[0]
     for piece in pieces[1:]:
         image = next(pictures)
-        spans.append(VisualSpan(length, len(image.layout), image.layout))
+        spans.append(image.span(length))
         parts += [image.features.to(text), piece]
         length += len(image.layout) + piece.shape[0]
     return _Row(torch.cat(parts), spans)

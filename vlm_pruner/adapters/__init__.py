@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _ADAPTERS = {
     "LlavaForConditionalGeneration": ("llava", "LlavaAdapter"),
     "LlavaModel": ("llava", "LlavaAdapter"),
+    "LlavaNextForConditionalGeneration": ("llava_next", "LlavaNextAdapter"),
+    "LlavaNextModel": ("llava_next", "LlavaNextAdapter"),
     "LlavaLlamaForCausalLM": ("llava_original", "LlavaOriginalAdapter"),
     "Qwen2VLForConditionalGeneration": ("qwen_vl", "QwenVLAdapter"),
     "Qwen2VLModel": ("qwen_vl", "QwenVLAdapter"),

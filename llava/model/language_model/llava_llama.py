@@ -29,10 +29,10 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
 
     Two ways to give pictures, for `forward` and `generate` alike:
 
-    - LLaVA's: one id -200 per picture in `input_ids`, `images` and, for AnyRes, `image_sizes`; `generate` returns the
-      new tokens only.
-    - transformers': one placeholder id per visual token in `input_ids`, and `pixel_values`; `generate` returns prompt
-      and new tokens.
+    - LLaVA's: one id -200 per picture in `input_ids`, `images` and, for AnyRes, `image_sizes` as (width, height);
+      `generate` returns the new tokens only.
+    - transformers': one placeholder id per visual token in `input_ids`, `pixel_values` and, for AnyRes, `image_sizes`
+      as (height, width); `generate` returns prompt and new tokens.
     """
 
     config_class = LlavaConfig
@@ -64,7 +64,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         images: Images | None = None,
-        image_sizes: ImageSizes | None = None,
+        image_sizes: ImageSizes | Tensor | None = None,
         pixel_values: Tensor | None = None,
         visual_spans: list[list[VisualSpan]] | None = None,
         **kwargs: Any,
@@ -72,7 +72,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence."""
         if input_ids is not None and pixel_values is not None:
             _refuse_both(images, pixel_values)
-            inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values)
+            inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values, image_sizes)
             input_ids = None
         elif input_ids is not None and (images is not None or _has_image_ids(input_ids)):
             _refuse_labels(kwargs)
@@ -95,7 +95,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         self,
         inputs: Tensor | None = None,
         images: Images | None = None,
-        image_sizes: ImageSizes | None = None,
+        image_sizes: ImageSizes | Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Generates after `inputs` (or `input_ids`) [B, T]; see the class for the two conventions.
@@ -106,6 +106,8 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         pixel_values = kwargs.get("pixel_values")
         _refuse_both(images, pixel_values)
         if input_ids is None or pixel_values is not None:
+            if image_sizes is not None:
+                kwargs["image_sizes"] = image_sizes
             return super().generate(input_ids, **kwargs)
         prompt = prepare_prompt(
             # Left, whatever the configuration says: new tokens are appended on the right.
