@@ -73,6 +73,15 @@ def test_every_image_and_video_has_its_own_grid_and_budget(family, model):
     assert [i.n_after for i in ratio] == [9, 4, 12]
 
 
+def test_frames_may_have_a_budget_each(family, model):
+    method = vp.CentrifugalPruner(reduction_ratio=0.5, per_frame=True)
+    kept = generate(model, inputs(family, MIXED), method)[2].images
+    assert [(i.n_before, i.n_after) for i in kept] == [(9, 4)] * 2 + [(8, 4)] + [(6, 4)] * 4, "never below the pivots"
+    assert [i.coords[0][0] for i in kept if len(i.coords[0]) == 3] == [0, 1, 0, 1, 2, 3]
+    visual = inputs(family, MIXED)["mm_token_type_ids"][0].nonzero().squeeze(1).tolist()
+    assert [i.span[0] + offset for i in kept for offset in (i.offsets or range(i.n_before))] == visual
+
+
 @pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
 def test_spans_are_where_the_placeholders_are(family, model, prompt):
     batch = inputs(family, prompt)

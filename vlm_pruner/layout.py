@@ -81,9 +81,27 @@ class VisualSpan:
         """The position after the last visual token."""
         return self.start + (self.length if self.offsets is None else int(self.offsets[-1]) + 1)
 
+    @classmethod
+    def at(cls, positions: Tensor, layout: TokenLayout, released_layout: TokenLayout | None = None) -> VisualSpan:
+        """The span of the tokens at `positions`, long [N] and ascending, with or without gaps."""
+        offsets = positions - positions[0]
+        gaps = int(offsets[-1]) + 1 > len(offsets)
+        return cls(int(positions[0]), len(positions), layout, offsets if gaps else None, released_layout)
+
     def positions(self) -> Tensor:
         """Long [length], ascending: where in the sequence the visual tokens are."""
         return self.start + (torch.arange(self.length) if self.offsets is None else self.offsets)
+
+    def frames(self) -> list[VisualSpan]:
+        """A span for each frame of a video; the span itself if it is an image."""
+        coords = self.layout.coords
+        if coords.shape[1] == 2:
+            return [self]
+        return [self._part((coords[:, 0] == time).nonzero().squeeze(1)) for time in coords[:, 0].unique()]
+
+    def _part(self, tokens: Tensor) -> VisualSpan:
+        """The span of some of the tokens: long [n], counted within this span, ascending."""
+        return VisualSpan.at(self.positions()[tokens], TokenLayout(self.layout.coords[tokens], self.layout.diagonal))
 
     def as_released(self) -> VisualSpan:
         """The span with the coordinates that the released code gives it."""

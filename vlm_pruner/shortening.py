@@ -57,6 +57,8 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, 
     tasks = []
     stages = len(method.layers(depth))
     for row, row_spans in enumerate(spans):
+        if method.per_frame:
+            row_spans = [frame for span in row_spans for frame in span.frames()]
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
             keeps_all = number > 0 and method.released
             budgets = (span.length,) * stages if keeps_all else method.budgets(span.length, depth, released_rounding)
@@ -120,13 +122,11 @@ def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tenso
     chosen = Selection(every, every) if selection is None else selection
     indices = chosen.indices.cpu()
     now = places[task.row, task.span.positions()[indices]]
-    offsets = now - now[0]
     layout = TokenLayout(task.span.layout.coords[indices], task.span.layout.diagonal)
-    span = VisualSpan(int(now[0]), len(now), layout, None if int(offsets[-1]) == len(now) - 1 else offsets)
     return replace(
         task,
         budgets=task.budgets[1:],
-        span=span,
+        span=VisualSpan.at(now, layout),
         kept=_within_image(task, chosen),
         steps=(*task.steps, (layer, len(indices))),
     )

@@ -43,8 +43,11 @@ class VLMPruner(Qwen2VLModel):
 
     @method.setter
     def method(self, method: Pruner | None) -> None:
+        if method is None:
+            self._pruning = None
+            return
         rounding = QwenVLAdapter.released_rounding
-        self._pruning = method and DecoderPruning(self.language_model, method, released_rounding=rounding)
+        self._pruning = DecoderPruning(self.language_model, method, released_rounding=rounding)
 
     @property
     def receipts(self) -> list[Receipt]:

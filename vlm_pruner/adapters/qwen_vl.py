@@ -66,14 +66,12 @@ class QwenVLAdapter(Adapter):
 
     def _span(self, where: Tensor, shape: _Shape) -> VisualSpan:
         t, h, w = shape
-        offsets = where - where[0]
-        gaps = int(offsets[-1]) + 1 > len(offsets)
         layout = TokenLayout.grid(h, w) if t == 1 else TokenLayout.video(t, h, w)
         # The released code takes a row of tokens for as long as a row of patches, before they are merged.
         merge = self.model.config.vision_config.spatial_merge_size
         patches = TokenLayout.grid(h * merge, w * merge)
         released = TokenLayout(patches.coords[: h * w], patches.diagonal) if t == 1 else None
-        return VisualSpan(int(where[0]), len(where), layout, offsets if gaps else None, released)
+        return VisualSpan.at(where, layout, released)
 
 
 def _shape_of(where: Tensor, rotary: Tensor | None, row: int) -> _Shape:

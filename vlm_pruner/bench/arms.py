@@ -69,4 +69,5 @@ def make_method(name: str, budget: int, seed: int = 0) -> Pruner:
         return vp.CentrifugalPruner(keep_tokens=budget, token_batch=16)
     method = vp.methods.get(name)(keep_tokens=budget)
     # Runs with neighbouring seeds share no draw, though a run counts upwards from its seed.
-    return replace(method, **{"seed": seed * DRAWS}) if hasattr(method, "seed") else method
+    own: dict[str, Any] = {"seed": seed * DRAWS} if hasattr(method, "seed") else {}
+    return replace(method, **own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -41,11 +41,13 @@ class Pruner:
     reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
     layer:           the first decoder layer (counted from 0) that runs on the short sequence.
+    per_frame:       of a video, whether every frame has that budget and is pruned by itself, instead of the whole.
     """
 
     reduction_ratio: float | None = None
     keep_tokens: int | None = None
     layer: int = 2
+    per_frame: bool = field(default=False, kw_only=True)
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
