@@ -45,19 +45,19 @@ class Recycled:
     merged: Tensor
 
 
-def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3) -> Recycled:
+def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3, most: int | None = None) -> Recycled:
     """Keep the `keep` highest scores of V visual tokens; of the rest, merge the best `share` (and one more).
 
-    hidden: [V, d]. scores: [V]. Of m recycled tokens int(m / 10) + 1 clusters are made. The published code breaks
-    ties of density at random; here the token of higher score wins.
+    hidden: [V, d]. scores: [V]. Of m recycled tokens int(m / 10) + 1 clusters are made, but not more than `most`. The
+    published code breaks ties of density at random; here the token of higher score wins.
     """
     ranking = largest(scores, len(scores))
     kept = ranking[:keep].sort().values
     dropped = len(scores) - keep
     recycled = ranking[keep : keep + min(dropped, int(dropped * share) + 1)]
-    count = clusters(len(recycled))
+    count = clusters(len(recycled)) if most is None else min(most, clusters(len(recycled)))
     if not count:
-        return Recycled(kept, recycled, recycled, recycled, hidden[:0])
+        return Recycled(kept, recycled[:0], recycled[:0], recycled[:0], hidden[:0])
     centres, cluster = density_peaks(hidden[recycled], count)
     size = torch.bincount(cluster, minlength=count).to(hidden.dtype)
     total = hidden.new_zeros(count, hidden.shape[1]).index_add_(0, cluster, hidden[recycled])
@@ -88,6 +88,7 @@ class SparseVLMPruner(Pruner):
         cost is that of a method which prunes to as many tokens once, before `layer`. Stages keep 3 : 2 : 1.
     layer:  the first stage; the others follow at 14 % and 45 % of the layers that are left, as published for 32 layers.
     share:  of the dropped tokens this many (and one more) are recycled: clustered, and every cluster merged into one.
+            Merged tokens are at most a quarter of a stage's, a limit that the published numbers never reach.
     compat: "released" takes the published numbers at the published layers: keep_tokens=192, 128 or 64 is then a name
             for (300, 200, 110), (303, 110, 36) or (66, 30, 17) tokens kept after layers 2, 6 and 15, merged ones extra.
 
@@ -123,23 +124,24 @@ class SparseVLMPruner(Pruner):
         assert self.keep_tokens is not None
         totals = []
         for kept in _PUBLISHED[self.keep_tokens]:
-            tokens = self._total(tokens, min(kept, tokens - 1))
+            tokens = self._total(tokens, min(kept, tokens - 1), most=tokens)
             totals.append(tokens)
         return tuple(totals)
 
-    def _total(self, tokens: int, kept: int) -> int:
-        """Kept and merged tokens, if `kept` of `tokens` are kept."""
-        return kept + clusters(min(tokens - kept, int((tokens - kept) * self.share) + 1))
+    def _total(self, tokens: int, kept: int, most: int) -> int:
+        """Kept and merged tokens, if `kept` of `tokens` are kept and at most `most` merged tokens are made."""
+        return kept + min(most, clusters(min(tokens - kept, int((tokens - kept) * self.share) + 1)))
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
         assert view.attend is not None and view.embeddings is not None and view.text_embeddings is not None
         raters = text_raters(view.embeddings.float(), view.text_embeddings.float())
         scores = view.attend(raters).mean(dim=(0, 1))
-        tokens = len(scores)
+        most = view.budget // 4
         # Going down from the budget, one token kept less makes at most one merged one more: the total is always met.
-        keep = next(kept for kept in range(view.budget, -1, -1) if self._total(tokens, kept) <= view.budget)
-        made = recycle(view.hidden.float(), scores, keep, self.share)
+        fits = (kept for kept in range(view.budget, 0, -1) if self._total(len(scores), kept, most) <= view.budget)
+        keep = next(fits)
+        made = recycle(view.hidden.float(), scores, keep, self.share, most)
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
         return _Merging(order.sort().values, order, merged=made.merged)
 
