@@ -53,6 +53,28 @@ def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
 
 
+def placeholder_positions(visual: Tensor, sizes: list[int]) -> list[list[Tensor]]:
+    """Per row of `visual`, bool [B, T], the positions of each of its images, long [tokens], ascending.
+
+    sizes: visual tokens of the images of all rows, in order. Text may stand within an image. Raises PruningError if a
+    row's placeholders are not those of whole images, as when a prompt is cut or prefilled in chunks.
+    """
+    wanted = iter(sizes)
+    rows: list[list[Tensor]] = [[] for _ in visual]
+    for row, images in enumerate(rows):
+        left = visual[row].nonzero().squeeze(1).cpu()
+        while len(left):
+            size = next(wanted, 0)
+            if not 0 < size <= len(left):
+                raise PruningError(
+                    f"row {row}: the {len(left)} placeholders from position {int(left[0])} on are not those of whole "
+                    f"images (of {sizes} tokens in all rows); give the prompt uncut and in one forward call"
+                )
+            images.append(left[:size])
+            left = left[size:]
+    return rows
+
+
 def placeholder_spans(input_ids: Tensor, token_id: int, layout: TokenLayout) -> list[list[VisualSpan]]:
     """Spans of images that take len(layout) placeholders `token_id` each, in every row of `input_ids` [B, T].
 

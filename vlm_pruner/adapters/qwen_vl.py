@@ -7,12 +7,11 @@ which is two frames of the file. How time counts when tokens are chosen is said 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from vlm_pruner.adapters.base import Adapter, named_arguments
+from vlm_pruner.adapters.base import Adapter, named_arguments, placeholder_positions
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
 
@@ -25,7 +24,7 @@ class QwenVLAdapter(Adapter):
     released_rounding = "floor"
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
-        call, config = named_arguments(self.entry, args, kwargs), self.model.config
+        call = named_arguments(self.entry, args, kwargs)
         ids = call.get("input_ids")
         spans: list[list[VisualSpan]] = [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
         for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
@@ -34,8 +33,11 @@ class QwenVLAdapter(Adapter):
                 continue  # a placeholder is then a word that the model has generated
             if ids is None:
                 raise PruningError("pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds")
-            visual = ids == getattr(config, f"{kind}_token_id")
-            self._find(spans, visual.cpu(), iter(shapes), call.get("position_ids"))
+            visual = ids == getattr(self.model.config, f"{kind}_token_id")
+            places = placeholder_positions(visual, [math.prod(shape) for shape in shapes])
+            in_order = iter(shapes)
+            for row, row_spans in enumerate(spans):
+                row_spans += [self._span(where, next(in_order), call, row) for where in places[row]]
         return spans
 
     def _shapes(self, call: dict[str, Any], kind: str, pixels: str) -> list[_Shape]:
@@ -48,24 +50,8 @@ class QwenVLAdapter(Adapter):
         sizes = [len(features) for features in encoded.pooler_output]
         return grids if sizes == [math.prod(grid) for grid in grids] else [(size,) for size in sizes]
 
-    def _find(
-        self, spans: list[list[VisualSpan]], visual: Tensor, shapes: Iterator[_Shape], rotary: Tensor | None
-    ) -> None:
-        """Adds to `spans` where each shape's tokens are. visual: bool [B, T]. rotary: position ids, [3 or 4, B, T]."""
-        for row, row_spans in enumerate(spans):
-            left = visual[row].nonzero().squeeze(1)
-            while left.numel():
-                shape = next(shapes, (0,))
-                own, left = left[: math.prod(shape)], left[math.prod(shape) :]
-                if not 0 < math.prod(shape) == own.numel():
-                    raise PruningError(
-                        f"row {row}: its placeholders are not as many as its images and videos have tokens; give the "
-                        "prompt uncut and in one forward call"
-                    )
-                row_spans.append(self._span(own, shape if len(shape) == 3 else _shape_of(own, rotary, row)))
-
-    def _span(self, where: Tensor, shape: _Shape) -> VisualSpan:
-        t, h, w = shape
+    def _span(self, where: Tensor, shape: _Shape, call: dict[str, Any], row: int) -> VisualSpan:
+        t, h, w = shape if len(shape) == 3 else _shape_of(where, call.get("position_ids"), row)
         layout = TokenLayout.grid(h, w) if t == 1 else TokenLayout.video(t, h, w)
         # The released code takes a row of tokens for as long as a row of patches, before they are merged.
         merge = self.model.config.vision_config.spatial_merge_size
