@@ -181,7 +181,7 @@ def test_anyres_geometry():
         parse_pinpoints("anything")
 
 
-@pytest.mark.parametrize("size", [(300, 100), (90, 90), (100, 290), (120, 97)])
+@pytest.mark.parametrize("size", [(300, 100), (90, 90), (100, 290), (120, 97), (900, 10), (10, 900)])
 def test_anyres_packing_equals_transformers(size):
     """transformers' LLaVA-NeXT packs tiles into the same sequence; ours adds coordinates to it."""
     config = SimpleNamespace(mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=PINPOINTS)

@@ -13,6 +13,7 @@ from llava.model.checkpoint import CheckpointError
 from tests import llava_tiny
 from tests.tiny_llava_next import (
     CANVASES,
+    EXTREME,
     IMAGE,
     SIZES,
     inputs,
@@ -50,7 +51,7 @@ def test_configuration(ours):
     assert torch.count_nonzero(ours.model.image_newline)
 
 
-@pytest.mark.parametrize("size", SIZES[:3])
+@pytest.mark.parametrize("size", SIZES[:3] + EXTREME)
 def test_logits_equal_transformers(ours, theirs, size):
     with torch.no_grad():
         expected = theirs(**inputs(theirs, size)).logits

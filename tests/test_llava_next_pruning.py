@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import vlm_pruner as vp
-from tests import llava_tiny
-from tests.tiny_llava_next import IMAGE, SIDE, SIZES, inputs, packed, tiny_llava_next
+from tests.tiny_llava_next import EXTREME, SIDE, SIZES, inputs, packed, tiny_llava_next
 from vlm_pruner.adapters import find
 from vlm_pruner.errors import PruningError
 
@@ -23,7 +22,7 @@ def hooks(model) -> int:
     return sum(len(module._forward_pre_hooks) for module in model.modules())
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", SIZES + EXTREME)
 def test_layouts_from_sizes_and_from_features_agree_with_the_packing(model, size):
     adapter = find(model)
     features = packed(model, size)
@@ -32,8 +31,8 @@ def test_layouts_from_sizes_and_from_features_agree_with_the_packing(model, size
     assert len(by_size) == len(features)
     assert torch.equal(by_size.coords, by_features.coords) and by_size.diagonal == by_features.diagonal
     newline = (features == model.model.image_newline).all(dim=1)
-    columns = by_size.coords[newline, 0].unique()
-    assert len(columns) == 1 and columns == by_size.coords[:, 0].max(), "newlines end the rows"
+    last = by_size.coords[SIDE**2 :, 0].max() if newline.any() else 0
+    assert (by_size.coords[newline, 0] == last).all(), "newlines end the rows"
 
 
 def test_keeping_all_is_the_dense_model_bit_for_bit(model):
@@ -132,4 +131,4 @@ def test_what_is_refused(model):
             vp.prune(model, vp.CentrifugalPruner(keep_tokens=9))
     finally:
         model.config.vision_feature_select_strategy = "default"
-    assert hooks(model) == 0 and IMAGE == 63 and llava_tiny.GRID == SIDE
+    assert hooks(model) == 0

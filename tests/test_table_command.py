@@ -89,9 +89,10 @@ def test_other_settings_are_rows_of_their_own(tmp_path, capsys):
     write(tmp_path / "b", 0.90, OURS)
     write(tmp_path / "c", 0.80, RANDOM)
     write(tmp_path / "d", 0.81, {**RANDOM, "seed": 1})
+    write(tmp_path / "e", 0.7, {"name": "of-another-time", "keep_tokens": 64, "strength": 3})
     text = table(capsys, tmp_path)
     ours = [line.split(" ours ")[0].strip() for line in text.splitlines() if " ours " in line]
-    assert ours == ["VLM-Pruner", "VLM-Pruner B=1", "random", "random seed=1"]
+    assert ours == ["VLM-Pruner", "VLM-Pruner B=1", "random", "random seed=1", "of-another-time"]
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -15,6 +15,7 @@ from tests import llava_tiny
 IMAGE, SIDE, TILE = 63, 6, 84
 CANVASES = [[84, 168], [168, 84], [168, 168], [252, 84], [84, 252]]  # (height, width), as transformers writes them
 SIZES = [(300, 100), (90, 90), (100, 290), (120, 97), (33, 50)]  # pictures, (width, height)
+EXTREME = [(900, 10), (10, 900)]  # less than one token high or wide
 
 
 def tiny_llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:

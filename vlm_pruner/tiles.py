@@ -12,7 +12,8 @@ tokens form one grid. Both are placed in the plane of the original picture:
     newline the token that ends a row of the grid is at (columns, y), one step to the right of the row's last token
 
 The rows and columns are those of the grid without the black bars around the picture, which covers the picture to
-within one token on each side. D_max is sqrt(rows^2 + columns^2).
+within one token on each side. D_max is sqrt(rows^2 + columns^2). A picture so long and flat that no row is left (wider
+than about 70 times its height) has base tokens only, on a square grid of their own.
 
 Newlines are kept or dropped by the method, as other tokens are: they count in N and in the budget, and are chosen by
 content and place. Being nearly equal among themselves, few of them are kept, and they stand for the others.
@@ -38,8 +39,11 @@ def base_coords(side: int, rows: float, columns: float) -> Tensor:
 
 def unpadded_layout(side: int, rows: int, columns: int) -> TokenLayout:
     """Base, then rows x columns tile tokens with a newline after each row: side^2 + rows (columns + 1) tokens."""
+    if rows == 0:
+        return TokenLayout.grid(side, side)
     tiles = TokenLayout.grid(rows, columns + 1).coords
-    return TokenLayout(torch.cat([base_coords(side, rows, columns), tiles]), math.hypot(rows, columns))
+    base = base_coords(side, rows, max(columns, 1))
+    return TokenLayout(torch.cat([base, tiles]), math.hypot(rows, columns))
 
 
 def released_layout(tokens: int) -> TokenLayout:

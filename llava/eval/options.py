@@ -6,6 +6,7 @@ Flags of a method are None until given: their defaults live in the method's data
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -80,7 +81,10 @@ def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--method", default=None, help=f"pruning method (default: {DEFAULT_METHOD})")
     group.add_argument("--reduction_ratio", type=float, default=None, help="share of the visual tokens to remove")
     group.add_argument("--keep_tokens", type=int, default=None, help="or the number of visual tokens to keep per image")
-    group.add_argument("--retain_token_num_for_llava_next", type=int, default=None, help="keep_tokens of LLaVA-1.6")
+    group.add_argument(
+        "--retain_token_num_for_llava_next", type=int, default=None, metavar="N",
+        help="for LLaVA-NeXT (1.6): keep N tokens of each picture, whatever the ratio; nothing for other models",
+    )  # fmt: skip
     group.add_argument("--pruned_layer", type=int, default=None, help="first decoder layer on the short sequence")
     group.add_argument("--pivot_image_token", type=int, default=None, help="number of pivots")
     group.add_argument("--threshold", type=float, default=None, help="first similarity threshold")
@@ -173,11 +177,23 @@ def _refuse_forgotten_sparse(args: argparse.Namespace, given: dict[str, Any]) ->
 
 
 def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """LLaVA-1.6 pictures have different numbers of tokens; the released scripts give its budget as a count."""
+    """LLaVA-NeXT's pictures have different numbers of tokens; the released scripts give its budget as a count.
+
+    They give the flag to every model, and to LLaVA-1.5 it means nothing. For LLaVA-NeXT it goes before the ratio.
+    """
     count = args.retain_token_num_for_llava_next
-    if count is None or "1.6" not in str(args.model_path):
+    if count is None or not _is_llava_next(args.model_path):
         return
     if "keep_tokens" in given and given["keep_tokens"] != count:
         raise UsageError(f"--keep_tokens {given['keep_tokens']} and --retain_token_num_for_llava_next {count} disagree")
     given.pop("reduction_ratio", None)
     given["keep_tokens"] = count
+
+
+def _is_llava_next(model_path: str) -> bool:
+    """By the checkpoint's configuration; by its name, as in the released code, where that cannot be read."""
+    try:
+        config = json.loads(Path(model_path, "config.json").read_text(encoding="utf-8"))
+        return config.get("model_type") == "llava_next" or config.get("image_aspect_ratio") == "anyres"
+    except (OSError, ValueError, AttributeError):
+        return "1.6" in str(model_path)

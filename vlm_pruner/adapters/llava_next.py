@@ -66,7 +66,7 @@ class LlavaNextAdapter(Adapter):
         newlines = (features == self.entry.image_newline.to(features)).all(dim=-1).nonzero().squeeze(1)
         rows = len(newlines)
         columns = int(newlines[0]) - base if rows else 0
-        if columns < 1 or len(features) != base + rows * (columns + 1):
+        if columns < 0 or len(features) != base + rows * (columns + 1):
             raise PruningError(
                 f"a picture's {len(features)} features are not {base} of the base and a grid whose rows end with "
                 "image_newline; give the features as the model's get_image_features packs them"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from vlm_pruner import methods
 from vlm_pruner.report import paper_numbers
 from vlm_pruner.report.paper_numbers import COLUMNS, DENSE
 
@@ -53,7 +54,8 @@ class ResultRow:
     files: dict[str, Path] = field(default_factory=dict)
 
 
-# Names that methods are printed with. "vlm-pruner" without a remark is the paper's own setting.
+# Names that methods are printed with, and where the paper's setting is not the default. A method without a remark has
+# the paper's setting.
 LABELS = {
     "vlm-pruner": "VLM-Pruner",
     "fastv": "FastV",
@@ -63,12 +65,7 @@ LABELS = {
     "dart": "DART",
     "divprune": "DivPrune",
 }
-PUBLISHED = {
-    "vlm-pruner": {
-        "layer": 2, "pivots": 4, "threshold": 0.8, "threshold_step": 0.1, "token_batch": 16, "spatial_weight": 0.5,
-        "channels": 256, "self_weight": 0.3, "compat": None,
-    }
-}  # fmt: skip
+PUBLISHED: dict[str, dict[str, Any]] = {"vlm-pruner": {"token_batch": 16}}
 SHORT_SETTINGS = {"token_batch": "B", "threshold": "tau", "reduction_ratio": "r"}
 
 # Visual tokens of a picture for models outside the paper: the embedded model has LLaVA-1.5's grid.
@@ -189,15 +186,22 @@ def known_tokens(model: str) -> int | None:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """Each result's method as it is printed, with the settings that part from the published (or the first) ones."""
-    usual: dict[str, Mapping[str, Any]] = dict(PUBLISHED)
+    """Each result's method as it is printed, with the settings that part from the usual ones."""
+    usual: dict[str, Mapping[str, Any]] = {}
     labels = []
     for result in results:
-        reference = usual.setdefault(result.method, result.settings)
+        reference = usual.setdefault(result.method, {**result.settings, **_usual(result.method)})
         differing = [
             f"{SHORT_SETTINGS.get(name, name)}={value}"
             for name, value in result.settings.items()
-            if name not in reference or reference[name] != value
+            if reference.get(name) != value
         ]
         labels.append(" ".join([LABELS.get(result.method, result.method), *differing]))
     return labels
+
+
+def _usual(method: str) -> dict[str, Any]:
+    """The paper's settings of a method, else its defaults; nothing of a method that this version does not know."""
+    if method not in methods.names():
+        return {}
+    return {field.name: field.default for field in fields(methods.get(method))} | PUBLISHED.get(method, {})
