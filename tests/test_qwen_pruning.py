@@ -232,14 +232,18 @@ def test_recomputed_attention_is_the_models_own(family, model):
 # Dialogue: see docs/pruning_semantics.md
 
 
-def turn(model, family, cache, whole, start, new):
-    """One prefill of `whole` from token `start` on; `new` are its images and videos. Returns the last logits [1, V]."""
-    batch, own = inputs(family, whole), inputs(family, new)
+def turn(model, family, cache, wholes, new):
+    """One prefill: of the batch `wholes` what the cache has not got, where `new` are its images and videos.
+
+    Returns the last tokens' logits [B, vocabulary].
+    """
+    batch, own = inputs(family, *wholes), inputs(family, *new)
+    ids, types, mask = (batch[name] for name in ("input_ids", "mm_token_type_ids", "attention_mask"))
     grids = {name: value for name, value in batch.items() if name.endswith("grid_thw")}
-    ids, types = batch["input_ids"], batch["mm_token_type_ids"]
-    positions = model.model.get_rope_index(ids, mm_token_type_ids=types, **grids)[0]
+    positions = model.model.get_rope_index(ids, mm_token_type_ids=types, attention_mask=mask, **grids)[0]
     given = {name: value for name, value in own.items() if "pixel" in name or name.endswith("grid_thw")}
-    given |= {"input_ids": ids[:, start:], "mm_token_type_ids": types[:, start:]}
+    start = cache.get_seq_length()
+    given |= {"input_ids": ids[:, start:], "mm_token_type_ids": types[:, start:], "attention_mask": mask}
     return model(**given, position_ids=positions[..., start:], past_key_values=cache, use_cache=True).logits[:, -1]
 
 
@@ -249,14 +253,33 @@ def test_a_dialogue_in_turns_equals_the_dialogue_as_one_prompt(family, model, me
     first, third = MIXED, text(4, 23)
     with torch.no_grad(), vp.prune(model, method) as pruning:
         cache = DynamicCache()
-        turn(model, family, cache, first, 0, first)
-        turn(model, family, cache, first + second, length(family, first), second)
-        in_turns = turn(model, family, cache, first + second + third, length(family, first + second), [])
+        turn(model, family, cache, [first], [first])
+        turn(model, family, cache, [first + second], [second])
+        in_turns = turn(model, family, cache, [first + second + third], [third])
     with torch.no_grad(), vp.prune(model, method) as at_once:
-        whole = turn(model, family, DynamicCache(), first + second + third, 0, first + second)
+        whole = turn(model, family, DynamicCache(), [first + second + third], [first + second])
     kept = [one.indices for receipt in pruning.receipts for one in receipt.images]
     assert kept == [one.indices for one in at_once.receipts[0].images]
     assert_close(in_turns, whole)
+
+
+def test_dialogues_in_a_batch(family, model):
+    """Second turns of one length: with an image in two rows, with words in another; and then one of words in all."""
+    firsts = [TWO, FILM, ONE]
+    seconds = [[*text(1, 30), image(2, 3, 9), 7], [image(3, 2, 10), *text(2, 31)], text(10, 32)]
+    thirds = [text(3, seed) for seed in (33, 34, 35)]
+    so_far = [a + b for a, b in zip(firsts, seconds, strict=True)]
+    wholes = [a + b for a, b in zip(so_far, thirds, strict=True)]
+    with torch.no_grad(), vp.prune(model, METHOD) as pruning:
+        cache = DynamicCache()
+        turn(model, family, cache, firsts, firsts)
+        turn(model, family, cache, so_far, seconds)
+        together = turn(model, family, cache, wholes, thirds)
+    kept = [one for receipt in pruning.receipts for one in receipt.images]
+    for row, whole in enumerate(wholes):
+        with torch.no_grad(), vp.prune(model, METHOD) as alone:
+            assert_close(together[row : row + 1], turn(model, family, DynamicCache(), [whole], [whole]))
+        assert [one.indices for one in kept if one.row == row] == [one.indices for one in alone.receipts[0].images]
 
 
 def test_generate_goes_on_with_a_dialogue(family, model):
@@ -294,6 +317,16 @@ def test_an_exception_leaves_no_trace(family, model, where):
     with torch.no_grad(), pruning:
         again = model(**batch).logits[:, -1]
     assert_close(again, pruned[:, 0])
+
+
+def test_two_families_at_once():
+    first, second = tiny_qwen.model("qwen2_vl"), tiny_qwen.model("qwen3_vl")
+    batches = inputs("qwen2_vl", MIXED), inputs("qwen3_vl", MIXED)
+    alone = logits(first, batches[0], METHOD)[0], logits(second, batches[1], HALF)[0]
+    with torch.no_grad(), vp.prune(first, METHOD), vp.prune(second, HALF):
+        for _ in range(2):
+            assert torch.equal(first(**batches[0]).logits, alone[0])
+            assert torch.equal(second(**batches[1]).logits, alone[1])
 
 
 def test_words_alone_warn_and_are_dense(family, model):
