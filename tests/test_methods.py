@@ -27,7 +27,7 @@ from vlm_pruner.layout import VisualSpan
         ({"keep_tokens": 3}, r"keep_tokens=3 is less than pivots=4"),
         ({"keep_tokens": 0, "pivots": 1}, "keep_tokens=0"),
         ({"keep_tokens": 64.0}, "keep_tokens=64.0"),
-        ({"keep_tokens": 64, "layer": 0}, "layer=0"),
+        ({"keep_tokens": 64, "layer": 0, "compat": "released"}, "layer=0"),
         ({"keep_tokens": 64, "layer": -1}, "layer=-1"),
         ({"keep_tokens": 64, "pivots": 0}, "pivots=0"),
         ({"keep_tokens": 64, "token_batch": 0}, "token_batch=0"),

@@ -15,11 +15,13 @@ from weakref import WeakSet
 from torch import nn
 
 from vlm_pruner import adapters
+from vlm_pruner.adapters.base import named_arguments
 from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.receipts import Receipt
+from vlm_pruner.short_caches import long_arguments
 from vlm_pruner.shortening import image_receipt, plan
 from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
 from vlm_pruner.views import SUPPLIED
@@ -91,11 +93,28 @@ class DecoderPruning:
             stage.forget()
         self._stages[0].tasks = tasks
 
+    def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The decoder's arguments, by name, as it must be called with them while this is open. Mostly as they are.
+
+        If the first layer's cache is short too, the decoder cannot count positions and padding by it. With `prune` a
+        hook sees to that; who opens this inside the decoder's own forward calls `arguments` there.
+        """
+        cache: Any = kwargs.get("past_key_values")
+        state = self._stages[0].caches.get(cache) if self._stages[0].layer == 0 else None
+        if state is None or cache.get_seq_length(0) == 0:
+            return kwargs
+        return {**kwargs, **long_arguments(kwargs, state, int(cache.get_seq_length(0)))}
+
     def _before_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._stages[0].layer == 0:
+            args, kwargs = (), self.arguments(named_arguments(decoder, args, kwargs))
+        return self._without_late_deepstack(args, kwargs)
+
+    def _without_late_deepstack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._deepstack = None
         features = kwargs.get("deepstack_visual_embeds")
         if features is None or all(task.keeps_all for task in self._stages[0].tasks):
-            return None
+            return args, kwargs
         k = self._stages[0].layer
         self._deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
         return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
@@ -147,6 +166,11 @@ def _check_decoder(decoder: nn.Module, method: Pruner) -> None:
     if layers[-1] >= depth:
         raise PruningError(
             f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
+        )
+    if layers[0] == 0 and "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {}):
+        raise PruningError(
+            f"layer=0: {type(decoder).__name__} counts positions along three axes by the first layer's cache, which "
+            "would be short; use layer=1 or higher"
         )
     if method.needs - SUPPLIED:
         raise PruningError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor
 
 from vlm_pruner.errors import CacheError
@@ -31,6 +32,10 @@ class ShortCaches:
         if cache is not None:
             self._known[cache] = state
 
+    def get(self, cache: Any) -> ShortCache | None:
+        """What was last noted of `cache`."""
+        return None if cache is None else self._known.get(cache)
+
     def recall(self, cache: Any, *, rows: int, full: int, held: int) -> ShortCache | None:
         """State of `cache`, or None if all its layers hold the same tokens.
 
@@ -55,6 +60,35 @@ class ShortCaches:
                 f"{[rows, held]}; start again with a fresh cache"
             )
         return ShortCache(state.visible[:, :held], state.gap)  # shorter after a rejected draft was taken back
+
+
+def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:
+    """Position ids and mask of a decoder call whose cache holds `held` tokens in its first layer, and lost `state.gap`.
+
+    Positions go on from the long sequence, padding is that of the short one. Raises CacheError if it
+    shows that other tokens are fed than those after the cached ones: `generate` counts them by the first layer too.
+    """
+    tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+    (rows, new), long = tokens.shape[:2], held + state.gap
+    changed: dict[str, Tensor] = {}
+    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if positions is None:
+        changed["position_ids"] = torch.arange(long, long + new, device=tokens.device)[None]
+    elif mask is None and new > 1 and int(positions[0, 0]) != long:
+        _refuse(int(positions[0, 0]), long)
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        if mask.shape[1] != long + new:
+            _refuse(mask.shape[1] - new, long)
+        past = mask.new_ones(rows, held) if state.visible is None else state.visible[:, :held].to(mask)
+        changed["attention_mask"] = torch.cat([past, mask[:, -new:]], dim=1)
+    return changed
+
+
+def _refuse(start: int, long: int) -> None:
+    raise CacheError(
+        f"tokens from position {start} on are fed to a cache that stands for {long} tokens: one that was pruned at the "
+        "input (layer=0) must be continued by hand, with the new tokens only, or use layer=1"
+    )
 
 
 def _adopt(rows: int, full: int, held: int) -> ShortCache | None:

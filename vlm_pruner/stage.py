@@ -4,6 +4,8 @@
     layer K       chosen visual tokens stay, are merged, and the sequence is packed; mask and rotary phases follow
     layers K+1..  get the short mask and phases in place of the decoder's own
 
+With K = 0 there is no layer before; the hidden states stand in for its keys.
+
 A method with several stages has one Stage for each. Their hooks run in order, so what is said here of the decoder's
 sequence, mask and phases means, for a later stage, those that the stage before has made.
 """
@@ -75,7 +77,7 @@ class Stage:
         self.tasks: list[Task] = []
         self.first: LayerCall | None = None  # the call of decoder layer 0, for methods that ask to see it
         self._report = report
-        self._caches = ShortCaches()
+        self.caches = ShortCaches()
         self._tap: _KeyTap | None = None
         self._before: LayerCall | None = None  # the call of the layer before
         self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running
@@ -83,8 +85,9 @@ class Stage:
     def hooks(self) -> list[tuple[nn.Module, Hook]]:
         """Decoder layers and what is to run before each, in order."""
         layers = list(self.decoder.get_submodule("layers").children())
-        first = [(layers[self.layer - 1], self._before_last_long_layer), (layers[self.layer], self._before_first_short)]
-        return [*first, *((layer, self._before_short_layer) for layer in layers[self.layer + 1 :])]
+        hooks = [(layers[self.layer - 1], self._before_last_long_layer)] if self.layer else []
+        hooks.append((layers[self.layer], self._before_first_short))
+        return hooks + [(layer, self._before_short_layer) for layer in layers[self.layer + 1 :]]
 
     def forget(self) -> None:
         """Drop what belongs to the forward call that is running, or was to come."""
@@ -104,17 +107,22 @@ class Stage:
 
     def _before_first_short(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tasks, self.tasks = self.tasks, []
-        tap, self._tap = self._tap, None
         hidden, cache = hidden_states(args, kwargs), kwargs.get("past_key_values")
+        tap = self._take_tap(hidden, tasks)
         rows, length = hidden.shape[:2]
         check_inside(tasks, rows, length)
         full, held = self._cached_tokens(cache, length)
-        state = self._caches.recall(cache, rows=rows, full=full, held=held)
+        state = self.caches.recall(cache, rows=rows, full=full, held=held)
+        gap = full - held
         prefill = bool(tasks) or full == 0
+        self._replacements = None
         if tap is None and state is None:  # nothing to drop, nothing was dropped: the decoder is left alone
             left = [task.keep_all(self.layer) for task in tasks]
             self._report(Cut(left, prefill, rows, length, length, None))
             return None
+        full = (
+            full if self.layer else held
+        )  # the mask that came with this call counts by the cache of layer K - 1, or 0
         visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
         past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
         self._replacements, packing = {}, None
@@ -128,17 +136,28 @@ class Stage:
         else:
             tasks = [task.keep_all(self.layer) for task in tasks]
         keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
-        self._see(cache, hidden, keys, full + length - held - hidden.shape[1])
+        self._see(cache, hidden, keys, gap + length - hidden.shape[1])
         self._report(Cut(tasks, prefill, rows, length, hidden.shape[1], packing))
         return with_hidden(args, {**kwargs, **self._replacements}, hidden)
 
     def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None if self._replacements is None else (args, {**kwargs, **self._replacements})
 
+    def _take_tap(self, hidden: Tensor, tasks: list[Task]) -> _KeyTap | None:
+        """The keys of the layer before; None if no token is to be dropped."""
+        tap, self._tap = self._tap, None
+        if self.layer == 0 and not all(task.keeps_all for task in tasks):
+            tap = _KeyTap(None)
+            tap.update(hidden[:, None], hidden[:, None])
+        return tap
+
     def _cached_tokens(self, cache: Any, new: int) -> tuple[int, int]:
         """Tokens in the cache before this call: in the layers before K, which have added its `new` ones, and from K."""
         if cache is None:
             return 0, 0
+        if self.layer == 0:
+            held, state = int(cache.get_seq_length(0)), self.caches.get(cache)
+            return held + (0 if state is None else state.gap), held
         return int(cache.get_seq_length(self.layer - 1)) - new, int(cache.get_seq_length(self.layer))
 
     def _scene(self, now: LayerCall, tap: _KeyTap, past: int, tasks: list[Task]) -> Scene:
@@ -150,7 +169,7 @@ class Stage:
     def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
         """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""
         assert self._replacements is not None
-        self._caches.remember(cache, ShortCache(keys, gap))
+        self.caches.remember(cache, ShortCache(keys, gap))
         self._replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
         # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
         # The rotary phases, which stay those of the long sequence, are in position_embeddings.

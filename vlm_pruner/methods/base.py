@@ -12,6 +12,8 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.view import View
 
+_LAYER_BEFORE = {"attend", "text_keys"}  # needs that the layer before the pruned one meets
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -40,7 +42,7 @@ class Pruner:
 
     reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
-    layer:           the first decoder layer (counted from 0) that runs on the short sequence.
+    layer:           the first decoder layer (counted from 0) that runs on the short sequence; 0 prunes the input.
     per_frame:       of a video, whether every frame has that budget and is pruned by itself, instead of the whole.
     """
 
@@ -54,9 +56,16 @@ class Pruner:
 
     def __post_init__(self) -> None:
         _check_budget(self.reduction_ratio, self.keep_tokens)
-        if self.layer < 1:
+        if self.layer < 0:
+            raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
+        if self.layer == 0 and self.released:
             raise PruningError(
-                f"layer={self.layer}: pruning before the first decoder layer is not built yet; use layer=1 or higher"
+                "layer=0: the released code cannot prune before the first decoder layer; use layer=1 or up"
+            )
+        if self.layer == 0 and self.needs & _LAYER_BEFORE:
+            raise PruningError(
+                f"layer=0: {type(self).__name__} looks at the layer before the pruned one, and there is none; "
+                "use layer=1 or higher"
             )
 
     @property
@@ -100,7 +109,7 @@ class Pruner:
         """Choose `budget` of one image's N tokens.
 
         hidden: [N, d], residual stream that enters `layer`. keys: [N, k], keys of the layer before (after rotary
-        embedding, heads concatenated). layout: where the tokens are in the picture.
+        embedding, heads concatenated), with layer=0 the hidden states again. layout: the tokens' places in the picture.
         """
         raise PruningError(
             f"{type(self).__name__} cannot choose by hidden states and keys alone: it needs "

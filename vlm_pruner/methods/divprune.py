@@ -17,9 +17,14 @@ from vlm_pruner.selection.diversity import sample_farthest
 class DivPruner(Pruner):
     """Farthest-point sampling by cosine on the projector's output, whichever layer the tokens are dropped before.
 
-    A chosen token is never chosen again. The published code does not exclude that, which shows only where all
-    remaining tokens are exact copies of chosen ones.
+    layer: 0, as published; give another one to compare at equal cost with methods that prune later.
+
+    Kept tokens keep their places, as with every method here; the published code numbers them anew. A chosen token is
+    never chosen again. The published code does not exclude that, which shows only where all remaining tokens are exact
+    copies of chosen ones.
     """
+
+    layer: int = 0
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings"})
 

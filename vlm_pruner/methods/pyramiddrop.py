@@ -55,8 +55,8 @@ class PyramidDropPruner(Pruner):
             )
         if list(ratios) != sorted(ratios, reverse=True) or not all(0 < ratio <= 1 for ratio in ratios):
             raise PruningError(f"ratios={ratios} must not rise, and lie above 0 and up to 1")
-        if self.layer < 1:
-            raise PruningError(f"layer={self.layer}: the first stage must be at layer 1 or later")
+        if self.layer < 0:
+            raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.stages or stage_layers(self.layer, depth, (0, 1 / 3, 2 / 3))

@@ -47,4 +47,4 @@ class VLMPruner(LlamaModel):
         with self._pruning as pruning:
             if visual_spans is not None:
                 pruning.expect(visual_spans)
-            return super().forward(*args, **kwargs)
+            return super().forward(*args, **pruning.arguments(kwargs))
