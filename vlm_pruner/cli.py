@@ -23,6 +23,7 @@ class Command:
 
 
 COMMANDS = {
+    "check-data": Command("vlm_pruner.check_data", "name the files of the nine benchmarks that are missing"),
     "score": Command("vlm_pruner.scoring.command", "score an answer file of one of nine benchmarks"),
     "table": Command("vlm_pruner.report.paper_command", "the paper's tables with our scores beside the printed ones"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),

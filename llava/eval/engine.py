@@ -61,7 +61,8 @@ class LlavaEngine:
             texts = self._call(batch)
         kept = kept_per_row(pruning.receipts[0], len(batch))
         check_receipt(pruning.receipts[0], batch, kept)
-        return [Reply(text, self._metadata(*row)) for text, *row in zip(texts, batch, kept, strict=True)]
+        rows = zip(batch, texts, kept, strict=True)
+        return [Reply(text, self._metadata(item, images)) for item, text, images in rows]
 
     def _call(self, batch: Sequence[Prepared]) -> list[str]:
         try:

@@ -116,9 +116,12 @@ def load_engine(args: argparse.Namespace, method: Pruner | None) -> runner.Engin
 
 def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile) -> int:
     failed = [item.index for item in items if item.index in answers.errors]
-    print(
-        f"{task.name}: {len(items) - len(failed)} of {len(items)} questions answered in {answers.path}", file=sys.stderr
-    )
+    left = sum(item.index not in answers.done for item in items)
+    answered = len(items) - len(failed) - left
+    print(f"{task.name}: {answered} of {len(items)} questions answered in {answers.path}", file=sys.stderr)
+    if left:
+        print(f"{task.name}: {left} are left; the same command continues", file=sys.stderr)
+        return EXIT_FAILED_ITEMS
     if not failed:
         return 0
     print(

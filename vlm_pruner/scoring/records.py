@@ -73,8 +73,13 @@ def field(record: Record, name: str, path: str | Path) -> Any:
 
 
 def find_file(folder: str | Path, names: Sequence[str], what: str) -> Path:
-    """The first of ``names`` (paths or glob patterns below ``folder``) that exists; a pattern must match once."""
+    """The first of ``names`` (paths or glob patterns below ``folder``) that exists; a pattern must match once.
+
+    ``folder`` may also be the file itself, as the field's own commands name it.
+    """
     root = Path(folder)
+    if root.is_file():
+        return root
     if not root.is_dir():
         raise ScoreError(f"{root} is not a folder; --data takes the benchmark's own folder")
     for name in names:

@@ -3,23 +3,27 @@
 #   MODEL   checkpoint folder               (default ./checkpoints/llava-v1.5-7b)
 #   DATA    folder of the benchmarks        (default ./playground/data/eval)
 #   MINI=1  the embedded model and its mini benchmarks, made on first use, in place of both
-#   METHOD  pruning method                  (default vlm-pruner; others take RATIO only)
+#   METHOD  pruning method                  (default vlm-pruner; others take RATIO only; dense is RATIO 0)
+#   BATCH   questions per generate call     (default 1)
+#   LIMIT=N answer the first N questions only
+#   SEED    of methods that draw, such as random
+#   PROCESSES=N     answer with N processes, one GPU each, under accelerate
 #   ALLOW_ERRORS=N  score although up to N items failed; they count as empty replies
-#   VENV_PYTHON  interpreter                (default the project's .venv, else python)
+#   VENV_PYTHON     interpreter             (default the project's .venv, else python)
 
-# setup NAME RATIO [THRESHOLD TOKEN_BATCH] [FLAG ...]
-# Sets benchmark, BENCH (its folder), answers, result, model_flags and pruning_flags; FLAGs go to the generator.
+# setup BENCHMARK FOLDER RATIO [THRESHOLD TOKEN_BATCH] [FLAG ...]
+# Checks that all data are there. Sets BENCH (the benchmark's folder), answers, result and the flags of `generate`.
 setup() {
-    benchmark=$1
-    shift
+    benchmark=$1 folder=$2
+    shift 2
     local numbers=() zero='^0*\.?0*$'
     while [[ $# -gt 0 && $1 != -* && ${#numbers[@]} -lt 3 ]]; do
         numbers+=("$1")
         shift
     done
     if [[ ${#numbers[@]} -eq 0 || ( ${#numbers[@]} -lt 3 && ! ${numbers[0]} =~ $zero ) ]]; then
-        echo "usage: [MODEL=DIR] [DATA=DIR] [MINI=1] bash $0 RATIO THRESHOLD TOKEN_BATCH [generator flags];" \
-            "for example 0.889 0.8 16; RATIO 0 is the dense model" >&2
+        echo "usage: [MODEL=DIR] [DATA=DIR] [MINI=1] [METHOD=NAME] bash $0 RATIO THRESHOLD TOKEN_BATCH" \
+            "[generator flags]; for example 0.889 0.8 16; RATIO 0 is the dense model" >&2
         exit 2
     fi
     more_flags=("$@")
@@ -27,12 +31,13 @@ setup() {
     choose_model_and_data
     pruning_flags=()
     arm=dense
-    if ! [[ ${numbers[0]} =~ $zero ]]; then
+    if ! [[ ${numbers[0]} =~ $zero || ${METHOD:-} == dense ]]; then
         set_pruning "${numbers[@]}"
     fi
+    set_run_flags
     local name
     name=$(basename "$MODEL")
-    if [[ -n ${MINI:-} ]]; then name=mini; fi
+    if [[ $MODEL == playground/mini/checkpoint ]]; then name=mini; fi
     answers=$BENCH/answers/${name}_$arm.jsonl
     result=$BENCH/results/${name}_$arm.json
 }
@@ -43,16 +48,33 @@ default_python() {
 
 choose_model_and_data() {
     if [[ -n ${MINI:-} ]]; then
-        MODEL=playground/mini/checkpoint
-        DATA=playground/data/mini
-        [[ -e $DATA/$benchmark ]] || "$python" -m playground.mini.benchmarks --out "$DATA"
+        MODEL=${MODEL:-playground/mini/checkpoint}
+        DATA=${DATA:-playground/data/mini}
+        [[ -e $DATA/$folder ]] || make_mini
     fi
     MODEL=${MODEL:-./checkpoints/llava-v1.5-7b}
-    BENCH=${DATA:-./playground/data/eval}/$benchmark
-    model_flags=(--model-path "$MODEL" --conv-mode vicuna_v1 --temperature 0 --allow-errors "${ALLOW_ERRORS:-0}")
+    DATA=${DATA:-./playground/data/eval}
+    BENCH=$DATA/$folder
+    if [[ ! -e $MODEL ]]; then
+        echo "$benchmark: there is no checkpoint $MODEL: MODEL=DIR chooses another, MINI=1 needs no download" >&2
+        exit 2
+    fi
+    if ! "$python" -m vlm_pruner.cli check-data "$benchmark" --data "$DATA" >&2; then
+        echo "docs/evaluation.md says where each file comes from; DATA=DIR chooses another folder, MINI=1 needs none" >&2
+        exit 2
+    fi
 }
 
-# set_pruning RATIO THRESHOLD TOKEN_BATCH: sets pruning_flags and arm, which names the answer file so that runs with other settings never meet.
+# Questions appear under their final name only when all are written.
+make_mini() {
+    rm -rf "$DATA/.new-$folder"
+    "$python" -m playground.mini.benchmarks --out "$DATA/.new-$folder" --only "$folder" >&2
+    mv "$DATA/.new-$folder/$folder" "$DATA/$folder"
+    rmdir "$DATA/.new-$folder"
+}
+
+# set_pruning RATIO THRESHOLD TOKEN_BATCH: sets pruning_flags, and arm, which names the answer file so that runs with
+# other settings never meet.
 set_pruning() {
     local method=${METHOD:-vlm-pruner}
     pruning_flags=(--sparse --method "$method" --reduction_ratio "$1")
@@ -63,33 +85,32 @@ set_pruning() {
     fi
 }
 
-# need PATH...: stops with the name of each file or folder that is missing.
-need() {
-    local missing=() path
-    for path in "$MODEL" "$@"; do
-        [[ -e $path ]] || missing+=("$path")
-    done
-    if (( ${#missing[@]} )); then
-        echo "$benchmark: missing:" >&2
-        printf '  %s\n' "${missing[@]}" >&2
-        echo "docs/evaluation.md says where each comes from; MODEL= and DATA= choose other folders, MINI=1 needs neither." >&2
-        exit 2
+set_run_flags() {
+    run_flags=(--model-path "$MODEL" --conv-mode vicuna_v1 --temperature 0 --allow-errors "${ALLOW_ERRORS:-0}")
+    if [[ -n ${BATCH:-} ]]; then run_flags+=(--batch-size "$BATCH"); fi
+    if [[ -n ${LIMIT:-} ]]; then run_flags+=(--limit "$LIMIT"); fi
+    if [[ -n ${SEED:-} ]]; then
+        run_flags+=(--seed "$SEED")
+        arm+=_s$SEED
+    fi
+    launch=("$python" -m)
+    if (( ${PROCESSES:-1} > 1 )); then
+        launch=("$python" -m accelerate.commands.launch --multi_gpu --num_processes "$PROCESSES" --num_machines 1
+            --mixed_precision no --dynamo_backend no -m)
     fi
 }
 
-# generate MODULE FLAG...: answers the questions; runs again only what is missing.
+# generate MODULE FLAG...: answers the questions; run again, only those that are missing.
 generate() {
     local module=$1
     shift
-    "$python" -m "llava.eval.$module" "${model_flags[@]}" --answers-file "$answers" "$@" \
+    "${launch[@]}" "llava.eval.$module" "${run_flags[@]}" --answers-file "$answers" "$@" \
         ${pruning_flags[@]+"${pruning_flags[@]}"} ${more_flags[@]+"${more_flags[@]}"}
 }
 
-# score MODULE FLAG...: prints the table, writes the result file.
+# score [FLAG ...]: prints the table with standard errors, writes the result file.
 score() {
-    local module=$1
-    shift
-    "$python" -m "llava.eval.$module" "$@" --result-file "$answers" --json "$result" \
-        --allow-errors "${ALLOW_ERRORS:-0}"
+    "$python" -m vlm_pruner.cli score "$benchmark" --data "$BENCH" --answers "$answers" --json "$result" \
+        --allow-errors "${ALLOW_ERRORS:-0}" "$@"
     echo "answers: $answers   result: $result"
 }

@@ -4,7 +4,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/v1_5/eval/common.sh
 
-setup pope "$@"
-need "$BENCH/llava_pope_test.jsonl" "$BENCH/val2014" "$BENCH/coco"
+setup pope pope "$@"
 generate model_vqa_loader --question-file "$BENCH/llava_pope_test.jsonl" --image-folder "$BENCH/val2014"
-score eval_pope --annotation-dir "$BENCH/coco" --question-file "$BENCH/llava_pope_test.jsonl"
+score

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# SEED-Bench: answers, then accuracy on pictures with its standard error.   bash scripts/v1_5/eval/seed.sh 0.889 0.8 16
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+source scripts/v1_5/eval/common.sh
+
+setup seed seed_bench "$@"
+# The published number is of the picture questions; IMAGE_PREFIX= (empty) asks about the videos' frames too.
+generate model_vqa_loader --question-file "$BENCH/llava-seed-bench.jsonl" --image-folder "$BENCH" \
+    --image-prefix "${IMAGE_PREFIX-SEED-Bench-image/}"
+score
