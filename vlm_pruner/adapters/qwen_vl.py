@@ -7,6 +7,7 @@ which is two frames of the file. How time counts when tokens are chosen is said 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -52,12 +53,16 @@ class QwenVLAdapter(Adapter):
 
     def _span(self, where: Tensor, shape: _Shape, call: dict[str, Any], row: int) -> VisualSpan:
         t, h, w = shape if len(shape) == 3 else _shape_of(where, call.get("position_ids"), row)
-        layout = TokenLayout.grid(h, w) if t == 1 else TokenLayout.video(t, h, w)
-        # The released code takes a row of tokens for as long as a row of patches, before they are merged.
-        merge = self.model.config.vision_config.spatial_merge_size
-        patches = TokenLayout.grid(h * merge, w * merge)
-        released = TokenLayout(patches.coords[: h * w], patches.diagonal) if t == 1 else None
-        return VisualSpan.at(where, layout, released)
+        return VisualSpan.at(where, *_layouts(t, h, w, self.model.config.vision_config.spatial_merge_size))
+
+
+@lru_cache(maxsize=64)  # pictures of a run tend to have few sizes, and a prefill should not wait for coordinates
+def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, TokenLayout | None]:
+    """The tokens' layout, and the released code's: it takes a row of tokens for as long as a row of patches."""
+    if t > 1:
+        return TokenLayout.video(t, h, w), None
+    patches = TokenLayout.grid(h * merge, w * merge)
+    return TokenLayout.grid(h, w), TokenLayout(patches.coords[: h * w], patches.diagonal)
 
 
 def _shape_of(where: Tensor, rotary: Tensor | None, row: int) -> _Shape:
