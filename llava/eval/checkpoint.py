@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -35,8 +37,33 @@ class Checkpoint:
         return int(vision_tower.num_patches)
 
 
+_kept: dict[tuple[object, ...], Checkpoint] | None = None  # inside `keep_loaded`: at most one checkpoint
+
+
+@contextmanager
+def keep_loaded() -> Iterator[None]:
+    """Inside it, runs with the same model flags share one loaded checkpoint."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
+
+
 def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """``--model-path`` on ``--device`` in ``--dtype``; :class:`UsageError` where that is not possible here."""
+    if _kept is None:
+        return _load(args)
+    names = ("model_path", "model_base", "device", "device_map", "dtype", "attn_implementation")
+    key = tuple(getattr(args, name) for name in names)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _load(args)
+    return _kept[key]
+
+
+def _load(args: argparse.Namespace) -> Checkpoint:
     device = _device(args.device, this_process().local_rank)
     dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
     name = get_model_name_from_path(args.model_path)
