@@ -203,8 +203,8 @@ def test_a_second_picture_is_rated_with_the_first_in_view(model):
 
 
 def test_a_need_that_nobody_meets_is_refused(model):
-    with pytest.raises(PruningError, match=r"Recorder needs cls_attention, which LlamaModel does not give"):
-        vp.prune(model, Recorder("cls_attention"))
+    with pytest.raises(PruningError, match=r"Recorder needs depth_map, which is not to be had from LlamaModel"):
+        vp.prune(model, Recorder("depth_map"))
     with pytest.raises(PruningError, match=r"FastVPruner cannot choose by hidden states and keys alone.*attend"):
         vp.methods.get("fastv")(keep_tokens=8).select(
             torch.zeros(9, 4), torch.zeros(9, 4), vp.TokenLayout.grid(3, 3), 8

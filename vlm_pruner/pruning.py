@@ -8,6 +8,7 @@ hold a shorter cache than the ones before, and get masks of that length.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -24,7 +25,8 @@ from vlm_pruner.receipts import Receipt
 from vlm_pruner.short_caches import long_arguments
 from vlm_pruner.shortening import image_receipt, plan
 from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
-from vlm_pruner.views import SUPPLIED
+from vlm_pruner.towers import ClipTower, TowerTap
+from vlm_pruner.views import FROM_FIRST_LAYER, FROM_TOWER, SUPPLIED
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
 
@@ -41,8 +43,15 @@ class DecoderPruning:
     a shortened cache is kept here, and nothing on the modules.
     """
 
-    def __init__(self, decoder: nn.Module, method: Pruner, *, released_rounding: str = "round") -> None:
-        _check_decoder(decoder, method)
+    def __init__(
+        self,
+        decoder: nn.Module,
+        method: Pruner,
+        *,
+        released_rounding: str = "round",
+        tower: ClipTower | None = None,
+    ) -> None:
+        _check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
         self.decoder = decoder
         self.method = method
         self.released_rounding = released_rounding
@@ -52,7 +61,10 @@ class DecoderPruning:
             Stage(decoder, method, layer, partial(self._after_stage, number))
             for number, layer in enumerate(method.layers(self._depth))
         ]
-        self._hooks: list[Any] = []
+        self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
+        for stage in self._stages:
+            stage.tower = self._tower
+        self._hooks: list[Callable[[], Any]] = []  # each takes one hook off
         self._tokens_before = 0
         self._deepstack: DeepStack | None = None
         self._warned = False
@@ -71,13 +83,17 @@ class DecoderPruning:
         hooks += first.hooks()
         hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
         hooks += [hook for stage in later for hook in stage.hooks()]
-        self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in hooks]
+        self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in hooks]
+        if self._tower:
+            self._hooks += self._tower.hooks()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
+        for remove in self._hooks:
+            remove()
         self._hooks = []
+        if self._tower:
+            self._tower.forget()
         self._deepstack = None
         for stage in self._stages:
             stage.forget()
@@ -120,7 +136,7 @@ class DecoderPruning:
         return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._stages[0].tasks and {"embeddings", "text_embeddings"} & self.method.needs:
+        if self._stages[0].tasks and FROM_FIRST_LAYER & self.method.needs:
             call = layer_call(layer, args, kwargs, 0)
             for stage in self._stages:
                 stage.first = call
@@ -133,6 +149,8 @@ class DecoderPruning:
     def _after_stage(self, number: int, cut: Cut) -> None:
         if cut.packing is not None and self._deepstack is not None:
             self._deepstack.shorten(cut.packing)
+        if cut.prefill and self._tower:
+            self._tower.used()
         if number == 0:
             self._tokens_before = cut.before
         if number + 1 < len(self._stages):
@@ -156,7 +174,7 @@ class DecoderPruning:
             )
 
 
-def _check_decoder(decoder: nn.Module, method: Pruner) -> None:
+def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
     if not isinstance(method, Pruner):
         raise PruningError(
             f"method={method!r} is not a pruning method; use for example CentrifugalPruner(keep_tokens=64)"
@@ -172,10 +190,10 @@ def _check_decoder(decoder: nn.Module, method: Pruner) -> None:
             f"layer=0: {type(decoder).__name__} counts positions along three axes by the first layer's cache, which "
             "would be short; use layer=1 or higher"
         )
-    if method.needs - SUPPLIED:
+    if method.needs - supplied:
         raise PruningError(
-            f"{type(method).__name__} needs {', '.join(sorted(method.needs - SUPPLIED))}, which "
-            f"{type(decoder).__name__} does not give"
+            f"{type(method).__name__} needs {', '.join(sorted(method.needs - supplied))}, which is not to be had from "
+            f"{type(decoder).__name__} alone; use vlm_pruner.prune(model, method) on a model with such a vision tower"
         )
     config = decoder.config
     kinds = getattr(config, "layer_types", None)
@@ -195,7 +213,10 @@ class Pruning:
         self.method = method
         self._adapter = adapters.find(model)
         self._decoder_pruning = DecoderPruning(
-            self._adapter.decoder, method, released_rounding=self._adapter.released_rounding
+            self._adapter.decoder,
+            method,
+            released_rounding=self._adapter.released_rounding,
+            tower=self._adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None,
         )
         self._adapter.check(method)
         self._hook: Any = None

@@ -23,6 +23,7 @@ from vlm_pruner.methods.base import Pruner
 from vlm_pruner.packing import Packing, join_keys, visible_keys
 from vlm_pruner.short_caches import ShortCache, ShortCaches
 from vlm_pruner.shortening import Task, check_inside, shorten
+from vlm_pruner.towers import TowerTap
 from vlm_pruner.views import Scene
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
@@ -75,6 +76,7 @@ class Stage:
         self.method = method
         self.layer = layer
         self.tasks: list[Task] = []
+        self.tower: TowerTap | None = None  # for methods that ask what the vision tower has seen
         self.first: LayerCall | None = None  # the call of decoder layer 0, for methods that ask to see it
         self._report = report
         self.caches = ShortCaches()
@@ -164,7 +166,9 @@ class Stage:
         assert tap.keys is not None and tap.all_keys is not None, "the layer before the pruned one handed on no keys"
         before, self._before = self._before, None
         first, self.first = self.first, None
-        return Scene(self.decoder, self.method.needs, tasks, now, tap.keys, tap.all_keys, past, before, first)
+        return Scene(
+            self.decoder, self.method.needs, tasks, now, tap.keys, tap.all_keys, past, before, first, self.tower
+        )
 
     def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
         """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""

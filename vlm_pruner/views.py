@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,13 @@ from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.view import AttentionRows, View
 from vlm_pruner.shortening import Task
+from vlm_pruner.towers import Picture, TowerTap
 
 SUPPLIED = frozenset(
     {"text_hidden", "text_keys", "final_norm", "embeddings", "text_embeddings", "attend", "attend_next"}
 )
+FROM_TOWER = frozenset({"cls_attention", "patch_features", "patch_keys", "last_layer", "project"})
+FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are known by their embeddings
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Scene:
     needs:    the fields of a View that the method has asked for. tasks: all images of all rows.
     now:      the call of the pruned layer. keys: [B, key heads, T, head size], new keys of the layer before.
     all_keys: the same behind the `past` ones that the cache held, maybe with room for more behind.
-    before:   the call of the layer before. first: the call of decoder layer 0. None if no need asks for them.
+    before:   the call of the layer before. first: the call of decoder layer 0. tower: what the
+              vision tower has seen. None if no need asks for them.
     """
 
     decoder: nn.Module
@@ -36,6 +41,7 @@ class Scene:
     past: int
     before: LayerCall | None
     first: LayerCall | None
+    tower: TowerTap | None
 
     def view(self, task: Task) -> View:
         """What the method sees of a task's image."""
@@ -70,6 +76,28 @@ class Scene:
         assert self.first is not None
         entered = self.first.hidden[task.row]
         return entered[self._text_after(task, first=True).to(entered.device)].to(self.now.hidden.device)
+
+    def _cls_attention(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
+        return self._picture(task).cls_attention().to(self.now.hidden.device)
+
+    def _patch_features(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
+        return self._picture(task).states[1:].to(self.now.hidden.device)
+
+    def _patch_keys(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
+        return self._picture(task).patch_keys().to(self.now.hidden.device)
+
+    def _last_layer(self, task: Task, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        query, keys = self._picture(task).last_layer()
+        return query.to(self.now.hidden.device), keys.to(self.now.hidden.device)
+
+    def _project(self, task: Task, image: Tensor, text: Tensor) -> Callable[[Tensor], Tensor]:
+        assert self.tower is not None
+        projector, like = self.tower.tower.projector, self._picture(task).states
+        return lambda features: projector(features.to(like)).to(self.now.hidden)
+
+    def _picture(self, task: Task) -> Picture:
+        assert self.tower is not None
+        return self.tower.find(self._embeddings(task, task.image.positions(), task.image.positions()))
 
     def _attend(self, task: Task, image: Tensor, text: Tensor) -> AttentionRows:
         before, keys, past = self.before, self.all_keys[task.row], self.past

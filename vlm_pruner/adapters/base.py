@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
+from vlm_pruner.towers import ClipTower
 
 
 class Adapter:
@@ -28,6 +29,13 @@ class Adapter:
 
     def check(self, method: Pruner) -> None:
         """Raises PruningError if the method cannot fit any image of this model, before anything runs."""
+
+    def tower(self) -> ClipTower:
+        """The vision tower, for methods that choose by its class token. Raises PruningError where there is none."""
+        raise PruningError(
+            f"{type(self.model).__name__} does not take its visual tokens one by one from a vision tower with a class "
+            "token; methods that choose by that token's attention work with LLaVA-1.5 only"
+        )
 
     @property
     def decoder(self) -> nn.Module:

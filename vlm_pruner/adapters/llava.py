@@ -10,6 +10,7 @@ from vlm_pruner.adapters.base import Adapter, named_arguments, placeholder_spans
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
+from vlm_pruner.towers import ClipTower
 
 
 class LlavaAdapter(Adapter):
@@ -29,6 +30,10 @@ class LlavaAdapter(Adapter):
 
     def check(self, method: Pruner) -> None:
         method.budget(len(self._layout))
+
+    def tower(self) -> ClipTower:
+        entry, layer = self.entry, self.model.config.vision_feature_layer
+        return ClipTower.of(entry.vision_tower, layer, entry.multi_modal_projector)
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)

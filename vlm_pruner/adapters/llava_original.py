@@ -9,6 +9,7 @@ from torch import nn
 from vlm_pruner.adapters.base import Adapter
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
+from vlm_pruner.towers import ClipTower
 
 
 class LlavaOriginalAdapter(Adapter):
@@ -32,6 +33,10 @@ class LlavaOriginalAdapter(Adapter):
     @property
     def entry(self) -> nn.Module:
         return self.model.model
+
+    def tower(self) -> ClipTower:
+        tower = self.decoder.vision_tower
+        return ClipTower.of(tower.vision_tower, tower.select_layer, self.decoder.mm_projector)
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         spans = kwargs.get("visual_spans")

@@ -7,23 +7,31 @@ from vlm_pruner.methods.base import Pruner, Selection, get, names, register
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
 from vlm_pruner.methods.dart import DartPruner
 from vlm_pruner.methods.divprune import DivPruner
+from vlm_pruner.methods.fastervlm import FasterVLMPruner
 from vlm_pruner.methods.fastv import FastVPruner
+from vlm_pruner.methods.prumerge import PruMergePruner
 from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
 from vlm_pruner.methods.random import RandomPruner
 from vlm_pruner.methods.sparsevlm import SparseVLMPruner
 from vlm_pruner.methods.view import View
+from vlm_pruner.methods.visionzip import VisionZipPruner
+from vlm_pruner.methods.vispruner import VisPruner
 
 __all__ = [
     "CentrifugalPruner",
     "DartPruner",
     "DivPruner",
     "FastVPruner",
+    "FasterVLMPruner",
+    "PruMergePruner",
     "Pruner",
     "PyramidDropPruner",
     "RandomPruner",
     "Selection",
     "SparseVLMPruner",
     "View",
+    "VisPruner",
+    "VisionZipPruner",
     "get",
     "names",
     "register",

@@ -7,14 +7,17 @@ from typing import ClassVar
 
 import torch
 
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.fastv import attention_order
 from vlm_pruner.methods.view import View
 
 
+@register("fastervlm")
 @dataclass(frozen=True)
 class FasterVLMPruner(Pruner):
     """Keeps what the class token looks at in the layer that features come from. Needs a tower with a class token."""
+
+    layer: int = 0
 
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention"})
 

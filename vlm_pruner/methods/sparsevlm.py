@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.merged import MergedSelection
 from vlm_pruner.methods.schedule import spread_budget, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
@@ -70,13 +71,6 @@ def clusters(recycled: int) -> int:
 
 
 _PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}  # kept after layers 2, 6 and 15
-
-
-@dataclass(frozen=True)
-class _Merging(Selection):
-    """A selection whose last `len(merged)` tokens in `order` stand for clusters: their rows are `merged` [c, d]."""
-
-    merged: Tensor | None = None
 
 
 @register("sparsevlm")
@@ -143,12 +137,8 @@ class SparseVLMPruner(Pruner):
         keep = next(fits)
         made = recycle(view.hidden.float(), scores, keep, self.share, most)
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
-        return _Merging(order.sort().values, order, merged=made.merged)
+        return MergedSelection(order.sort().values, order, merged=made.merged)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        assert isinstance(selection, _Merging) and selection.merged is not None
-        rows = hidden[selection.indices]
-        if len(selection.merged):
-            centres = selection.order[-len(selection.merged) :]
-            rows[torch.searchsorted(selection.indices, centres)] = selection.merged.to(rows.dtype)
-        return rows
+        assert isinstance(selection, MergedSelection)
+        return selection.rows(hidden)

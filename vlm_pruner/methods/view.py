@@ -30,6 +30,10 @@ class View:
     cls_attention:   [heads, N], attention of the vision tower's class token in the layer that features come from,
                      not normalised again over the N patches.
     patch_features:  [N, c], the features that go to the projector.
+    patch_keys:      [N, head size], the patches' keys in that layer of the tower, mean over heads.
+    last_layer:      ([c], [1 + N, c]), the class token's query and all keys of the tower's last layer, heads side by
+                     side; the class token's key is the first.
+    project:         the projector, from features [..., c] to embeddings [..., d].
     """
 
     hidden: Tensor
@@ -46,3 +50,6 @@ class View:
     attend_next: AttentionRows | None = None
     cls_attention: Tensor | None = None
     patch_features: Tensor | None = None
+    patch_keys: Tensor | None = None
+    last_layer: tuple[Tensor, Tensor] | None = None
+    project: Callable[[Tensor], Tensor] | None = None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.merged import MergedSelection
+from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
 
@@ -55,3 +60,45 @@ def contextual_rows(hidden: Tensor, zipped: Zipped) -> Tensor:
     count = torch.bincount(slot, minlength=len(zipped.targets)).clamp(min=1).to(hidden.dtype)
     total = hidden.new_zeros(len(zipped.targets), hidden.shape[1]).index_add_(0, slot, hidden[members])
     return hidden[zipped.targets] + total / count[:, None]
+
+
+@register("visionzip")
+@dataclass(frozen=True)
+class VisionZipPruner(Pruner):
+    """Keeps what the class token looks at, and sums up the rest in a few tokens. Needs a tower with a class token.
+
+    contextual: share of the budget that sums up, rounded; 10 of 64, 20 of 128 and 30 of 192 as published.
+
+    The published code keeps the class token itself too, as one of the budget. It has no place in the picture and none
+    in a model's prompt, so that its seat goes to one patch more. Summed-up tokens stand at the places of their targets,
+    not behind all others.
+    """
+
+    layer: int = 0
+    contextual: float = 10 / 64
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "patch_features", "patch_keys", "project"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer != 0:
+            raise PruningError(f"layer={self.layer}: VisionZip makes new input tokens, so it works with layer=0 only")
+        if not 0 <= self.contextual <= 1:
+            raise PruningError(f"contextual={self.contextual} must be between 0 and 1: it is a share of the budget")
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.cls_attention is not None and view.patch_features is not None
+        assert view.patch_keys is not None and view.project is not None
+        contextual = round(view.budget * self.contextual)
+        if not contextual:
+            order = largest(view.cls_attention.sum(dim=0), view.budget)
+            return MergedSelection(order.sort().values, order)
+        zipped = zip_patches(view.cls_attention, view.patch_keys.float(), view.budget - contextual, contextual)
+        order = torch.cat([zipped.dominant, zipped.targets])
+        rows = contextual_rows(view.patch_features.float(), zipped)
+        return MergedSelection(order.sort().values, order, merged=view.project(rows))
+
+    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+        assert isinstance(selection, MergedSelection)
+        return selection.rows(hidden)

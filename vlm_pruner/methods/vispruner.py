@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -35,6 +35,7 @@ def thin_out(features: Tensor, tokens: Tensor, count: int, step: int = 8) -> Ten
     return tokens
 
 
+@register("vispruner")
 @dataclass(frozen=True)
 class VisPruner(Pruner):
     """Keeps what the class token looks at, and a diverse rest. Needs a tower with a class token.
@@ -42,6 +43,7 @@ class VisPruner(Pruner):
     important: share of the budget that goes by attention, rounded down.
     """
 
+    layer: int = 0
     important: float = 0.5
 
     needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "patch_features"})

@@ -1,0 +1,25 @@
+"""Selections of methods that put new rows in the place of some kept tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.methods.base import Selection
+
+
+@dataclass(frozen=True)
+class MergedSelection(Selection):
+    """merged: [c, d], rows that stand in for the last c tokens of `order`."""
+
+    merged: Tensor | None = None
+
+    def rows(self, hidden: Tensor) -> Tensor:
+        """[R, d] in the order of `indices`: the rows of `hidden` [N, d], and the merged ones in their places."""
+        rows = hidden[self.indices]
+        if self.merged is not None and len(self.merged):
+            places = self.order[-len(self.merged) :]
+            rows[torch.searchsorted(self.indices, places)] = self.merged.to(rows.dtype)
+        return rows
