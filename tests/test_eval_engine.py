@@ -234,7 +234,7 @@ def test_running_out_of_memory_names_the_batch_size(
     def exhausted(*args: object) -> None:
         raise torch.OutOfMemoryError("device memory")
 
-    monkeypatch.setattr(LlavaEngine, "_generate", exhausted)
+    monkeypatch.setattr(LlavaEngine, "generate_ids", exhausted)
     assert run(checkpoint, data, tmp_path / "a.jsonl", "--batch-size", "3") == 2
     assert "out of memory with --batch-size 3" in capsys.readouterr().err
 

@@ -25,7 +25,9 @@ SCRIPTS = {
 
 def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", str(ROOT / "scripts" / "v1_5" / "eval" / f"{name}.sh"), *arguments]
-    clean = {key: value for key, value in os.environ.items() if key not in ("MODEL", "DATA", "METHOD", "MINI", "SEED")}
+    clean = {
+        key: value for key, value in os.environ.items() if key not in ("MODEL", "DATA", "METHOD", "MINI", "SEED", "ALL")
+    }
     variables = {**clean, "VENV_PYTHON": sys.executable, **environment}
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
@@ -110,6 +112,14 @@ def test_variables_become_flags(world: dict[str, str], tmp_path: Path) -> None:
     for flag, value in (("--batch-size", "8"), ("--limit", "5"), ("--allow-errors", "3"), ("--token_batch", "16")):
         assert asked[asked.index(flag) + 1] == value
     assert score[score.index("--allow-errors") + 1] == "3"
+
+
+@pytest.mark.parametrize(("name", "flag"), [("sqa", "--image-only"), ("seed", "--image-prefix")])
+def test_all_questions_on_request(name: str, flag: str, world: dict[str, str], tmp_path: Path) -> None:
+    for number, more in enumerate(({}, {"ALL": "1"})):
+        (tmp_path / str(number)).mkdir()
+        _, generate, _ = commands_of(name, tmp_path / str(number), "0", **world, **more)
+        assert (flag in generate) == (not more) and "" not in generate
 
 
 @pytest.mark.parametrize(("ratio", "method"), [("0", "vlm-pruner"), ("0.0", ""), ("0.889", "dense")])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import vlm_pruner as vp
@@ -20,10 +22,14 @@ from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
 from llava.mm_utils import process_images, tokenizer_image_token
+from vlm_pruner.errors import PruningError
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
     from vlm_pruner.receipts import ImageReceipt
+
+
+RECENT_PICTURES = 16  # kept preprocessed: most benchmarks ask several questions in a row about a picture
 
 
 class LlavaEngine:
@@ -35,6 +41,7 @@ class LlavaEngine:
         self.method = method
         self.args = args
         self.image_folder = Path(args.image_folder)
+        self._recent = lru_cache(RECENT_PICTURES)(self._read)
         self._check()
 
     @classmethod
@@ -45,12 +52,10 @@ class LlavaEngine:
         prompt = self._prompt(question)
         input_ids = tokenizer_image_token(prompt, self.checkpoint.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
         places = image_places(input_ids, len(question.images))
-        self._check_length(input_ids, len(places))
-        released = self.args.compat == "released"
-        pictures = [open_image(self.image_folder, image, as_released=released) for image in question.images]
-        processor, config = self.checkpoint.image_processor, self.checkpoint.model.config
-        pixels = tuple(process_images([picture], processor, config)[0] for picture in pictures)
-        return Prepared(question.index, input_ids, places, pixels, tuple(picture.size for picture in pictures))
+        pictures = [self._recent(i) if isinstance(i, str) else self._read(i) for i in question.images]
+        pixels, sizes = tuple(pixels for pixels, _ in pictures), tuple(size for _, size in pictures)
+        self._check_tokens(input_ids, [self.checkpoint.tokens_of(size) for size in sizes])
+        return Prepared(question.index, input_ids, places, pixels, sizes)
 
     def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
         """All items in one call, padded on the left; the replies are in the order of the batch."""
@@ -66,7 +71,7 @@ class LlavaEngine:
 
     def _call(self, batch: Sequence[Prepared]) -> list[str]:
         try:
-            output = self._generate(batch)
+            output = self.generate_ids(batch)
         except torch.OutOfMemoryError:
             raise UsageError(
                 f"out of memory with --batch-size {self.args.batch_size}: give a smaller one; what is answered is"
@@ -76,7 +81,7 @@ class LlavaEngine:
         return [text.strip() for text in texts]
 
     @torch.inference_mode()
-    def _generate(self, batch: Sequence[Prepared]) -> Tensor:
+    def generate_ids(self, batch: Sequence[Prepared]) -> Tensor:
         """New ids, [len(batch), at most max_new_tokens] long."""
         model, tokenizer, args = self.checkpoint.model, self.checkpoint.tokenizer, self.args
         if args.temperature > 0:
@@ -100,16 +105,20 @@ class LlavaEngine:
 
     def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
         """Method, layer, visual tokens and kept ones; nothing that depends on the batch the item was in."""
-        per_picture = self.checkpoint.visual_tokens
         if self.method is None:
-            tokens = per_picture * len(item.pixels) if per_picture is not None else None
-            return {"method": "dense", "visual_tokens": tokens}
+            return {"method": "dense", "visual_tokens": sum(map(self.checkpoint.tokens_of, item.sizes))}
         return {
             "method": self.method.name,
             "layer": self.method.layer,
             "visual_tokens": sum(image.n_before for image in kept),
             "kept": sum(image.n_after for image in kept),
         }
+
+    def _read(self, image: str | bytes | Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        """Pixel values of one picture, and its (width, height)."""
+        picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
+        pixels = process_images([picture], self.checkpoint.image_processor, self.checkpoint.model.config)[0]
+        return pixels, picture.size
 
     def _prompt(self, question: Question) -> str:
         start_end = bool(getattr(self.checkpoint.model.config, "mm_use_im_start_end", False))
@@ -145,11 +154,16 @@ class LlavaEngine:
                 f" starts at {found} for {self.model_id}; correct the flag or leave it out"
             )
 
-    def _check_length(self, input_ids: Tensor, pictures: int) -> None:
-        """Text and pictures have to fit the model's positions."""
+    def _check_tokens(self, input_ids: Tensor, visual: Sequence[int]) -> None:
+        """Text and pictures have to fit the model's positions, and the budget each picture's ``visual`` tokens."""
         config = self.checkpoint.model.config
         limits = (config.max_position_embeddings, getattr(config, "tokenizer_model_max_length", None))
         limit = min(int(limit) for limit in limits if limit is not None)
-        length = len(input_ids) + pictures * ((self.checkpoint.visual_tokens or 1) - 1)
+        length = len(input_ids) + sum(visual) - len(visual)
         if length > limit:
             raise ItemError(f"the prompt has {length} tokens with its picture, the model reads {limit} at most")
+        try:
+            for tokens in visual if self.method is not None else ():
+                self.method.budget(tokens)
+        except PruningError as error:
+            raise ItemError(str(error)) from None

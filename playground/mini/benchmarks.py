@@ -12,6 +12,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,18 @@ DEFAULT_SCENES = {"mini": 100, "gqa": 40, "scienceqa": 80, "textvqa": 40, "pope"
 
 def write(out: Path, names: list[str], count: int | None = None) -> dict[str, int]:
     """Write the benchmarks `names` under `out`; `count` scenes each, or the defaults. Returns questions written."""
-    return {name: WRITERS[name](out / name, count or DEFAULT_SCENES.get(name, 40)) for name in names}
+    return {name: _write_whole(out, name, count or DEFAULT_SCENES.get(name, 40)) for name in names}
+
+
+def _write_whole(out: Path, name: str, count: int) -> int:
+    """A new folder gets its name when it is complete: a killed run leaves nothing that looks whole."""
+    if (out / name).exists():  # perhaps with answers in it
+        return WRITERS[name](out / name, count)
+    fresh = out / f".{name}.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    number = WRITERS[name](fresh, count)
+    fresh.rename(out / name)
+    return number
 
 
 def _save(image: Image.Image, path: Path) -> str:

@@ -50,7 +50,7 @@ choose_model_and_data() {
     if [[ -n ${MINI:-} ]]; then
         MODEL=${MODEL:-playground/mini/checkpoint}
         DATA=${DATA:-playground/data/mini}
-        [[ -e $DATA/$folder ]] || make_mini
+        [[ -e $DATA/$folder ]] || "$python" -m playground.mini.benchmarks --out "$DATA" --only "$folder" >&2
     fi
     MODEL=${MODEL:-./checkpoints/llava-v1.5-7b}
     DATA=${DATA:-./playground/data/eval}
@@ -63,14 +63,6 @@ choose_model_and_data() {
         echo "docs/evaluation.md says where each file comes from; DATA=DIR chooses another folder, MINI=1 needs none" >&2
         exit 2
     fi
-}
-
-# Questions appear under their final name only when all are written.
-make_mini() {
-    rm -rf "$DATA/.new-$folder"
-    "$python" -m playground.mini.benchmarks --out "$DATA/.new-$folder" --only "$folder" >&2
-    mv "$DATA/.new-$folder/$folder" "$DATA/$folder"
-    rmdir "$DATA/.new-$folder"
 }
 
 # set_pruning RATIO THRESHOLD TOKEN_BATCH: sets pruning_flags, and arm, which names the answer file so that runs with

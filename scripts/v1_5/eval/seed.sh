@@ -5,7 +5,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/v1_5/eval/common.sh
 
 setup seed seed_bench "$@"
-# The published number is of the picture questions; IMAGE_PREFIX= (empty) asks about the videos' frames too.
+# The published number is of the picture questions; ALL=1 asks about the videos' frames too.
+chosen=(--image-prefix SEED-Bench-image/)
+if [[ -n ${ALL:-} ]]; then chosen=(); fi
 generate model_vqa_loader --question-file "$BENCH/llava-seed-bench.jsonl" --image-folder "$BENCH" \
-    --image-prefix "${IMAGE_PREFIX-SEED-Bench-image/}"
+    ${chosen[@]+"${chosen[@]}"}
 score

@@ -5,7 +5,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
 source scripts/v1_5/eval/common.sh
 
 setup scienceqa scienceqa "$@"
-# The published number is of questions with a picture; IMAGE_ONLY= (empty) asks the others too.
+# The published number is of questions with a picture; ALL=1 asks the others too.
+chosen=(--image-only)
+if [[ -n ${ALL:-} ]]; then chosen=(); fi
 generate model_vqa_science --question-file "$BENCH/llava_test_CQM-A.json" --image-folder "$BENCH/images/test" \
-    --single-pred-prompt ${IMAGE_ONLY---image-only}
+    --single-pred-prompt ${chosen[@]+"${chosen[@]}"}
 score
