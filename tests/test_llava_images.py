@@ -21,7 +21,7 @@ from llava.mm_utils import (
     resize_and_pad_image,
     select_best_resolution,
 )
-from llava.model.image_tokens import tiled_view
+from llava.model.image_tokens import count_tiled, tiled_view
 from tests import llava_tiny
 
 RED = (200, 30, 40)
@@ -198,7 +198,7 @@ def test_anyres_packing_equals_transformers(size):
     )[0][0]
     ours = tiled_view(features, size, 84, config, newline)
     assert torch.equal(ours.features, theirs)
-    assert len(ours.layout) == len(theirs)
+    assert len(ours.layout) == len(theirs) == count_tiled(size, 6, 84, config)
 
 
 @pytest.mark.parametrize("merge", ["flat", "spatial"])
@@ -210,6 +210,7 @@ def test_tiles_keep_their_places(merge):
     base = torch.zeros(36, 2)
     tokens = tiled_view(torch.stack([base, *tiles]), (168, 168), 84, config, None)
     assert torch.equal(tokens.features[36:], tokens.layout.coords[36:])
+    assert len(tokens.layout) == count_tiled((168, 168), 6, 84, config)
     assert tokens.layout.coords[:36].max() == 10.5, "amid the tile tokens 10 and 11"
     assert tokens.layout.diagonal == pytest.approx(12 * 2**0.5)
 

@@ -59,10 +59,10 @@ def world(tmp_path_factory) -> Path:
     return root
 
 
-def answers(world: Path, name: str, *more: str) -> list[dict]:
+def answers(world: Path, name: str, *more: str, code: int = 0) -> list[dict]:
     arguments = ["--model-path", world / "llava", "--question-file", world / "questions.jsonl"]
     arguments += ["--answers-file", world / name, "--image-folder", world, "--max_new_tokens", "3", "--device", "cpu"]
-    assert model_vqa_loader.main([*map(str, arguments), *more]) == 0
+    assert model_vqa_loader.main([*map(str, arguments), *more]) == code
     return [json.loads(line) for line in (world / name).read_text().splitlines()]
 
 
@@ -82,3 +82,16 @@ def test_batches_of_different_shapes_give_the_same(world):
     one = answers(world, "one.jsonl", "--sparse", "--reduction_ratio", "0.8")
     four = answers(world, "four.jsonl", "--sparse", "--reduction_ratio", "0.8", "--batch-size", "4")
     assert one == four
+
+
+def test_what_does_not_fit_is_an_error_of_the_item(world):
+    """The flat picture has 36 tokens; the others have more."""
+    pruned = answers(world, "many.jsonl", "--sparse", "--keep_tokens", "50", code=1)
+    assert [line["question_id"] for line in pruned if "error" in line] == [5]
+    assert "only 36 visual tokens" in pruned[5]["error"]
+    config = json.loads((world / "llava" / "config.json").read_text())
+    llava_tiny.write_json(world / "llava" / "config.json", {**config, "tokenizer_model_max_length": 200})
+    dense = answers(world, "short.jsonl", code=1)
+    llava_tiny.write_json(world / "llava" / "config.json", config)
+    tokens = [line["metadata"]["visual_tokens"] for line in answers(world, "dense.jsonl")]
+    assert ["error" in line for line in dense] == [count + 35 > 200 for count in tokens]

@@ -15,6 +15,7 @@ from llava.eval.errors import UsageError
 from llava.eval.processes import this_process
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
+from llava.model.image_tokens import count_tiled
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -35,6 +36,13 @@ class Checkpoint:
             return None
         vision_tower = self.model.get_vision_tower()
         return int(vision_tower.num_patches)
+
+    def tokens_of(self, size: tuple[int, int]) -> int:
+        """Visual tokens of a picture of (width, height) pixels."""
+        if self.visual_tokens is not None:
+            return self.visual_tokens
+        tower = self.model.get_vision_tower()
+        return count_tiled(size, tower.num_patches_per_side, tower.config.image_size, self.model.config)
 
 
 _kept: dict[tuple[object, ...], Checkpoint] | None = None  # inside `keep_loaded`: at most one checkpoint

@@ -162,8 +162,10 @@ class LlavaEngine:
         length = len(input_ids) + sum(visual) - len(visual)
         if length > limit:
             raise ItemError(f"the prompt has {length} tokens with its picture, the model reads {limit} at most")
+        if self.method is None:
+            return
         try:
-            for tokens in visual if self.method is not None else ():
-                self.method.budget(tokens)
+            for tokens in visual:
+                self.method.budget(tokens)  # raises for keep_tokens above a picture's tokens
         except PruningError as error:
             raise ItemError(str(error)) from None

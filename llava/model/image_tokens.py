@@ -75,6 +75,15 @@ def tiled_view(
     return ImageTokens(torch.cat([features[0], tiles]), layout)
 
 
+def count_tiled(image_size: tuple[int, int], side: int, tile_pixels: int, config: LlavaConfig) -> int:
+    """N of `tiled_view` for an AnyRes picture of (width, height) pixels; `side`: tokens along a tile's edge."""
+    across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
+    if config.mm_patch_merge_type != "spatial_unpad":
+        return (1 + across * down) * side**2
+    rows, columns = unpadded_region((down * side, across * side), image_size)
+    return side**2 + (rows.stop - rows.start) * (columns.stop - columns.start + 1)
+
+
 def _unpadded(base: Tensor, grid: Tensor, newline: Tensor) -> ImageTokens:
     """Base [side * side, d], then grid [rows, columns, d] with the newline embedding [d] after each row."""
     rows, columns = grid.shape[:2]
