@@ -57,10 +57,10 @@ class DecoderPruning:
         self.released_rounding = released_rounding
         self.receipts: list[Receipt] = []
         self._depth = len(decoder.layers)
-        self._stages = [
-            Stage(decoder, method, layer, partial(self._after_stage, number))
-            for number, layer in enumerate(method.layers(self._depth))
-        ]
+        self._stages: list[Stage] = []
+        for number, layer in enumerate(method.layers(self._depth)):
+            earlier = self._stages[-1] if self._stages else None
+            self._stages.append(Stage(decoder, method, layer, partial(self._after_stage, number), earlier))
         self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
         for stage in self._stages:
             stage.tower = self._tower
@@ -185,10 +185,11 @@ def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str])
         raise PruningError(
             f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
         )
-    if layers[0] == 0 and "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {}):
+    three_axes = "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {})
+    if three_axes and (layers[0] == 0 or method.renumber):
         raise PruningError(
-            f"layer=0: {type(decoder).__name__} counts positions along three axes by the first layer's cache, which "
-            "would be short; use layer=1 or higher"
+            f"{'renumber=True' if method.renumber else 'layer=0'}: {type(decoder).__name__} counts positions along "
+            "three axes, and by the first layer's cache; use renumber=False, and layer=1 or higher"
         )
     if method.needs - supplied:
         raise PruningError(

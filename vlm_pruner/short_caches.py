@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,10 +16,12 @@ from vlm_pruner.errors import CacheError
 class ShortCache:
     """visible: bool [B, tokens held by the pruned layers], False for padding; None if there is no padding.
     gap: tokens that the layers before hold and the pruned layers do not.
+    lost: long [B], visual tokens that each row has lost, for methods that give the others consecutive positions.
     """
 
     visible: Tensor | None
     gap: int
+    lost: Tensor | None = None
 
 
 class ShortCaches:
@@ -59,7 +61,7 @@ class ShortCaches:
                 f"the cache was changed since it was pruned: {list(state.visible.shape)} rows and tokens became "
                 f"{[rows, held]}; start again with a fresh cache"
             )
-        return ShortCache(state.visible[:, :held], state.gap)  # shorter after a rejected draft was taken back
+        return replace(state, visible=state.visible[:, :held])  # shorter after a rejected draft was taken back
 
 
 def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:

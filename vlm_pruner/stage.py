@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vlm_pruner.attention_rows import LayerCall
@@ -71,7 +72,14 @@ class Cut:
 class Stage:
     """Drops tokens before decoder layer `layer`. `tasks` are those of the next forward call; `report` gets each Cut."""
 
-    def __init__(self, decoder: nn.Module, method: Pruner, layer: int, report: Callable[[Cut], None]) -> None:
+    def __init__(
+        self,
+        decoder: nn.Module,
+        method: Pruner,
+        layer: int,
+        report: Callable[[Cut], None],
+        earlier: Stage | None = None,
+    ) -> None:
         self.decoder = decoder
         self.method = method
         self.layer = layer
@@ -79,6 +87,8 @@ class Stage:
         self.tower: TowerTap | None = None  # for methods that ask what the vision tower has seen
         self.first: LayerCall | None = None  # the call of decoder layer 0, for methods that ask to see it
         self._report = report
+        self._earlier = earlier
+        self._positions: Tensor | None = None  # long [B or 1, L], of the call that is running, for `renumber`
         self.caches = ShortCaches()
         self._tap: _KeyTap | None = None
         self._before: LayerCall | None = None  # the call of the layer before
@@ -94,7 +104,7 @@ class Stage:
     def forget(self) -> None:
         """Drop what belongs to the forward call that is running, or was to come."""
         self.tasks = []
-        self.first = self._tap = self._before = self._replacements = None
+        self.first = self._tap = self._before = self._replacements = self._positions = None
 
     # Hooks, in the order in which they run. Each gets a layer's arguments and may return others.
 
@@ -122,9 +132,7 @@ class Stage:
             left = [task.keep_all(self.layer) for task in tasks]
             self._report(Cut(left, prefill, rows, length, length, None))
             return None
-        full = (
-            full if self.layer else held
-        )  # the mask that came with this call counts by the cache of layer K - 1, or 0
+        full = full if self.layer else held  # what the mask that came with this call counts by
         visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
         past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
         self._replacements, packing = {}, None
@@ -138,7 +146,8 @@ class Stage:
         else:
             tasks = [task.keep_all(self.layer) for task in tasks]
         keys = join_keys(state.visible if state else past, new, rows, held, hidden.shape[1])
-        self._see(cache, hidden, keys, gap + length - hidden.shape[1])
+        lost = self._renumber(hidden, kwargs, packing, state) if self.method.renumber else None
+        self._see(cache, hidden, ShortCache(keys, gap + length - hidden.shape[1], lost))
         self._report(Cut(tasks, prefill, rows, length, hidden.shape[1], packing))
         return with_hidden(args, {**kwargs, **self._replacements}, hidden)
 
@@ -170,11 +179,36 @@ class Stage:
             self.decoder, self.method.needs, tasks, now, tap.keys, tap.all_keys, past, before, first, self.tower
         )
 
-    def _see(self, cache: Any, hidden: Tensor, keys: Tensor | None, gap: int) -> None:
+    def _renumber(
+        self, hidden: Tensor, kwargs: dict[str, Any], packing: Packing | None, state: ShortCache | None
+    ) -> Tensor:
+        """Sets phases for consecutive positions; returns how many visual tokens each row has lost by now, [B]."""
+        assert self._replacements is not None
+        earlier = None if self._earlier is None else self._earlier._positions
+        positions = kwargs["position_ids"] if earlier is None else earlier
+        positions = positions.expand(hidden.shape[0], -1)
+        lost = positions.new_zeros(hidden.shape[0])
+        if state is not None:
+            lost = lost + (state.gap if state.lost is None else state.lost.to(lost))
+        if packing is not None:
+            kept = packing.gather(positions[..., None])[..., 0]
+            padding = 0 if packing.valid is None else (~packing.valid).sum(dim=1, keepdim=True).to(kept)
+            rank = torch.arange(kept.shape[1], device=kept.device) - padding  # below 0 for padding, which nobody sees
+            first = kept.gather(1, kept.new_zeros(kept.shape[0], 1) + padding)
+            ranked, last = first + rank, positions[:, -1]
+            lost, positions = lost + (last - ranked[:, -1]), ranked - lost[:, None]
+        else:
+            positions = positions - lost[:, None]
+        self._positions = positions
+        phases = self.decoder.get_submodule("rotary_emb")(hidden, position_ids=positions.clamp(min=0))
+        self._replacements["position_embeddings"] = phases
+        return lost
+
+    def _see(self, cache: Any, hidden: Tensor, state: ShortCache) -> None:
         """Sets what the layers from K on may look at, in this call and (noted for the cache) in later ones."""
         assert self._replacements is not None
-        self.caches.remember(cache, ShortCache(keys, gap))
-        self._replacements["attention_mask"] = self._causal_mask(hidden, keys, cache)
+        self.caches.remember(cache, state)
+        self._replacements["attention_mask"] = self._causal_mask(hidden, state.visible, cache)
         # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
         # The rotary phases, which stay those of the long sequence, are in position_embeddings.
         self._replacements["position_ids"] = None

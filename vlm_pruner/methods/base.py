@@ -44,12 +44,15 @@ class Pruner:
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
     layer:           the first decoder layer (counted from 0) that runs on the short sequence; 0 prunes the input.
     per_frame:       of a video, whether every frame has that budget and is pruned by itself, instead of the whole.
+    renumber:        whether the tokens that are left get consecutive positions. By default they keep their own, so that
+                     where a token was in the picture is not lost; several methods' published code renumbers.
     """
 
     reduction_ratio: float | None = None
     keep_tokens: int | None = None
     layer: int = 2
     per_frame: bool = field(default=False, kw_only=True)
+    renumber: bool = field(default=False, kw_only=True)
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()

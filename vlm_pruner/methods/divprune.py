@@ -19,7 +19,7 @@ class DivPruner(Pruner):
 
     layer: 0, as published; give another one to compare at equal cost with methods that prune later.
 
-    Kept tokens keep their places, as with every method here; the published code numbers them anew. A chosen token is
+    Kept tokens keep their positions; renumber=True numbers them anew, as the published code does. A chosen token is
     never chosen again. The published code does not exclude that, which shows only where all remaining tokens are exact
     copies of chosen ones.
     """

@@ -15,7 +15,10 @@ from vlm_pruner.methods.view import View
 @register("fastervlm")
 @dataclass(frozen=True)
 class FasterVLMPruner(Pruner):
-    """Keeps what the class token looks at in the layer that features come from. Needs a tower with a class token."""
+    """Keeps what the class token looks at in the layer that features come from. Needs a tower with a class token.
+
+    layer: 0, as published. Kept tokens keep their positions; renumber=True numbers them anew, as published too.
+    """
 
     layer: int = 0
 

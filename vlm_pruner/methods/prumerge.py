@@ -88,7 +88,8 @@ class PruMergePruner(Pruner):
     The published number of tokens follows from the attention, and differs from picture to picture; here the budget is
     met exactly, in the same spirit. The published code adds one row for all dropped patches, which has no place in the
     picture and is left out, and puts rows in order of attention; here they stand at their patches' places. The
-    published choice and rows are those of `prumerge_order` and `prumerge_rows`.
+    published choice and rows are those of `prumerge_order` and `prumerge_rows`. Positions are kept; renumber=True
+    numbers them anew, as published.
     """
 
     layer: int = 0

@@ -25,7 +25,7 @@ class PyramidDropPruner(Pruner):
     stages: or the layers themselves. ratios: or the share of an image's tokens that each stage keeps, rounded down, in
         place of a budget. The published setting for 32 layers: stages=(8, 16, 24), ratios=(0.5, 0.25, 0.125).
 
-    Kept tokens keep their places, as with every method here; the published code numbers them anew at each stage.
+    Kept tokens keep their positions; renumber=True numbers them anew at each stage, as the published code does.
     """
 
     stages: tuple[int, ...] | None = None

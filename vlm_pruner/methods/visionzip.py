@@ -71,7 +71,7 @@ class VisionZipPruner(Pruner):
 
     The published code keeps the class token itself too, as one of the budget. It has no place in the picture and none
     in a model's prompt, so that its seat goes to one patch more. Summed-up tokens stand at the places of their targets,
-    not behind all others.
+    not behind all others. Positions are kept; renumber=True numbers them anew, as published.
     """
 
     layer: int = 0

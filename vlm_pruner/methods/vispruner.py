@@ -41,6 +41,8 @@ class VisPruner(Pruner):
     """Keeps what the class token looks at, and a diverse rest. Needs a tower with a class token.
 
     important: share of the budget that goes by attention, rounded down.
+
+    Kept tokens keep their positions; renumber=True numbers them anew, as the published code does.
     """
 
     layer: int = 0
