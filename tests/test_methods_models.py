@@ -209,3 +209,29 @@ def test_a_need_that_nobody_meets_is_refused(model):
         vp.methods.get("fastv")(keep_tokens=8).select(
             torch.zeros(9, 4), torch.zeros(9, 4), vp.TokenLayout.grid(3, 3), 8
         )
+
+
+@pytest.mark.parametrize("name", vp.methods.names())
+def test_every_method_runs_in_half_precision(name):
+    """Whatever a method is shown in bfloat16, it computes, and what it hands on is bfloat16 again."""
+    model = tiny_llava().to(torch.bfloat16)
+    batch = inputs(prompt(), images=[0])
+    batch["pixel_values"] = batch["pixel_values"].to(torch.bfloat16)
+    receipt, logits = run(model, vp.methods.get(name)(keep_tokens=9), batch)
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
+    assert 1 <= receipt.images[0].n_after <= 9
+
+
+def test_no_method_escapes_the_shared_tests():
+    from tests.test_methods_tower import NAMES as TOWER
+
+    assert {method.name for method in METHODS} | set(TOWER) == set(vp.methods.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("cdpruner", "picture half of CLIP only"), ("hiprune", "not read off yet")]
+)
+def test_missing_methods_say_why(name, reason):
+    with pytest.raises(PruningError, match=rf"{name} cannot be run: .*{reason}.*known methods: dart"):
+        vp.methods.get(name)
+    assert name not in vp.methods.names()

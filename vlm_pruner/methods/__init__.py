@@ -1,8 +1,9 @@
 """Pruning methods, one per file. `get(name)` finds one, `names()` lists them.
 
-Files whose method is not registered hold its mathematics alone; each says why.
+CDPruner and HiPrune are here as mathematics only, and `get` says why.
 """
 
+from vlm_pruner.methods import cdpruner, hiprune  # noqa: F401  (they explain why they are missing)
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
 from vlm_pruner.methods.dart import DartPruner

@@ -147,6 +147,7 @@ def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> Non
 
 
 _METHODS: dict[str, type[Pruner]] = {}
+_MISSING: dict[str, str] = {}  # methods whose mathematics is here and which no model can run: name -> reason
 _P = TypeVar("_P", bound=type[Pruner])
 
 
@@ -163,8 +164,15 @@ def register(name: str) -> Callable[[_P], _P]:
     return add
 
 
+def explain_missing(name: str, reason: str) -> None:
+    """Makes `get(name)` say why there is no such method."""
+    _MISSING[name] = reason
+
+
 def get(name: str) -> type[Pruner]:
-    """The method class called `name`. Raises PruningError that lists the names if there is none."""
+    """The method class called `name`. Raises PruningError that lists the names, and may give the reason, if none is."""
+    if name in _MISSING:
+        raise PruningError(f"{name} cannot be run: {_MISSING[name]}; known methods: {', '.join(names())}")
     if name not in _METHODS:
         raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}")
     return _METHODS[name]

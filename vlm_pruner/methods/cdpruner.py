@@ -9,7 +9,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vlm_pruner.methods.base import explain_missing
 from vlm_pruner.selection.diversity import maximise_determinant
+
+explain_missing(
+    "cdpruner",
+    "it weighs tokens by the question in CLIP's joint space of pictures and text, and LLaVA's checkpoints have the "
+    "picture half of CLIP only (its mathematics is in vlm_pruner.methods.cdpruner)",
+)
 
 
 def relevance(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:

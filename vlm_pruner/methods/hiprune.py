@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlm_pruner.methods.base import explain_missing
 from vlm_pruner.selection.ranking import largest
+
+explain_missing(
+    "hiprune",
+    "it needs whole attention maps of two layers of the vision tower, which are not read off yet (its mathematics is "
+    "in vlm_pruner.methods.hiprune)",
+)
 
 
 @dataclass(frozen=True)
