@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -59,6 +60,38 @@ def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
     if not args:  # as `generate` calls, at every step: reading a signature takes longer than all the rest here
         return kwargs
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+
+
+def encoded(call: dict[str, Any], kind: str) -> Any:
+    """Features of the call's images or videos (`kind`), if `generate` has encoded them beforehand; otherwise None."""
+    output = (call.get("mm_encoder_outputs") or {}).get(kind)
+    return None if output is None else output.pooler_output
+
+
+def placeholders(call: dict[str, Any], token_id: int) -> Tensor:
+    """Bool [B, T], where the call's prompts have placeholders. Raises PruningError if it gives embeddings instead."""
+    ids = call.get("input_ids")
+    if ids is None:
+        raise PruningError("pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds")
+    where: Tensor = ids == token_id
+    return where
+
+
+def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> list[list[VisualSpan]]:
+    """Spans per row of a call's visuals: under each placeholder id the layouts of all rows' visuals, in order.
+
+    An id without layouts means nothing visual: placeholders are words where no picture comes with them, since a model
+    may generate them too.
+    """
+    ids = call.get("input_ids")
+    spans: list[list[VisualSpan]] = [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+    for token_id, layouts in visuals.items():
+        if layouts:
+            in_order = iter(layouts)
+            places = placeholder_positions(placeholders(call, token_id), [len(layout) for layout in layouts])
+            for row_spans, own in zip(spans, places, strict=True):
+                row_spans += [VisualSpan.at(where, next(in_order)) for where in own]
+    return spans
 
 
 def placeholder_positions(visual: Tensor, sizes: list[int]) -> list[list[Tensor]]:

@@ -1,0 +1,323 @@
+"""Every supported family of transformers' own classes, small enough to build in code, and prompts that fit them all.
+
+`FAMILIES` is the one list: a family that is added to it is put through every shared test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from tests import tiny_qwen
+from tests.tiny_qwen import IMAGE, LAYERS, PAD, VIDEO, prepare, text
+
+_BREAK, _START, _END = 94, 92, 93
+_PATCH = 14
+_TEXT = {
+    "vocab_size": 100,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "pad_token_id": PAD,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+_TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """shape: 0, 1 or 2, which a family whose pictures vary in size makes a small, a wide and a tall one of."""
+
+    shape: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Film:
+    """Three frames."""
+
+    seed: int = 0
+
+
+Part = int | Picture | Film
+Prompt = list[Part]
+
+ONE: Prompt = [*text(4, 1), Picture(1, 1), *text(5, 2)]
+TWO: Prompt = [*text(1, 3), Picture(0, 2), *text(3, 4), Picture(2, 3), *text(2, 5)]
+FILM: Prompt = [*text(2, 6), Film(4), *text(4, 7)]
+MIXED: Prompt = [*text(1, 8), Film(5), *text(3, 9), Picture(0, 6), *text(2, 10)]
+WORDS: Prompt = [*text(9, 11)]
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
+
+
+class Family:
+    """One family: how it is built, and what its processor makes of a prompt.
+
+    prefix: of its classes in transformers. videos: whether it takes them. tower: the vision tower's name in the model.
+    fixed: whether all its pictures have the same number of tokens.
+    """
+
+    prefix: str
+    videos = False
+    fixed = False
+    tower = "vision_tower"
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def prompts(self) -> dict[str, Prompt]:
+        return {"one": ONE, "two": TWO} | ({"film": FILM, "mixed": MIXED} if self.videos else {})
+
+    def config(self) -> Any:
+        raise NotImplementedError
+
+    def build(self, attn_implementation: str = "sdpa") -> Any:
+        config = self.config()
+        config._attn_implementation = attn_implementation
+        return prepare(getattr(transformers, f"{self.prefix}ForConditionalGeneration")(config))
+
+    @cached_property
+    def model(self) -> Any:
+        return self.build()
+
+    def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
+        """What stands in the prompt for a picture or video."""
+        raise NotImplementedError
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        """Arguments of the model about the pictures and videos of a batch."""
+        raise NotImplementedError
+
+    def inputs(self, *prompts: Prompt) -> dict[str, Tensor]:
+        """A batch as the family's processor makes it, padded on the left."""
+        rows = [
+            [id for part in prompt for id in ([part] if isinstance(part, int) else self.tokens(part, prompt))]
+            for prompt in prompts
+        ]
+        longest = max(map(len, rows))
+        return {
+            "input_ids": torch.tensor([[PAD] * (longest - len(row)) + row for row in rows]),
+            "attention_mask": torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows]),
+            **self.visuals(list(prompts)),
+        }
+
+
+def pictures(prompts: list[Prompt]) -> list[Picture]:
+    return [part for prompt in prompts for part in prompt if isinstance(part, Picture)]
+
+
+def films(prompts: list[Prompt]) -> list[Film]:
+    return [part for prompt in prompts for part in prompt if isinstance(part, Film)]
+
+
+class llava(Family):
+    prefix, fixed = "Llava", True
+
+    def config(self) -> Any:
+        vision = transformers.CLIPVisionConfig(**_TOWER, image_size=5 * _PATCH, patch_size=_PATCH)
+        return transformers.LlavaConfig(
+            vision_config=vision, text_config=transformers.LlamaConfig(**_TEXT), image_token_id=IMAGE
+        )
+
+    def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
+        return [IMAGE] * 25
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        views = [random(3, 5 * _PATCH, 5 * _PATCH, seed=one.seed) for one in pictures(prompts)]
+        return {"pixel_values": torch.stack(views)} if views else {}
+
+
+class llava_next(Family):
+    """Tiles of 5 x 5 tokens. How many tokens a picture takes is asked of transformers' own packing."""
+
+    prefix = "LlavaNext"
+    side = 5
+    sizes = ((60, 66), (64, 140), (190, 101))  # (height, width) in pixels
+    canvases = ([70, 140], [140, 70], [140, 140])
+
+    def vision_config(self) -> Any:
+        return transformers.CLIPVisionConfig(**_TOWER, image_size=self.side * _PATCH, patch_size=_PATCH)
+
+    def text_config(self) -> Any:
+        return transformers.LlamaConfig(**_TEXT)
+
+    def config(self, **more: Any) -> Any:
+        return getattr(transformers, f"{self.prefix}Config")(
+            vision_config=self.vision_config(),
+            text_config=self.text_config(),
+            image_token_index=IMAGE,
+            image_grid_pinpoints=list(self.canvases),
+            tie_word_embeddings=False,
+            **more,
+        )
+
+    def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
+        if isinstance(part, Film):
+            return [VIDEO] * self.film_tokens()
+        return [IMAGE] * self._picture_tokens(part.shape, len(pictures([prompt])))
+
+    def film_tokens(self) -> int:
+        return 3 * (self.side // 2) ** 2
+
+    @cache  # noqa: B019 (families live as long as the tests)
+    def _picture_tokens(self, shape: int, beside: int) -> int:
+        arguments = {
+            name: value
+            for name, value in self.visuals([[Picture(shape)] * beside]).items()
+            if name in ("pixel_values", "image_sizes", "batch_num_images")
+        }
+        with torch.no_grad():
+            return len(self.model.get_image_features(**arguments, return_dict=True).pooler_output[0])
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        pixels = self.side * _PATCH
+        found = {}
+        shown = pictures(prompts)
+        if shown:
+            # Of the first shape two tiles are used, of the others up to four: behind them is padding.
+            found["pixel_values"] = torch.stack([random(5, 3, pixels, pixels, seed=one.seed) for one in shown])
+            found["image_sizes"] = torch.tensor([self.sizes[one.shape] for one in shown])
+        if films(prompts):
+            clips = [random(3, 3, pixels, pixels, seed=one.seed) for one in films(prompts)]
+            found["pixel_values_videos"] = torch.stack(clips)
+        return found
+
+
+class llava_next_video(llava_next):
+    prefix, videos = "LlavaNextVideo", True
+
+    def config(self, **more: Any) -> Any:
+        return super().config(video_token_index=VIDEO, **more)
+
+
+class llava_onevision(llava_next):
+    """A limit of two tiles, so that the tall picture's grid is shrunk."""
+
+    prefix, videos = "LlavaOnevision", True
+
+    def vision_config(self) -> Any:
+        return transformers.SiglipVisionConfig(**_TOWER, image_size=self.side * _PATCH, patch_size=_PATCH)
+
+    def text_config(self) -> Any:
+        return transformers.Qwen2Config(**_TEXT)
+
+    def config(self, **more: Any) -> Any:
+        return super().config(video_token_index=VIDEO, vision_aspect_ratio="anyres_max_2", **more)
+
+    def film_tokens(self) -> int:
+        return 3 * 9 + 1
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        found = super().visuals(prompts)
+        if "pixel_values" in found:
+            counts = [len(pictures([prompt])) for prompt in prompts]
+            found["batch_num_images"] = torch.tensor([count for count in counts if count])
+        return found
+
+
+class internvl(Family):
+    """Tiles of 3 x 3 tokens; pictures of one tile, of two and of four, the thumbnail not counted."""
+
+    prefix = "InternVL"
+    tiles = (1, 3, 5)
+
+    def config(self) -> Any:
+        vision = transformers.InternVLVisionConfig(**_TOWER, image_size=[84, 84], patch_size=[_PATCH, _PATCH])
+        text = transformers.Qwen2Config(**_TEXT)
+        return transformers.InternVLConfig(
+            vision_config=vision, text_config=text, image_token_id=IMAGE, tie_word_embeddings=False
+        )
+
+    def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
+        assert isinstance(part, Picture)
+        return [_START, *[IMAGE] * (9 * self.tiles[part.shape]), _END]
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        views = [random(self.tiles[one.shape], 3, 84, 84, seed=one.seed) for one in pictures(prompts)]
+        return {"pixel_values": torch.cat(views)} if views else {}
+
+
+class mistral3(Family):
+    prefix = "Mistral3"
+    grids = ((3, 4), (2, 7), (5, 3))  # tokens
+
+    def config(self) -> Any:
+        vision = transformers.PixtralVisionConfig(**_TOWER, head_dim=16, image_size=224, patch_size=_PATCH)
+        text = transformers.MistralConfig(**_TEXT, sliding_window=None)
+        return transformers.Mistral3Config(
+            vision_config=vision, text_config=text, image_token_index=IMAGE, tie_word_embeddings=False
+        )
+
+    def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
+        assert isinstance(part, Picture)
+        height, width = self.grids[part.shape]
+        rows = [*[IMAGE] * width, _BREAK] * height
+        return [*rows[:-1], _END]
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        shown = pictures(prompts)
+        if not shown:
+            return {}
+        sizes = [tuple(2 * _PATCH * side for side in self.grids[one.shape]) for one in shown]
+        pixels = torch.zeros(len(shown), 3, *(max(axis) for axis in zip(*sizes, strict=True)))
+        for view, (height, width), one in zip(pixels, sizes, shown, strict=True):
+            view[:, :height, :width] = random(3, height, width, seed=one.seed)
+        return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+
+
+class _Qwen(Family):
+    videos, tower = True, "visual"
+    grids = ((3, 4), (2, 5), (5, 3))
+
+    def build(self, attn_implementation: str = "sdpa") -> Any:
+        return tiny_qwen.build(self.name, attn_implementation)
+
+    def inputs(self, *prompts: Prompt) -> dict[str, Tensor]:
+        return tiny_qwen.inputs(self.name, *[[self._part(part) for part in prompt] for prompt in prompts])
+
+    def _part(self, part: Part) -> int | tiny_qwen.Visual:
+        if isinstance(part, Picture):
+            return tiny_qwen.image(*self.grids[part.shape], part.seed)
+        return tiny_qwen.video(3, 3, 3, part.seed) if isinstance(part, Film) else part
+
+
+class qwen2_vl(_Qwen): ...
+
+
+class qwen2_5_vl(_Qwen): ...
+
+
+class qwen3_vl(_Qwen): ...
+
+
+class qwen3_vl_moe(_Qwen): ...
+
+
+FAMILIES = [
+    llava(),
+    llava_next(),
+    llava_next_video(),
+    llava_onevision(),
+    internvl(),
+    mistral3(),
+    qwen2_vl(),
+    qwen2_5_vl(),
+    qwen3_vl(),
+    qwen3_vl_moe(),
+]

@@ -1,0 +1,38 @@
+"""LLaVA-NeXT-Video in transformers' classes: pictures as in LLaVA-NeXT, and videos of pooled frames.
+
+A video is one span with one budget, and its tokens are placed as (t, x, y). How time counts when tokens are chosen is
+said in `TokenLayout`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlm_pruner.adapters.base import encoded, lay_out, named_arguments
+from vlm_pruner.adapters.llava_next import LlavaNextAdapter
+from vlm_pruner.layout import TokenLayout, VisualSpan
+
+
+class LlavaNextVideoAdapter(LlavaNextAdapter):
+    """LlavaNextVideoForConditionalGeneration, and the LlavaNextVideoModel inside it."""
+
+    def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
+        call = named_arguments(self.entry, args, kwargs)
+        videos = lay_out(call, {self.model.config.video_token_id: self._videos(call)})
+        return [own + more for own, more in zip(super().spans(args, kwargs), videos, strict=True)]
+
+    def _videos(self, call: dict[str, Any]) -> list[TokenLayout]:
+        """Of the call's videos, whose frames are all of one size."""
+        features, pixels = encoded(call, "video"), call.get("pixel_values_videos")
+        if features is not None:
+            side = self._frame_side()
+            return [self._video(len(tokens) // side**2) for tokens in features]
+        return [] if pixels is None else [self._video(len(frames)) for frames in pixels]
+
+    def _frame_side(self) -> int:
+        """Rows, and columns, of a frame's tokens."""
+        side: int = self._side // self.model.config.spatial_pool_stride
+        return side
+
+    def _video(self, frames: int) -> TokenLayout:
+        return TokenLayout.video(frames, self._frame_side(), self._frame_side())

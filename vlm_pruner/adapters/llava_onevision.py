@@ -1,0 +1,60 @@
+"""LLaVA-OneVision in transformers' classes: pictures of any resolution, pictures side by side, and videos.
+
+One picture in a prompt is base, tiles and newlines, as in LLaVA-NeXT (see `vlm_pruner.tiles`), but of a large one the
+grid of tile tokens is shrunk. One of several pictures is its base alone, and a video its pooled frames; each ends with
+one newline, placed one step to the right of the last token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.adapters.base import encoded
+from vlm_pruner.adapters.llava_next import pairs
+from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
+from vlm_pruner.layout import TokenLayout
+
+_LARGE = 1.1  # transformers shrinks grids that are larger than the limit by more than this, along each side
+
+
+class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
+    """LlavaOnevisionForConditionalGeneration, and the LlavaOnevisionModel inside it."""
+
+    select_strategy: ClassVar[str] = "full"  # SigLIP has no class token to leave out
+
+    def _layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
+        counts = call.get("batch_num_images")
+        if encoded(call, "image") is not None or call.get("pixel_values") is None or counts is None:
+            return super()._layouts(call)
+        alone = [count == 1 for count in torch.as_tensor(counts).tolist() for _ in range(count)]
+        sizes = zip(pairs(call["image_sizes"]), alone, strict=True)
+        return [self._from_size(*size) if tiled else self._base_alone() for size, tiled in sizes]
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        rows, columns = super()._grid(height, width)
+        most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_")) * self._side**2
+        ratio = math.sqrt(rows * columns / most)
+        return (int(rows // ratio), int(columns // ratio)) if ratio > _LARGE else (rows, columns)
+
+    def _read_off(self, features: Tensor) -> TokenLayout:
+        return self._base_alone() if len(features) == self._side**2 + 1 else super()._read_off(features)
+
+    def _base_alone(self) -> TokenLayout:
+        return _with_newline(TokenLayout.grid(self._side, self._side))
+
+    def _frame_side(self) -> int:
+        return math.ceil(self._side / 2)
+
+    def _video(self, frames: int) -> TokenLayout:
+        return _with_newline(super()._video(frames))
+
+
+def _with_newline(layout: TokenLayout) -> TokenLayout:
+    """`layout` and one more token, a step to the right of its last."""
+    newline = layout.coords[-1:].clone()
+    newline[:, -2] += 1
+    return TokenLayout(torch.cat([layout.coords, newline]), layout.diagonal)

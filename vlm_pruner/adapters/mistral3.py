@@ -1,0 +1,50 @@
+"""Mistral 3 (Mistral Small 3.1 and later): pictures of any size, one grid each, with a word after every row of it.
+
+The words that end rows and pictures ([IMG_BREAK], [IMG_END]) are text to the model and stay, whatever is pruned.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments, placeholder_positions, placeholders
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout, VisualSpan
+
+
+class Mistral3Adapter(Adapter):
+    """Mistral3ForConditionalGeneration, and the Mistral3Model inside it."""
+
+    def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
+        call, token_id = named_arguments(self.entry, args, kwargs), self.model.config.image_token_id
+        sizes = self._sizes(call)
+        if not sizes:
+            return lay_out(call, {})
+        rows = placeholder_positions(placeholders(call, token_id), sizes)
+        return lay_out(call, {token_id: [_grid(where) for row in rows for where in row]})
+
+    def _sizes(self, call: dict[str, Any]) -> list[int]:
+        """Visual tokens of the call's pictures."""
+        features = encoded(call, "image")
+        if features is not None:
+            return [len(tokens) for tokens in features]
+        if call.get("pixel_values") is None or call.get("image_sizes") is None:
+            return []
+        config = self.model.config
+        pixels = config.vision_config.patch_size * config.spatial_merge_size  # of a token's height and width
+        return (torch.as_tensor(call["image_sizes"]) // pixels).prod(dim=-1).tolist()
+
+
+def _grid(where: Tensor) -> TokenLayout:
+    """Of the picture at positions `where` [N]: a row ends where the positions break off."""
+    breaks = (where.diff() != 1).nonzero()
+    width = int(breaks[0]) + 1 if len(breaks) else len(where)
+    if len(where) != width * (len(breaks) + 1):
+        raise PruningError(
+            f"the {len(where)} placeholders of a picture do not form rows of {width}; give the prompt as the processor "
+            "returns it, with a break after every row"
+        )
+    return TokenLayout.grid(len(where) // width, width)
