@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, tiny_llava
 from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.prumerge import class_attention, prumerge_rows, spread_order
 from vlm_pruner.methods.visionzip import contextual_rows, zip_patches
 
@@ -85,6 +89,38 @@ def test_prumerges_rows_are_those_of_its_mathematics(model):
     kept, found = first_rows(model, METHODS[3], inputs(prompt(), images=[0]))
     assert kept.order == order.tolist()
     torch.testing.assert_close(found, wanted[order.argsort()], atol=1e-5, rtol=1e-4)
+
+
+def joint_space(dtype=torch.float32):
+    """Stand-ins for the half of CLIP that LLaVA has not got: a question, and the way into the joint space."""
+    random = torch.Generator().manual_seed(1)
+    weight = torch.randn(12, 32, generator=random).to(dtype)
+    return torch.randn(2, 12, generator=random), lambda patches: torch.nn.functional.linear(patches, weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cdpruner_weighs_by_a_question_that_is_given(dtype):
+    model = tiny_llava().to(dtype)
+    question, joint = joint_space(dtype)
+    pixels = image(0).to(dtype)
+    with torch.no_grad():
+        states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][0, 1:]
+        features = model.model.get_image_features(pixels).pooler_output[0]
+    order = cdpruner_order(features.float(), joint(states).float(), question, 9)
+    method = vp.methods.get("cdpruner")(keep_tokens=9, question=question, joint=joint)
+    kept, rows = first_rows(model, method, {**inputs(prompt(), images=[0]), "pixel_values": pixels})
+    assert kept.order == order.tolist() and torch.equal(rows, features[kept.indices])
+
+
+def test_cdpruner_without_its_half_of_clip_says_what_is_missing():
+    question, joint = joint_space()
+    with pytest.raises(PruningError, match=r"picture half of CLIP only: pass question= and joint="):
+        vp.methods.get("cdpruner")(keep_tokens=9)
+    with pytest.raises(PruningError, match=r"question must have shape \[M, c\].*not \[12\]"):
+        vp.methods.get("cdpruner")(keep_tokens=9, question=question[0], joint=joint)
+    method = vp.methods.get("cdpruner")(keep_tokens=9, question=question, joint=joint)
+    assert json.loads(json.dumps(method.config()))["keep_tokens"] == 9
+    assert replace(method, question=question[:1]) == method and "tensor" not in repr(method)
 
 
 @pytest.mark.parametrize("budget", [1, 2, 9, 24, 25])

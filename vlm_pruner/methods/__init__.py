@@ -1,10 +1,11 @@
 """Pruning methods, one per file. `get(name)` finds one, `names()` lists them.
 
-CDPruner and HiPrune are here as mathematics only, and `get` says why.
+HiPrune is here as mathematics only, and `get` says why.
 """
 
-from vlm_pruner.methods import cdpruner, hiprune  # noqa: F401  (they explain why they are missing)
+from vlm_pruner.methods import hiprune  # noqa: F401  (it explains why it is missing)
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
+from vlm_pruner.methods.cdpruner import CDPruner
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
 from vlm_pruner.methods.dart import DartPruner
 from vlm_pruner.methods.divprune import DivPruner
@@ -19,6 +20,7 @@ from vlm_pruner.methods.visionzip import VisionZipPruner
 from vlm_pruner.methods.vispruner import VisPruner
 
 __all__ = [
+    "CDPruner",
     "CentrifugalPruner",
     "DartPruner",
     "DivPruner",

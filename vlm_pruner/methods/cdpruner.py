@@ -1,22 +1,19 @@
-"""CDPruner (NeurIPS 2025, arXiv 2506.10967): visual tokens that differ, weighted by relevance to the question.
-
-Not registered: relevance compares CLIP's image space with CLIP's text tower, which LLaVA's checkpoints do not have.
-Anything else in its place would be another method.
-"""
+"""CDPruner (NeurIPS 2025, arXiv 2506.10967): visual tokens that differ, weighted by relevance to the question."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlm_pruner.methods.base import explain_missing
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.view import View
 from vlm_pruner.selection.diversity import maximise_determinant
-
-explain_missing(
-    "cdpruner",
-    "it weighs tokens by the question in CLIP's joint space of pictures and text, and LLaVA's checkpoints have the "
-    "picture half of CLIP only (its mathematics is in vlm_pruner.methods.cdpruner)",
-)
 
 
 def relevance(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
@@ -33,3 +30,49 @@ def relevance(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
 def cdpruner_order(features: Tensor, image_embeds: Tensor, text_embeds: Tensor, budget: int) -> Tensor:
     """Order of choice, long [budget]. features: [N, d], the projector's output; it should have d >= budget."""
     return maximise_determinant(features, relevance(image_embeds, text_embeds), budget)
+
+
+@register("cdpruner")
+@dataclass(frozen=True)
+class CDPruner(Pruner):
+    """A determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
+
+    LLaVA's checkpoints have the picture half of CLIP only. Bring the other half; there is nothing to put in its place:
+
+        clip = CLIPModel.from_pretrained("openai/clip-vit-large-patch14-336")  # the whole of the model's tower
+        CDPruner(keep_tokens=64, question=clip.get_text_features(...), joint=lambda patches: clip.visual_projection(
+            clip.vision_model.post_layernorm(patches)))
+
+    question: [M, c], CLIP's embeddings of the question, one row per piece of at most 77 tokens. It is the question of
+              every image that is pruned; use dataclasses.replace for the next one.
+    joint:    from patch features [N, c_v], those that go to the projector, to the joint space [N, c].
+    layer:    0, as published. Kept tokens keep their positions; renumber=True numbers them anew, as published too.
+    """
+
+    layer: int = 0
+    question: Tensor | None = field(default=None, repr=False, compare=False)
+    joint: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"embeddings", "patch_features"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.question is None or self.joint is None:
+            raise PruningError(
+                "cdpruner weighs tokens by the question in CLIP's joint space of pictures and text, and LLaVA's "
+                "checkpoints have the picture half of CLIP only: pass question= and joint= (see CDPruner)"
+            )
+        if self.question.ndim != 2 or not len(self.question):
+            raise PruningError(f"question must have shape [M, c] with M at least 1, not {list(self.question.shape)}")
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.embeddings is not None and view.patch_features is not None
+        assert self.question is not None and self.joint is not None
+        patches = self.joint(view.patch_features).float()
+        order = cdpruner_order(view.embeddings.float(), patches, self.question.to(patches), view.budget)
+        return Selection(order.sort().values, order)
+
+    def config(self) -> dict[str, Any]:
+        """The fields but for `question` and `joint`, which are no settings."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.compare}
