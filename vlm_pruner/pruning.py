@@ -7,13 +7,15 @@ hold a shorter cache than the ones before, and get masks of that length.
 
 from __future__ import annotations
 
+import inspect
+import threading
 import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from torch import nn
+from torch import Tensor, nn
 
 from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
@@ -21,18 +23,27 @@ from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.receipts import Receipt
-from vlm_pruner.short_caches import long_arguments
-from vlm_pruner.shortening import image_receipt, plan
+from vlm_pruner.receipts import ImageReceipt, Receipt
+from vlm_pruner.short_caches import ShortCaches, long_arguments
+from vlm_pruner.shortening import Task, image_receipt, plan, too_small
 from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
 from vlm_pruner.towers import ClipTower, TowerTap
 from vlm_pruner.views import FROM_FIRST_LAYER, FROM_TOWER, SUPPLIED
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
+_ACTIVE_LOCK = threading.Lock()
 
 
 class PruningWarning(UserWarning):
-    """Pruning was asked for and did nothing."""
+    """Pruning was asked for, and nothing was pruned, or less than was asked for."""
+
+
+class _Call(threading.local):
+    """What belongs to the forward call that is running: every thread that runs the model has its own."""
+
+    tokens_before = 0
+    deepstack: DeepStack | None = None
+    by_position: str | None = None  # an argument that counts positions in the long sequence
 
 
 class DecoderPruning:
@@ -40,7 +51,7 @@ class DecoderPruning:
 
     Announce each prefill's visual tokens with `expect`; `receipts` then says what was kept. It may be closed and
     opened again around single forward calls, also from inside the decoder's own forward: what decoding must know of
-    a shortened cache is kept here, and nothing on the modules.
+    a shortened cache is kept here, and nothing on the modules. Several threads may run the decoder meanwhile.
     """
 
     def __init__(
@@ -57,22 +68,22 @@ class DecoderPruning:
         self.released_rounding = released_rounding
         self.receipts: list[Receipt] = []
         self._depth = len(decoder.layers)
+        self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
         self._stages: list[Stage] = []
         for number, layer in enumerate(method.layers(self._depth)):
             earlier = self._stages[-1] if self._stages else None
-            self._stages.append(Stage(decoder, method, layer, partial(self._after_stage, number), earlier))
-        self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
-        for stage in self._stages:
-            stage.tower = self._tower
+            report = partial(self._after_stage, number)
+            self._stages.append(Stage(decoder, method, layer, report, ShortCaches(), earlier, self._tower))
         self._hooks: list[Callable[[], Any]] = []  # each takes one hook off
-        self._tokens_before = 0
-        self._deepstack: DeepStack | None = None
-        self._warned = False
+        self._call = _Call()
+        self._config = method.config()
+        self._warned: set[str] = set()
 
     def __enter__(self) -> DecoderPruning:
-        if self.decoder in _ACTIVE:
-            raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
-        _ACTIVE.add(self.decoder)
+        with _ACTIVE_LOCK:
+            if self.decoder in _ACTIVE:
+                raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
+            _ACTIVE.add(self.decoder)
         first, *later = self._stages
         layers = self.decoder.layers
         hooks: list[tuple[nn.Module, Hook]] = [
@@ -81,7 +92,8 @@ class DecoderPruning:
         ]
         # In this order: a later stage finds the arguments as the earlier ones have made them.
         hooks += first.hooks()
-        hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
+        if "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters:
+            hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
         hooks += [hook for stage in later for hook in stage.hooks()]
         self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in hooks]
         if self._tower:
@@ -94,19 +106,32 @@ class DecoderPruning:
         self._hooks = []
         if self._tower:
             self._tower.forget()
-        self._deepstack = None
+        self._call.deepstack = None
         for stage in self._stages:
             stage.forget()
         _ACTIVE.discard(self.decoder)
 
-    def expect(self, spans: list[list[VisualSpan]]) -> None:
-        """Visual spans of the next forward call, one list per batch row; empty lists where there are none.
+    def expect(self, spans: list[list[VisualSpan]], by_position: str | None = None) -> None:
+        """Visual spans of this thread's next forward call, one list per batch row; empty lists where there are none.
 
-        Raises PruningError, before the model runs, if a span has fewer tokens than are to be kept.
+        by_position: the name of an argument of that call, if there is one, that counts positions in the long sequence.
+        Raises PruningError, before the model runs, if there is one and tokens are to be dropped. Warns, once, if a
+        span has fewer tokens than are to be kept; all are kept then.
         """
-        tasks = plan(spans, self.method, self.released_rounding, self._depth)
         for stage in self._stages:
             stage.forget()
+        tasks = plan(spans, self.method, self.released_rounding, self._depth)
+        if by_position is not None and not all(task.keeps_all_to_the_end for task in tasks):
+            raise PruningError(
+                f"{by_position} counts positions in the un-pruned sequence, and a pruned prefill's logits have others; "
+                f"leave {by_position} out, or call the model outside the pruning context"
+            )
+        small = [task.image.length for task in tasks if too_small(task.image, self.method)]
+        if small:
+            self._warn_once(
+                f"keep_tokens={self.method.keep_tokens}, but a picture has only {small[0]} visual tokens: all are kept "
+                "of every picture that has no more; reduction_ratio is a share of each picture's own"
+            )
         self._stages[0].tasks = tasks
 
     def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -127,12 +152,12 @@ class DecoderPruning:
         return self._without_late_deepstack(args, kwargs)
 
     def _without_late_deepstack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._deepstack = None
+        self._call.deepstack = None
         features = kwargs.get("deepstack_visual_embeds")
         if features is None or all(task.keeps_all for task in self._stages[0].tasks):
             return args, kwargs
         k = self._stages[0].layer
-        self._deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
+        self._call.deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
         return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -142,36 +167,47 @@ class DecoderPruning:
                 stage.first = call
 
     def _add_deepstack(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._deepstack is None:
-            return None
-        return with_hidden(args, kwargs, self._deepstack.add(hidden_states(args, kwargs)))
+        deepstack = self._call.deepstack
+        return None if deepstack is None else with_hidden(args, kwargs, deepstack.add(hidden_states(args, kwargs)))
 
     def _after_stage(self, number: int, cut: Cut) -> None:
-        if cut.packing is not None and self._deepstack is not None:
-            self._deepstack.shorten(cut.packing)
+        if cut.packing is not None and self._call.deepstack is not None:
+            self._call.deepstack.shorten(cut.packing)
         if cut.prefill and self._tower:
             self._tower.used()
         if number == 0:
-            self._tokens_before = cut.before
+            self._call.tokens_before = cut.before
         if number + 1 < len(self._stages):
             self._stages[number + 1].tasks = cut.tasks
         elif cut.prefill:
             self._write_receipt(cut)
 
     def _write_receipt(self, cut: Cut) -> None:
-        method = self.method
-        images = [image_receipt(task, method) for task in cut.tasks]
-        layer = self._stages[0].layer
         self.receipts.append(
-            Receipt(method.name, method.config(), layer, cut.rows, self._tokens_before, cut.after, images)
-        )
-        if not images and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{type(method).__name__} is on, but no visual tokens were found in this prompt: nothing was pruned",
-                PruningWarning,
-                stacklevel=2,
+            Receipt(
+                method=self.method.name,
+                config=dict(self._config),
+                layer=self._stages[0].layer,
+                batch_size=cut.rows,
+                tokens_before=self._call.tokens_before,
+                tokens_after=cut.after,
+                make_images=partial(_image_receipts, cut.tasks, self.method),
             )
+        )
+        if not cut.tasks:
+            self._warn_once(
+                f"{type(self.method).__name__} is on, but no visual tokens were found in this prompt: nothing was pruned"
+            )
+
+    def _warn_once(self, message: str) -> None:
+        kind = message.partition(",")[0]
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warnings.warn(message, PruningWarning, stacklevel=3)
+
+
+def _image_receipts(tasks: list[Task], method: Pruner) -> list[ImageReceipt]:
+    return [image_receipt(task, method) for task in tasks]
 
 
 def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
@@ -185,7 +221,13 @@ def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str])
         raise PruningError(
             f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
         )
-    three_axes = "mrope_section" in (getattr(decoder.config, "rope_parameters", None) or {})
+    rotary = getattr(decoder.config, "rope_parameters", None) or {}
+    if "llama_4_scaling_beta" in rotary:
+        raise PruningError(
+            f"{type(decoder).__name__} scales queries by position ids, which pruned layers are not given; "
+            "models with this decoder are not supported"
+        )
+    three_axes = "mrope_section" in rotary
     if three_axes and (layers[0] == 0 or method.renumber):
         raise PruningError(
             f"{'renumber=True' if method.renumber else 'layer=0'}: {type(decoder).__name__} counts positions along "
@@ -220,7 +262,8 @@ class Pruning:
             tower=self._adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None,
         )
         self._adapter.check(method)
-        self._hook: Any = None
+        self._call = _Call()
+        self._hooks: list[Any] = []
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -229,15 +272,26 @@ class Pruning:
 
     def __enter__(self) -> Pruning:
         self._decoder_pruning.__enter__()
-        self._hook = self._adapter.entry.register_forward_pre_hook(self._announce, with_kwargs=True)
+        entry = self._adapter.entry
+        self._hooks = [entry.register_forward_pre_hook(self._announce, with_kwargs=True)]
+        if entry is not self.model:
+            self._hooks.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._decoder_pruning.__exit__(*exception)
 
     def _announce(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._decoder_pruning.expect(self._adapter.spans(args, kwargs))
+        by_position, self._call.by_position = self._call.by_position, None
+        self._decoder_pruning.expect(self._adapter.spans(args, kwargs), by_position)
+
+    def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Labels are for every position, and a tensor of logits to keep is of positions. The entry sees neither."""
+        call = named_arguments(model, args, kwargs)
+        named = [name for name in ("labels", "logits_to_keep") if isinstance(call.get(name), Tensor)]
+        self._call.by_position = named[0] if named else None
 
 
 def prune(model: nn.Module, method: Pruner) -> Pruning:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 
@@ -39,7 +41,10 @@ class ImageReceipt:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One prefill. `images` is in order of batch rows, then of position; empty when no visual token was found."""
+    """One prefill. `images` is in order of batch rows, then of position; empty when no visual token was found.
+
+    make_images: gives them when they are first read, so that a prefill does not wait for lists of Python numbers.
+    """
 
     method: str
     config: dict[str, Any]  # the method's fields
@@ -47,7 +52,12 @@ class Receipt:
     batch_size: int
     tokens_before: int  # padded sequence length that entered the decoder
     tokens_after: int  # padded sequence length from `layer` on
-    images: list[ImageReceipt]
+    make_images: Callable[[], list[ImageReceipt]] = field(repr=False, compare=False)
+
+    @cached_property
+    def images(self) -> list[ImageReceipt]:
+        return self.make_images()
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "images": [image.to_dict() for image in self.images]}
+        own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "make_images"}
+        return {**own, "config": dict(self.config), "images": [image.to_dict() for image in self.images]}

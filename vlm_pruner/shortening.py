@@ -23,7 +23,7 @@ class Task:
     image:   its visual span in the sequence that enters the decoder.
     budgets: visual tokens to keep at each stage that is to come.
     span:    where those of its tokens that are left are now.
-    kept:    the same tokens, counted within `image`, as the last stage chose them.
+    kept:    the same tokens, counted within `image`, as the last stage chose them; None if all are left.
     steps:   (layer, visual tokens from there on) of each stage that is done.
     """
 
@@ -31,13 +31,8 @@ class Task:
     image: VisualSpan
     budgets: tuple[int, ...]
     span: VisualSpan
-    kept: Selection
+    kept: Selection | None = None
     steps: tuple[tuple[int, int], ...] = ()
-
-    @classmethod
-    def of(cls, row: int, image: VisualSpan, budgets: tuple[int, ...]) -> Task:
-        every = torch.arange(image.length)
-        return cls(row, image, budgets, image, Selection(every, every))
 
     @property
     def budget(self) -> int:
@@ -47,23 +42,33 @@ class Task:
     def keeps_all(self) -> bool:
         return self.budget == self.span.length
 
+    @property
+    def keeps_all_to_the_end(self) -> bool:
+        return all(budget == self.span.length for budget in self.budgets)
+
     def keep_all(self, layer: int) -> Task:
         """After a stage before `layer` that left the sequence as it was."""
         return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.span.length)))
 
 
 def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, depth: int) -> list[Task]:
-    """Tasks in order of row and position. Raises PruningError if a span has fewer tokens than are to be kept."""
+    """Tasks in order of row and position. Of a span that has fewer tokens than are to be kept, all are."""
     tasks = []
     stages = len(method.layers(depth))
     for row, row_spans in enumerate(spans):
         if method.per_frame:
             row_spans = [frame for span in row_spans for frame in span.frames()]
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
-            keeps_all = number > 0 and method.released
+            keeps_all = (number > 0 and method.released) or too_small(span, method)
             budgets = (span.length,) * stages if keeps_all else method.budgets(span.length, depth, released_rounding)
-            tasks.append(Task.of(row, span.as_released() if method.released else span, budgets))
+            image = span.as_released() if method.released else span
+            tasks.append(Task(row, image, budgets, image))
     return tasks
+
+
+def too_small(image: VisualSpan, method: Pruner) -> bool:
+    """Whether the image has fewer tokens than `method` is to keep."""
+    return method.keep_tokens is not None and method.keep_tokens > image.length
 
 
 def check_inside(tasks: list[Task], rows: int, length: int) -> None:
@@ -134,7 +139,7 @@ def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tenso
 
 def _within_image(task: Task, chosen: Selection) -> Selection:
     """A choice among what an earlier stage left, counted in the whole image's tokens."""
-    if not task.steps:
+    if task.kept is None:
         return chosen
     left = task.kept.indices.cpu()
     pivots = None if chosen.pivots is None else left[chosen.pivots.cpu()]
@@ -143,7 +148,9 @@ def _within_image(task: Task, chosen: Selection) -> Selection:
 
 def image_receipt(task: Task, method: Pruner) -> ImageReceipt:
     """The receipt of a task whose stages are all done."""
-    indices = task.kept.indices.tolist()
+    every = torch.arange(task.image.length)
+    kept = task.kept or Selection(every, every)
+    indices = kept.indices.tolist()
     return ImageReceipt(
         row=task.row,
         span=(task.image.start, task.image.stop - task.image.start),
@@ -152,10 +159,10 @@ def image_receipt(task: Task, method: Pruner) -> ImageReceipt:
         n_before=task.image.length,
         n_after=len(indices),
         indices=indices,
-        order=task.kept.order.tolist(),
+        order=kept.order.tolist(),
         coords=task.image.layout.coords[indices].tolist(),
-        pivots=[] if task.kept.pivots is None else task.kept.pivots.tolist(),
-        nearest=None if task.kept.nearest is None else task.kept.nearest.tolist(),
+        pivots=[] if kept.pivots is None else kept.pivots.tolist(),
+        nearest=None if kept.nearest is None else kept.nearest.tolist(),
         offsets=None if task.image.offsets is None else task.image.offsets.tolist(),
         steps=[list(step) for step in task.steps],
     )

@@ -12,6 +12,7 @@ sequence, mask and phases means, for a later stage, those that the stage before 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +70,12 @@ class Cut:
     packing: Packing | None
 
 
-class Stage:
-    """Drops tokens before decoder layer `layer`. `tasks` are those of the next forward call; `report` gets each Cut."""
+class Stage(threading.local):
+    """Drops tokens before decoder layer `layer`. `tasks` are those of the next forward call; `report` gets each Cut.
+
+    caches, tower: shared by all threads. What belongs to a forward call is every thread's own, so that several may run
+    the model at once. (A threading.local is initialised anew, with the same arguments, in every thread.)
+    """
 
     def __init__(
         self,
@@ -78,18 +83,20 @@ class Stage:
         method: Pruner,
         layer: int,
         report: Callable[[Cut], None],
+        caches: ShortCaches,
         earlier: Stage | None = None,
+        tower: TowerTap | None = None,
     ) -> None:
         self.decoder = decoder
         self.method = method
         self.layer = layer
         self.tasks: list[Task] = []
-        self.tower: TowerTap | None = None  # for methods that ask what the vision tower has seen
+        self.tower = tower  # for methods that ask what the vision tower has seen
         self.first: LayerCall | None = None  # the call of decoder layer 0, for methods that ask to see it
         self._report = report
         self._earlier = earlier
         self._positions: Tensor | None = None  # long [B or 1, L], of the call that is running, for `renumber`
-        self.caches = ShortCaches()
+        self.caches = caches
         self._tap: _KeyTap | None = None
         self._before: LayerCall | None = None  # the call of the layer before
         self._replacements: dict[str, Any] | None = None  # layer arguments, in the forward call that is running

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,8 +81,8 @@ class Picture:
         return attention.q_proj(self.last[0]), attention.k_proj(self.last)
 
 
-class TowerTap:
-    """While its hooks are on, keeps what the tower sees in the pictures of the coming prefill."""
+class TowerTap(threading.local):
+    """While its hooks are on, keeps what the tower sees in the pictures of the coming prefill: in each thread its own."""
 
     def __init__(self, tower: ClipTower) -> None:
         self.tower = tower

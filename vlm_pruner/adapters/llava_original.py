@@ -9,6 +9,7 @@ from torch import nn
 from vlm_pruner.adapters.base import Adapter
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import VisualSpan
+from vlm_pruner.methods.base import Pruner
 from vlm_pruner.towers import ClipTower
 
 
@@ -33,6 +34,11 @@ class LlavaOriginalAdapter(Adapter):
     @property
     def entry(self) -> nn.Module:
         return self.model.model
+
+    def check(self, method: Pruner) -> None:
+        tiled = (self.model.config.image_aspect_ratio or "").startswith("anyres")
+        if self.decoder.vision_tower is not None and not tiled:
+            method.budget(self.decoder.vision_tower.num_patches)
 
     def tower(self) -> ClipTower:
         tower = self.decoder.vision_tower
