@@ -15,7 +15,7 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "methods.md").read_text()
 
 
 def test_every_method_is_in_the_table():
-    assert set(re.findall(r"^\| `([\w-]+)` \| (?:layer|three|the dec)", PAGE, re.M)) == set(vp.methods.names())
+    assert set(re.findall(r"^\| `([\w-]+)` \| (?:layer|three|the dec)", PAGE, re.M)) == {*vp.methods.names(), "cdpruner"}
 
 
 def test_the_method_of_your_own_runs(monkeypatch):

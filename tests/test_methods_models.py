@@ -211,7 +211,7 @@ def test_a_need_that_nobody_meets_is_refused(model):
         )
 
 
-@pytest.mark.parametrize("name", [name for name in vp.methods.names() if name != "cdpruner"])
+@pytest.mark.parametrize("name", vp.methods.names())
 def test_every_method_runs_in_half_precision(name):
     """Whatever a method is shown in bfloat16, it computes, and what it hands on is bfloat16 again."""
     model = tiny_llava().to(torch.bfloat16)
@@ -225,10 +225,10 @@ def test_every_method_runs_in_half_precision(name):
 def test_no_method_escapes_the_shared_tests():
     from tests.test_methods_tower import NAMES as TOWER
 
-    assert {method.name for method in METHODS} | {*TOWER, "cdpruner"} == set(vp.methods.names())
+    assert {method.name for method in METHODS} | set(TOWER) == set(vp.methods.names())
 
 
 def test_a_missing_method_says_why():
-    with pytest.raises(PruningError, match=r"hiprune cannot be run: .*not read off yet.*known methods: cdpruner"):
+    with pytest.raises(PruningError, match=r"hiprune cannot be run: .*not read off yet.*known methods: dart"):
         vp.methods.get("hiprune")
     assert "hiprune" not in vp.methods.names()

@@ -148,17 +148,23 @@ def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> Non
 
 _METHODS: dict[str, type[Pruner]] = {}
 _MISSING: dict[str, str] = {}  # methods whose mathematics is here and which no model can run: name -> reason
+_UNLISTED: set[str] = set()
 _P = TypeVar("_P", bound=type[Pruner])
 
 
-def register(name: str) -> Callable[[_P], _P]:
-    """Class decorator: makes a method known under `name`."""
+def register(name: str, *, listed: bool = True) -> Callable[[_P], _P]:
+    """Class decorator: makes a method known under `name`.
+
+    listed: whether `names` tells of it; not for a method that needs more than settings, and so cannot be run by name.
+    """
 
     def add(cls: _P) -> _P:
         if name in _METHODS:
             raise ValueError(f"two methods are called {name!r}: {_METHODS[name].__name__} and {cls.__name__}")
         cls.name = name
         _METHODS[name] = cls
+        if not listed:
+            _UNLISTED.add(name)
         return cls
 
     return add
@@ -179,5 +185,5 @@ def get(name: str) -> type[Pruner]:
 
 
 def names() -> list[str]:
-    """The names of all methods, sorted."""
-    return sorted(_METHODS)
+    """The names of all methods that run with settings alone, sorted."""
+    return sorted(set(_METHODS) - _UNLISTED)

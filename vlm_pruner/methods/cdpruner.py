@@ -32,7 +32,7 @@ def cdpruner_order(features: Tensor, image_embeds: Tensor, text_embeds: Tensor, 
     return maximise_determinant(features, relevance(image_embeds, text_embeds), budget)
 
 
-@register("cdpruner")
+@register("cdpruner", listed=False)  # nothing runs it without a question
 @dataclass(frozen=True)
 class CDPruner(Pruner):
     """A determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
