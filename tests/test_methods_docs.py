@@ -15,7 +15,8 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "methods.md").read_text()
 
 
 def test_every_method_is_in_the_table():
-    assert set(re.findall(r"^\| `([\w-]+)` \| (?:layer|three|the dec)", PAGE, re.M)) == {*vp.methods.names(), "cdpruner"}
+    rows = re.findall(r"^\| `([\w-]+)` \| (?:layer|three|the dec)", PAGE, re.M)
+    assert set(rows) == {*vp.methods.names(), "cdpruner"}
 
 
 def test_the_method_of_your_own_runs(monkeypatch):
