@@ -74,8 +74,10 @@ def on_device(engine: LlavaEngine, item: Question) -> Prepared:
     return replace(prepared, input_ids=prepared.input_ids.to(model.device), pixels=pixels)
 
 
-def measure(engine: LlavaEngine, items: Sequence[Question], size: int, repeats: int) -> dict[str, float]:
-    """Rates in questions per second: median of ``repeats``, after one round that is not counted."""
+def measure(
+    engine: LlavaEngine, items: Sequence[Question], size: int, repeats: int
+) -> tuple[dict[str, float], list[str]]:
+    """Rates in questions per second (median of ``repeats``, after one round that is not counted), and the answers."""
     prepared = [on_device(engine, item) for item in items]
     rates: dict[str, list[float]] = {"runner": [], "bare": []}
     for _ in range(repeats + 1):
@@ -87,7 +89,7 @@ def measure(engine: LlavaEngine, items: Sequence[Question], size: int, repeats: 
             raise SystemExit(f"batch size {size}: the runner and the bare loop give different answers")
     found = {name: statistics.median(values[1:]) for name, values in rates.items()}
     spread = {f"{name}_sd": statistics.pstdev(values[1:]) for name, values in rates.items()}
-    return {"batch_size": size, **found, **spread, "runner_share": found["runner"] / found["bare"]}
+    return {"batch_size": size, **found, **spread, "runner_share": found["runner"] / found["bare"]}, texts
 
 
 def parse() -> argparse.Namespace:
@@ -102,6 +104,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def summarise(rows: Sequence[dict[str, float]]) -> float:
+    """Prints a line per batch size, and returns the speed-up of the last over the first."""
+    for row in rows:
+        print(
+            f"B = {row['batch_size']}: runner {row['runner']:.2f} +- {row['runner_sd']:.2f} questions/s, "
+            f"bare loop {row['bare']:.2f} +- {row['bare_sd']:.2f}, share {100 * row['runner_share']:.1f} %"
+        )
+    speedup = rows[-1]["runner"] / rows[0]["runner"]
+    print(f"B = {rows[-1]['batch_size']} answers {speedup:.2f} times as fast as B = {rows[0]['batch_size']}")
+    return speedup
+
+
 def main() -> None:
     chosen = parse()
     with tempfile.TemporaryDirectory() as folder:
@@ -109,17 +123,12 @@ def main() -> None:
         args = arguments(chosen, Path(folder, "mini"))
         engine = LlavaEngine.from_arguments(args, options.build_method(args))
         items = [item for item in model_vqa_loader.read(args) if isinstance(item, Question)][: chosen.questions]
-        found = [measure(engine, items, size, chosen.repeats) for size in chosen.batch_sizes]
-    for row in found:
-        print(
-            f"B = {row['batch_size']}: runner {row['runner']:.2f} +- {row['runner_sd']:.2f} questions/s, "
-            f"bare loop {row['bare']:.2f} +- {row['bare_sd']:.2f}, share {100 * row['runner_share']:.1f} %"
-        )
-    speedup = found[-1]["runner"] / found[0]["runner"]
-    first, last = chosen.batch_sizes[0], chosen.batch_sizes[-1]
-    print(f"B = {last} answers {speedup:.2f} times as many questions a second as B = {first}")
-    document = {"questions": len(items), "threads": torch.get_num_threads(), "rows": found, "speedup": speedup}
-    print(json.dumps({**document, "config": vars(chosen), **environment()}))
+        measured = [measure(engine, items, size, chosen.repeats) for size in chosen.batch_sizes]
+    same = sum(a == b for a, b in zip(measured[0][1], measured[-1][1], strict=True))
+    print(f"{same} of {len(items)} answers are the same at both batch sizes")
+    rows = [row for row, _ in measured]
+    result = {"questions": len(items), "same": same, "rows": rows, "speedup": summarise(rows)}
+    print(json.dumps({**result, "threads": torch.get_num_threads(), "config": vars(chosen), **environment()}))
 
 
 if __name__ == "__main__":
