@@ -57,14 +57,15 @@ TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # shares of
 PLAN = {
     0: {"6": 0.3, "8": 0.5, "8 position": 0.2},
     400: {"8": 0.25, "12": 0.4, "8 position": 0.15, "12 position": 0.2},
-    900: {"8": 0.3, "12": 0.5, "12 position": 0.2},
+    900: {"12": 0.4, "12 position": 0.2, "16": 0.4},
+    1050: {"8": 0.3, "12": 0.5, "12 position": 0.2},
     1300: {"12": 0.45, "12 position": 0.1, "16": 0.45},
     1800: {"12": 0.15, "16": 0.4, "24": 0.45},
     2300: {"16": 0.2, "24": 0.8},
 }
-# step -> share of the peak rates from that step on, before the final decay. The run that made the embedded weights stood
-# still for 900 steps and learned as soon as the rate was lowered; a fresh recipe would start low.
-RATES = {0: 1.0, 900: 0.4}
+# step -> share of the peak rates from that step on, before the final decay. The run that made the embedded weights
+# stood still from step 300 on and learned as soon as the rate was lowered: a better recipe would start low.
+RATES = {0: 1.0, 1050: 0.4}
 TOWER_BATCH = {8: 48, 12: 28, 24: 8}
 BATCH = {6: 24, 8: 20, 12: 14, 16: 9, 24: 6}
 SHARE = {6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0}
