@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,11 @@ def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
 
 
 def _load(args: argparse.Namespace) -> Checkpoint:
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UsageError(
+            "accelerate was started with DeepSpeed, but answer generators do not divide a model among processes: each"
+            " would load all of it; leave --use_deepspeed out, and give --device-map auto if one GPU is too small"
+        )
     device = _device(args.device, this_process().local_rank)
     dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
     name = get_model_name_from_path(args.model_path)
