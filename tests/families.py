@@ -96,6 +96,10 @@ class Family:
     def model(self) -> Any:
         return self.build()
 
+    @cached_property
+    def eager(self) -> Any:
+        return self.build("eager")
+
     def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
         """What stands in the prompt for a picture or video."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through `vp.prune`: what must hold for every family, prompt and batch."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL through `vp.prune`: grids, videos, dialogues. The rest: test_families_*.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
 from vlm_pruner.errors import PruningError
-from vlm_pruner.pruning import PruningWarning
 from vlm_pruner.views import SUPPLIED
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
@@ -115,51 +114,6 @@ def test_layers_from_k_on_hold_the_short_sequence(family, model):
     logits(model, batch, METHOD, past_key_values=cache)
     long = batch["input_ids"].shape[1]
     assert [cache.get_seq_length(i) for i in range(LAYERS)] == [long] * 2 + [long - 19 + 12] * 2
-
-
-# Exactness
-
-
-@pytest.mark.parametrize("layer", [1, 2, 3])
-@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_dropping_equals_masking(family, model, prompt, layer):
-    """A token that is gone and one that no later layer may look at are the same, phases and DeepStack included."""
-    method = vp.CentrifugalPruner(keep_tokens=5, self_weight=1.0, layer=layer)
-    batch = inputs(family, prompt)
-    short, pruning = logits(model, batch, method)
-    tokens = batch["input_ids"].shape[1]
-    mask = torch.ones(tokens, tokens).tril().bool()
-    for one in pruning.receipts[0].images:
-        offsets = one.offsets or list(range(one.n_before))
-        mask[:, [one.span[0] + offsets[i] for i in range(one.n_before) if i not in one.indices]] = False
-    mask |= torch.eye(tokens).bool()  # a dropped query must see something; nobody looks at its result
-
-    def hide(module, args, kwargs):
-        return args, {**kwargs, "attention_mask": mask[None, None]}
-
-    hooks = [m.register_forward_pre_hook(hide, with_kwargs=True) for m in model.model.language_model.layers[layer:]]
-    masked = logits(model, batch)[0]
-    for hook in hooks:
-        hook.remove()
-    assert_close(short[:, -2:], masked[:, -2:])
-
-
-@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS)
-def test_keeping_everything_is_the_dense_model_bit_for_bit(family, model, prompt):
-    batch = inputs(family, prompt)
-    dense = generate(model, batch)
-    kept = generate(model, batch, vp.CentrifugalPruner(reduction_ratio=0.0))
-    assert torch.equal(dense[1], kept[1]) and torch.equal(dense[0], kept[0])
-    assert all(one.n_after == one.n_before for one in kept[2].images)
-
-
-def test_eager_attention_agrees(family, model):
-    eager = tiny_qwen.build(family, "eager")
-    for batch in (inputs(family, MIXED), inputs(family, ONE, FILM)):
-        sdpa_tokens, sdpa_logits, _ = generate(model, batch, METHOD)
-        eager_tokens, eager_logits, _ = generate(eager, batch, METHOD)
-        assert torch.equal(sdpa_tokens, eager_tokens)
-        assert_close(sdpa_logits, eager_logits)
 
 
 def test_half_precision_runs(family):
@@ -294,46 +248,7 @@ def test_generate_goes_on_with_a_dialogue(family, model):
     assert torch.equal(continued, at_once)
 
 
-# No trace, and bad input
-
-
-@pytest.mark.parametrize("where", ["visual", "language_model.layers.1", "language_model.layers.3"])
-def test_an_exception_leaves_no_trace(family, model, where):
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    def hooks():
-        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
-
-    batch, count = inputs(family, MIXED), hooks()
-    state = {name: sorted(vars(module)) for name, module in model.named_modules()}
-    dense, pruned = generate(model, batch)[1], generate(model, batch, HALF)[1]
-    hook = model.model.get_submodule(where).register_forward_pre_hook(fail)
-    with pytest.raises(KeyboardInterrupt), vp.prune(model, HALF) as pruning:
-        model.generate(**batch, max_new_tokens=2)
-    hook.remove()
-    assert hooks() == count and {name: sorted(vars(module)) for name, module in model.named_modules()} == state
-    assert torch.equal(generate(model, batch)[1], dense)
-    with torch.no_grad(), pruning:
-        again = model(**batch).logits[:, -1]
-    assert_close(again, pruned[:, 0])
-
-
-def test_two_families_at_once():
-    first, second = tiny_qwen.model("qwen2_vl"), tiny_qwen.model("qwen3_vl")
-    batches = inputs("qwen2_vl", MIXED), inputs("qwen3_vl", MIXED)
-    alone = logits(first, batches[0], METHOD)[0], logits(second, batches[1], HALF)[0]
-    with torch.no_grad(), vp.prune(first, METHOD), vp.prune(second, HALF):
-        for _ in range(2):
-            assert torch.equal(first(**batches[0]).logits, alone[0])
-            assert torch.equal(second(**batches[1]).logits, alone[1])
-
-
-def test_words_alone_warn_and_are_dense(family, model):
-    batch = inputs(family, WORDS)
-    with pytest.warns(PruningWarning, match="no visual tokens"):
-        pruned = generate(model, batch, METHOD)
-    assert torch.equal(pruned[1], generate(model, batch)[1]) and pruned[2].images == []
+# Bad input
 
 
 def test_a_placeholder_that_the_model_generates_is_a_word(family, model):

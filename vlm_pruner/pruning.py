@@ -196,7 +196,7 @@ class DecoderPruning:
         )
         if not cut.tasks:
             self._warn_once(
-                f"{type(self.method).__name__} is on, but no visual tokens were found in this prompt: nothing was pruned"
+                f"{type(self.method).__name__} is on, but no visual tokens in this prompt: nothing was pruned"
             )
 
     def _warn_once(self, message: str) -> None:

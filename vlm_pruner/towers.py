@@ -82,7 +82,7 @@ class Picture:
 
 
 class TowerTap(threading.local):
-    """While its hooks are on, keeps what the tower sees in the pictures of the coming prefill: in each thread its own."""
+    """While its hooks are on, keeps what the tower sees in a coming prefill's pictures, for every thread by itself."""
 
     def __init__(self, tower: ClipTower) -> None:
         self.tower = tower

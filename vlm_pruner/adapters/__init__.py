@@ -46,5 +46,6 @@ def find(model: nn.Module) -> Adapter:
             adapter: Adapter = getattr(import_module(f"vlm_pruner.adapters.{module}"), name)(model)
             return adapter
     raise UnsupportedModelError(
-        f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))}"
+        f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))} "
+        "(docs/adding_a_model.md says how to add one)"
     )
