@@ -266,5 +266,19 @@ def test_a_dense_run_in_another_thread_stays_dense():
     assert "already" in found[1]
 
 
+# Cost
+
+
+def test_a_layer_costs_one_call_and_lists_are_made_when_read(family):
+    """DeepStack, which adds to what later layers get, is one more."""
+    with torch.no_grad(), vp.prune(family.model, METHOD) as pruning:
+        calls = [len(layer._forward_pre_hooks) for layer in family.model.model.language_model.layers]
+        family.model(**family.inputs(TWO))
+    assert calls[METHOD.layer + 1 :] == [2 if family.name.startswith("qwen3") else 1] * (LAYERS - METHOD.layer - 1)
+    receipt = pruning.receipts[0]
+    assert "images" not in vars(receipt)
+    assert receipt.images is receipt.images and all(type(image.indices) is list for image in receipt.images)
+
+
 def test_the_prompts_have_pictures():
     assert [len(pictures([prompt])) for prompt in (ONE, TWO, FILM, MIXED, WORDS)] == [1, 2, 0, 1, 0]
