@@ -1,0 +1,65 @@
+"""Time of a prefill that keeps every token, over the dense one: what pruning costs beside choosing and a shorter pass.
+
+    python benchmarks/prefill_overhead.py --model PATH [--repeats 100]
+
+PATH is a Qwen2-VL checkpoint in transformers' layout. Dense and pruned calls alternate, so that a busy machine slows
+both alike; the median of the differences between neighbours counts. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import median
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+import vlm_pruner as vp
+
+GRID = (1, 24, 16)  # patches; a token is 2 x 2 of them
+TEXT = 36  # tokens
+
+
+def inputs(model: Qwen2VLForConditionalGeneration) -> dict[str, torch.Tensor]:
+    config, vision = model.config, model.config.vision_config
+    tokens = GRID[1] * GRID[2] // vision.spatial_merge_size**2
+    ids = torch.tensor([[*range(1, TEXT), *[config.image_token_id] * tokens, 1]])
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    return {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == config.image_token_id).int(),
+        "pixel_values": torch.randn(GRID[1] * GRID[2], pixels, generator=torch.Generator().manual_seed(0)),
+        "image_grid_thw": torch.tensor([GRID]),
+    }
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--repeats", type=int, default=100)
+    args = parser.parse_args()
+    model = Qwen2VLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
+    batch, pruning = inputs(model), vp.prune(model, vp.CentrifugalPruner(reduction_ratio=0.0))
+
+    def milliseconds() -> float:
+        start = time.perf_counter()
+        model(**batch)
+        return 1000 * (time.perf_counter() - start)
+
+    milliseconds()
+    dense, kept = [], []
+    for _ in range(args.repeats):
+        dense.append(milliseconds())
+        with pruning:
+            kept.append(milliseconds())
+    more = median(long - short for short, long in zip(dense, kept, strict=True))
+    record = {"dense_ms": median(dense), "more_ms": more, "overhead": more / median(dense)}
+    record |= {"tokens": batch["input_ids"].numel(), "repeats": args.repeats, "threads": torch.get_num_threads()}
+    print(json.dumps(record | {"torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()
