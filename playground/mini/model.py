@@ -7,12 +7,14 @@ a Llama decoder do the rest. The decoder is 320 wide so that screening 256 chann
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
+from playground.mini.tokenizer import VICUNA_SYSTEM, build
 from playground.mini.world import GRID, PATCH
 
 PREFIX = 3  # <s>, the system sentence, USER: -- the picture starts here
@@ -130,16 +132,10 @@ class MiniModel(nn.Module):
         return x, torch.cat(positions, 1), PREFIX + raster.shape[1]
 
 
-_OPENING: list[int] = []
-
-
-def opening_ids() -> list[int]:
+@lru_cache(maxsize=1)
+def opening_ids() -> tuple[int, ...]:
     """Ids of what precedes the picture in a vicuna_v1 prompt."""
-    if not _OPENING:
-        from playground.mini.tokenizer import VICUNA_SYSTEM, build
-
-        _OPENING.extend(build()(f"{VICUNA_SYSTEM} USER: ").input_ids)
-    return _OPENING
+    return tuple(build()(f"{VICUNA_SYSTEM} USER: ").input_ids)
 
 
 def _rope(positions: Tensor, width: int, theta: float = 10000.0) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 1. The tower learns patch labels (what shape, colour, size, character is here) on small scenes, then on full ones.
 2. Tower, projector and decoder learn to answer, from small scenes to full ones; the patch labels stay as a side loss
-   until the tower is frozen for the final decay.
+   until the tower is frozen for the last 900 steps.
 
-In 7 of 8 lessons of the first two thirds of step 2, questions see the picture from the pruned layer on only ("late
+In 7 of 8 lessons of the first 2,300 steps of part 2, questions see the picture from the pruned layer on only ("late
 fusion"); without that this small decoder reads all but the printed texts in its first two layers, and pruning behind
 them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by attention in those
 layers. Nothing is ever pruned while training. State is saved every few minutes; the same command goes on where it was
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import time
 from collections import defaultdict
@@ -284,7 +283,6 @@ def main(argv: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(Recipe(**args), out)
     trainer.resume()
-    assert math.isfinite(trainer.seconds)
     trainer.run()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -15,8 +15,6 @@ from vlm_pruner.towers import ClipTower
 
 class LlavaOriginalAdapter(Adapter):
     """The model has spliced its pictures in before the decoder runs, and passes `visual_spans` along."""
-
-    model_classes: ClassVar[tuple[str, ...]] = ("LlavaLlamaForCausalLM",)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
