@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval import checkpoint, plan, reproduce
+from vlm_pruner import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,6 +117,8 @@ def test_a_benchmark_that_fails_does_not_stop_the_others(world, stub, monkeypatc
         ([], {}, "give the checkpoint's folder"),
         (["m"], {"METHODS": "magic"}, "unknown method 'magic'"),
         (["m"], {"METHODS": "vlm-pruner:x"}, "'vlm-pruner:x'"),
+        (["m", "--methods", "magic"], {"METHODS": "random"}, "unknown method 'magic'"),
+        (["m", "--ratios", "64"], {}, "'64' is not a share of removed tokens"),
     ],
 )
 def test_bad_input(world, monkeypatch, capsys, arguments, environment, words):
@@ -129,7 +132,7 @@ def test_bad_input(world, monkeypatch, capsys, arguments, environment, words):
 
 
 def test_mini_runs_what_the_embedded_model_is_compared_with():
-    arms = list(reproduce.arms_of({}, mini=True))
+    arms = list(reproduce.arms_of(mini=True))
     assert [arm.label for arm in arms[:5]] == [
         "dense",
         "random 0.667",
@@ -138,7 +141,19 @@ def test_mini_runs_what_the_embedded_model_is_compared_with():
         "vlm-pruner 0.667",
     ]
     assert len(arms) == 10 and arms[-1].numbers == ["0.889", "0.8", "1"]
-    assert next(arm for arm in reproduce.arms_of({}) if arm.method).method == "vlm-pruner"
+    assert next(arm for arm in reproduce.arms_of() if arm.method).method == "vlm-pruner"
+
+
+def test_all_methods_are_planned_and_only_planned(world, stub, capsys):
+    """By one word every method that runs with settings alone, and a word about the one that does not."""
+    assert reproduce.main(["m/llava-v1.5-7b", "--methods", "all", "--ratios", "0.889", "--plan"]) == 0
+    told = capsys.readouterr().err
+    assert not stub.calls
+    arms = [arm.label for arm in reproduce.arms_of("all", "0.889")]
+    assert f"plan: {len(arms)} arms x 3 benchmarks = {3 * len(arms)} runs" in told and ", ".join(arms) in told
+    assert arms[:3] == ["dense", "vlm-pruner 0.889", "vlm-pruner:1 0.889"] and len(set(arms)) == len(arms)
+    assert {label.split()[0] for label in arms} == {"dense", "vlm-pruner:1", *methods.names()}
+    assert "not among them: cdpruner" in told
 
 
 def test_the_scripts_tell_their_commands(tmp_path):

@@ -1,15 +1,17 @@
 """The paper's table of one model: dense and pruned, all budgets and benchmarks, in one process that loads it once.
 
     bash scripts/v1_5/reproduce.sh checkpoints/llava-v1.5-7b --batch-size 8
-    METHODS="vlm-pruner vlm-pruner:1 random" RATIOS=0.889 BENCHMARKS="pope mme" bash scripts/v1_5/reproduce.sh MODEL
+    bash scripts/v1_5/reproduce.sh MODEL --methods "vlm-pruner vlm-pruner:1 random" --ratios 0.889
+    METHODS=all BENCHMARKS="pope mme" bash scripts/v1_5/reproduce.sh MODEL
     MINI=1 bash scripts/v1_5/reproduce.sh
 
 What there is to run is what the benchmark scripts say: each is asked for its commands, which are then run here, so that
 the checkpoint stays loaded. Results that exist are kept, an interrupted benchmark goes on where it stopped, and one
 whose data are missing is told at the end and makes the exit code 1.
 
-Environment: METHODS are names of methods (for VLM-Pruner with :B for another token batch than the paper's 16), RATIOS
-shares of removed tokens, BENCHMARKS names of scripts; DATA, MINI and ALLOW_ERRORS are the benchmark scripts' own.
+Flags, or in the environment METHODS, RATIOS and BENCHMARKS: names of methods (for VLM-Pruner with :B for another token
+batch than the paper's 16), or all; shares of removed tokens; names of scripts. --plan prints what would be run, and no
+more. DATA, MINI and ALLOW_ERRORS are the benchmark scripts' own; flags that are not known here go to the generators.
 Several GPUs: start it once for each, with METHODS or BENCHMARKS of its own.
 """
 
@@ -35,6 +37,7 @@ BENCHMARKS = ("gqa", "mmbench", "mme", "pope", "sqa", "textvqa", "ocrbench", "se
 RATIOS = ("0.667", "0.778", "0.889")  # 192, 128 and 64 of LLaVA-1.5's 576 tokens
 THRESHOLD, TOKEN_BATCH = "0.8", "16"  # the paper's
 MINI_METHODS = ("random", "vlm-pruner", "vlm-pruner:1")
+ALL = "all"
 MINI_FLAGS = ("--batch-size", "8")
 EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -72,15 +75,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("model", nargs="?", default=os.environ.get("MODEL"), help="checkpoint folder; not with MINI=1")
+    for name, what in (("methods", "names of methods, or all"), ("ratios", "shares"), ("benchmarks", "scripts")):
+        parser.add_argument(f"--{name}", default=os.environ.get(name.upper(), ""), help=f"{what} (or {name.upper()}=)")
+    parser.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")
     args, flags = parser.parse_known_args(argv)
     mini = bool(os.environ.get("MINI"))
     if args.model is None and not mini:
         parser.error("give the checkpoint's folder, or MINI=1 for the embedded model")
     try:
-        arms = list(arms_of(os.environ, mini))
+        arms = list(arms_of(args.methods, args.ratios, mini))
     except ValueError as error:
         parser.error(str(error))
-    scripts = _words(os.environ, "BENCHMARKS", BENCHMARKS)
+    scripts = _words(args.benchmarks, BENCHMARKS)
+    _print_plan(arms, scripts, args.methods)
+    if args.plan:
+        return 0
     environment = {**os.environ, **({"MODEL": args.model} if args.model else {})}
     try:
         with keep_loaded():
@@ -90,16 +99,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def arms_of(environment: Mapping[str, str], mini: bool = False) -> Iterator[Arm]:
-    """Dense, then each method at every ratio. Raises ValueError for a method that does not exist."""
+def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[Arm]:
+    """Dense, then each method at every ratio. chosen, ratios: words; the defaults if there are none.
+
+    Raises ValueError for a method that does not exist, and for a ratio that is no share.
+    """
     yield Arm()
-    for word in _words(environment, "METHODS", MINI_METHODS if mini else _papers_methods()):
+    shares = _words(ratios, RATIOS)
+    for ratio in shares:
+        _check_ratio(ratio)
+    words = _words(chosen, MINI_METHODS if mini else _papers_methods())
+    for word in _all_methods() if words == [ALL] else words:
         name, _, batch = word.partition(":")
         methods.get(name)
         if batch and not batch.isdigit():
-            raise ValueError(f"METHODS: {word!r} is not a method with a token batch, such as vlm-pruner:1")
-        for ratio in _words(environment, "RATIOS", RATIOS):
+            raise ValueError(f"methods: {word!r} is not a method with a token batch, such as vlm-pruner:1")
+        for ratio in shares:
             yield Arm(name, ratio, batch or TOKEN_BATCH)
+
+
+def _check_ratio(word: str) -> None:
+    try:
+        possible = 0 < float(word) < 1
+    except ValueError:
+        possible = False
+    if not possible:
+        raise ValueError(f"ratios: {word!r} is not a share of removed tokens, above 0 and below 1, such as 0.889")
 
 
 def reproduce(arms: Sequence[Arm], scripts: Sequence[str], environment: Mapping[str, str], flags: Sequence[str]) -> int:
@@ -143,8 +168,25 @@ def _papers_methods() -> list[str]:
     return sorted((name for name in LABELS if name in known), key=lambda name: name != "vlm-pruner")
 
 
-def _words(environment: Mapping[str, str], name: str, default: Sequence[str]) -> list[str]:
-    return environment.get(name, "").replace(",", " ").split() or list(default)
+def _all_methods() -> list[str]:
+    """Every method that runs with settings alone, ours first and with both token batches."""
+    others = [name for name in methods.names() if name != "vlm-pruner"]
+    return ["vlm-pruner", "vlm-pruner:1", *others]
+
+
+def _words(given: str, default: Sequence[str]) -> list[str]:
+    return given.replace(",", " ").split() or list(default)
+
+
+def _print_plan(arms: Sequence[Arm], scripts: Sequence[str], chosen: str) -> None:
+    runs = len(arms) * len(scripts)
+    print(
+        f"plan: {len(arms)} arms x {len(scripts)} benchmarks = {runs} runs; those that have a result are kept\n"
+        f"  benchmarks: {', '.join(scripts)}\n  arms: {', '.join(arm.label for arm in arms)}",
+        file=sys.stderr,
+    )
+    if chosen.strip() == ALL:
+        print("  not among them: cdpruner, which needs embeddings of each question (docs/methods.md)", file=sys.stderr)
 
 
 def _clock(start: float) -> str:

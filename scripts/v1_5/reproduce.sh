@@ -2,6 +2,7 @@
 # The paper's table of a model: dense, and every method at every budget, on nine benchmarks; runs again what is missing.
 #   bash scripts/v1_5/reproduce.sh MODEL [generator flags]      for example checkpoints/llava-v1.5-7b --batch-size 8
 #   MINI=1 bash scripts/v1_5/reproduce.sh                       the embedded model on its mini benchmarks
+#   METHODS=all ... or --methods all [--plan]                    every method; --plan only tells what would be run
 # METHODS, RATIOS and BENCHMARKS choose parts of it; --help says how. DATA is the folder of the benchmarks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
