@@ -87,7 +87,7 @@ class CentrifugalPruner(Pruner):
         self._check_sizes(hidden, keys, layout, budget)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         features = screen_channels(hidden.to(dtype), self.channels)
-        pivots = choose_pivots(keys.to(dtype), min(self.pivots, budget))
+        pivots = self._choose_pivots(keys.to(dtype), min(self.pivots, budget))
         assert self.token_batch is not None
         grown = expand(
             features,
@@ -103,6 +103,10 @@ class CentrifugalPruner(Pruner):
         indices = grown.order.sort().values
         nearest = torch.searchsorted(indices, grown.nearest)
         return Selection(indices, grown.order, nearest, grown.similarity, pivots)
+
+    def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
+        """Tokens to start from, long [count]. Ablations start elsewhere."""
+        return choose_pivots(keys, count)
 
     def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
         n = hidden.shape[0]
