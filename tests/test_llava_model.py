@@ -169,3 +169,16 @@ def test_a_tokenizer_json_with_its_config_is_enough(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     assert tokenizer_image_token("w1 <image> w2", tokenizer) == [5, -200, 6]
+
+
+def test_a_picture_that_stands_in_a_list_twice_is_encoded_once(monkeypatch):
+    model = llava_tiny.model()
+    first, second = llava_tiny.pixels(0)[0], llava_tiny.pixels(1)[0]
+    expected = model.encode_images(torch.stack([first, second, first]))
+    tower, sizes = model.get_vision_tower(), []
+    handle = tower.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    found = model.encode_images([first, second, first])
+    handle.remove()
+    assert sizes == [2]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

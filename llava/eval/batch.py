@@ -44,11 +44,11 @@ def pad_left(rows: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def join_pictures(pictures: Sequence[Tensor]) -> Tensor | list[Tensor] | None:
-    """One tensor [B, ...] where shapes allow it; AnyRes pictures have different numbers of tiles."""
-    if len({picture.shape for picture in pictures}) == 1:
-        return torch.stack(list(pictures))
-    return list(pictures) or None
+def on_device(batch: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> list[Tensor] | None:
+    """Every picture of the batch in order. One that several questions share stays one tensor, so it is encoded once."""
+    moved = {id(picture): picture for item in batch for picture in item.pixels}
+    moved = {key: picture.to(device, dtype, non_blocking=True) for key, picture in moved.items()}
+    return [moved[id(picture)] for item in batch for picture in item.pixels] or None
 
 
 def kept_per_row(receipt: Receipt, rows: int) -> list[list[ImageReceipt]]:

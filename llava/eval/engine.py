@@ -14,7 +14,7 @@ from torch import Tensor
 
 import vlm_pruner as vp
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.eval.batch import Prepared, check_receipt, image_places, join_pictures, kept_per_row, pad_left
+from llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
 from llava.eval.checkpoint import Checkpoint, load_checkpoint
 from llava.eval.errors import ItemError, UsageError
 from llava.eval.images import open_image
@@ -88,11 +88,10 @@ class LlavaEngine:
             torch.manual_seed(args.seed + batch[0].index)  # batches of one: answers do not depend on resuming
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         ids, mask = pad_left([item.input_ids for item in batch], pad)
-        pixels = [picture.to(model.device, model.dtype) for item in batch for picture in item.pixels]
         return model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
-            images=join_pictures(pixels),
+            images=on_device(batch, model.device, model.dtype),
             image_sizes=[size for item in batch for size in item.sizes] or None,
             do_sample=args.temperature > 0,
             temperature=args.temperature if args.temperature > 0 else None,

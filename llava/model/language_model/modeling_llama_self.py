@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaModel
 
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.fit import Fit
+from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.pruning import DecoderPruning
 from vlm_pruner.receipts import Receipt
@@ -33,12 +34,16 @@ class VLMPruner(LlamaModel):
 
     @method.setter
     def method(self, method: Pruner | None) -> None:
-        self._pruning = None if method is None else DecoderPruning(self, method)
+        self._pruning = None if method is None else DecoderPruning(self, method, fit=self.fit)
 
     @property
     def receipts(self) -> list[Receipt]:
         """What was kept: one receipt per prefill since the method was set."""
         return self._pruning.receipts if self._pruning else []
+
+    def fit(self, layout: TokenLayout) -> Fit | None:
+        """How a picture with tokens at `layout` was laid on their grid; a decoder alone cannot tell."""
+        return None
 
     def forward(self, *args: Any, visual_spans: list[list[VisualSpan]] | None = None, **kwargs: Any) -> Any:
         """As `LlamaModel.forward`; `visual_spans` says, per batch row, where a prefill's visual tokens are."""
