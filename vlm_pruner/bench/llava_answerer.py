@@ -23,8 +23,12 @@ from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner.bench.interleave import Reply
 from vlm_pruner.bench.questions import Question
+from vlm_pruner.chat.answer import cache_bytes
+from vlm_pruner.chat.opening import check_device
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
+
+__all__ = ["LlavaAnswerer", "Look", "check_device"]
 
 CONVERSATION = "vicuna_v1"
 MAX_NEW_TOKENS = 16
@@ -131,19 +135,3 @@ class LlavaAnswerer:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError when torch does not know the device or cannot use it here."""
-    try:
-        known = torch.device(device)
-        torch.empty(1, device=known)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an AssertionError
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {device!r} cannot be used here ({reason}); --device cpu always works") from None
-
-
-def cache_bytes(cache: DynamicCache) -> int:
-    """Size of all keys and values as they lie in memory."""
-    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,87 @@
+"""One answer, what it cost, and the watch that measures it while it is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from vlm_pruner.receipts import ImageReceipt
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said, and what it took.
+
+    stopped:              the caller asked to stop before the model was done.
+    tokens:               new tokens, the end-of-sequence token included.
+    first_token_seconds:  from the start of `generate` (vision tower included) to the first new token.
+    seconds:              to the last one.
+    kv_bytes:             keys and values of all layers at the end.
+    prompt_tokens:        text of the prompt, the picture's tokens not counted.
+    visual_tokens, kept:  of all pictures, before pruning and from the (last) pruned layer on; equal when dense.
+    images:               one receipt per visual span; empty when dense.
+    """
+
+    text: str
+    stopped: bool
+    tokens: int
+    first_token_seconds: float
+    seconds: float
+    kv_bytes: int
+    prompt_tokens: int
+    visual_tokens: int
+    kept: int
+    images: tuple[ImageReceipt, ...] = ()
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of decoding, that is without the prefill; None for an answer of a single token."""
+        decoding = self.seconds - self.first_token_seconds
+        return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else None
+
+
+class Watch(BaseStreamer):
+    """Hands the text so far to `on_text` with every token that `generate` makes, and notes when they came."""
+
+    def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None] | None) -> None:
+        self._decode = decode
+        self._on_text = on_text
+        self._times: list[float] = []
+        self._prompt_seen = False
+        self.ids: list[int] = []
+        self.started = time.perf_counter()
+
+    @property
+    def text(self) -> str:
+        return self._decode(self.ids)
+
+    @property
+    def first_token_seconds(self) -> float:
+        return self._times[0] - self.started
+
+    @property
+    def seconds(self) -> float:
+        return self._times[-1] - self.started
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt_seen:  # `generate` begins with the prompt's ids
+            self._prompt_seen = True
+            return
+        self.ids += value.flatten().tolist()
+        self._times.append(time.perf_counter())
+        if self._on_text is not None:
+            self._on_text(self.text.rstrip("\ufffd"))  # half a character: the next token has the rest
+
+    def end(self) -> None:
+        pass
+
+
+def cache_bytes(cache: Any) -> int:
+    """Size of all keys and values of a transformers cache, as they lie in memory."""
+    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
