@@ -60,6 +60,7 @@ class VisualSpan:
     offsets:         long [length], ascending: where they are, counted from `start`, if text stands between them (as
                      between the frames of a Qwen3-VL video); None if they follow each other.
     released_layout: where the released code believes the tokens to be, for models where it is mistaken.
+    true_layout:     where they are, if `layout` is what the released code believes.
     """
 
     start: int
@@ -67,6 +68,7 @@ class VisualSpan:
     layout: TokenLayout
     offsets: Tensor | None = None
     released_layout: TokenLayout | None = None
+    true_layout: TokenLayout | None = None
 
     def __post_init__(self) -> None:
         if self.start < 0 or self.length < 1:
@@ -105,4 +107,6 @@ class VisualSpan:
 
     def as_released(self) -> VisualSpan:
         """The span with the coordinates that the released code gives it."""
-        return self if self.released_layout is None else replace(self, layout=self.released_layout)
+        if self.released_layout is None:
+            return self
+        return replace(self, layout=self.released_layout, true_layout=self.layout)

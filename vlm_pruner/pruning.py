@@ -21,7 +21,8 @@ from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
 from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.fit import Fit
+from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.receipts import ImageReceipt, Receipt
 from vlm_pruner.short_caches import ShortCaches, long_arguments
@@ -61,11 +62,13 @@ class DecoderPruning:
         *,
         released_rounding: str = "round",
         tower: ClipTower | None = None,
+        fit: Callable[[TokenLayout], Fit | None] | None = None,
     ) -> None:
         _check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
         self.decoder = decoder
         self.method = method
         self.released_rounding = released_rounding
+        self._fit = fit
         self.receipts: list[Receipt] = []
         self._depth = len(decoder.layers)
         self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
@@ -191,7 +194,7 @@ class DecoderPruning:
                 batch_size=cut.rows,
                 tokens_before=self._call.tokens_before,
                 tokens_after=cut.after,
-                make_images=partial(_image_receipts, cut.tasks, self.method),
+                make_images=partial(_image_receipts, cut.tasks, self.method, self._fit),
             )
         )
         if not cut.tasks:
@@ -206,8 +209,10 @@ class DecoderPruning:
             warnings.warn(message, PruningWarning, stacklevel=3)
 
 
-def _image_receipts(tasks: list[Task], method: Pruner) -> list[ImageReceipt]:
-    return [image_receipt(task, method) for task in tasks]
+def _image_receipts(
+    tasks: list[Task], method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None
+) -> list[ImageReceipt]:
+    return [image_receipt(task, method, fit) for task in tasks]
 
 
 def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
@@ -260,6 +265,7 @@ class Pruning:
             method,
             released_rounding=self._adapter.released_rounding,
             tower=self._adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None,
+            fit=self._adapter.fit,
         )
         self._adapter.check(method)
         self._call = _Call()

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from vlm_pruner.fit import Fit
+
 
 @dataclass(frozen=True)
 class ImageReceipt:
@@ -19,6 +21,7 @@ class ImageReceipt:
              dropped token was folded in; None for methods that fold nothing, and for those with several stages.
     offsets: [N] where the tokens are in the span, if text stands between them; None if they follow each other.
     steps:   [layer, visual tokens from there on] of each stage; the last is [layer, n_after].
+    fit:     how the picture was laid on its tokens' grid, and so where each token is in it; None if not known.
     """
 
     row: int
@@ -34,6 +37,7 @@ class ImageReceipt:
     nearest: list[int] | None = None
     offsets: list[int] | None = None
     steps: list[list[int]] = field(default_factory=list)
+    fit: Fit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "span": list(self.span)}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.view import View
@@ -146,8 +147,8 @@ def _within_image(task: Task, chosen: Selection) -> Selection:
     return Selection(left[chosen.indices.cpu()], left[chosen.order.cpu()], pivots=pivots)
 
 
-def image_receipt(task: Task, method: Pruner) -> ImageReceipt:
-    """The receipt of a task whose stages are all done."""
+def image_receipt(task: Task, method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None) -> ImageReceipt:
+    """The receipt of a task whose stages are all done. fit: tells how a picture was laid on its tokens' grid."""
     every = torch.arange(task.image.length)
     kept = task.kept or Selection(every, every)
     indices = kept.indices.tolist()
@@ -165,4 +166,5 @@ def image_receipt(task: Task, method: Pruner) -> ImageReceipt:
         nearest=None if kept.nearest is None else kept.nearest.tolist(),
         offsets=None if task.image.offsets is None else task.image.offsets.tolist(),
         steps=[list(step) for step in task.steps],
+        fit=fit(task.image.true_layout or task.image.layout) if fit else None,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
+from vlm_pruner.adapters.base import grid_fit
 from vlm_pruner.adapters.qwen_vl import QwenVLAdapter
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.pruning import DecoderPruning
@@ -47,7 +48,7 @@ class VLMPruner(Qwen2VLModel):
             self._pruning = None
             return
         rounding = QwenVLAdapter.released_rounding
-        self._pruning = DecoderPruning(self.language_model, method, released_rounding=rounding)
+        self._pruning = DecoderPruning(self.language_model, method, released_rounding=rounding, fit=grid_fit)
 
     @property
     def receipts(self) -> list[Receipt]:

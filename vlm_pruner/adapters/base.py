@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vlm_pruner.errors import PruningError
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.towers import ClipTower
@@ -53,6 +54,20 @@ class Adapter:
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         """Visual spans per batch row in one forward call of `entry`, a decoding step's included (no spans then)."""
         raise NotImplementedError
+
+    def fit(self, layout: TokenLayout) -> Fit | None:
+        """How a picture or video with tokens at `layout` was laid on their grid; None where that cannot be told.
+
+        Receipts carry it, and pictures of kept tokens are drawn by it. By default the picture was scaled to fill it.
+        """
+        return grid_fit(layout)
+
+
+def grid_fit(layout: TokenLayout, kind: str = "stretch", pixels: int = 0) -> Fit:
+    """The fit of one grid, or of one per frame."""
+    columns, rows = (int(axis.max()) + 1 for axis in layout.coords[:, -2:].T)
+    frames = 1 if layout.coords.shape[1] == 2 else len(layout.coords[:, 0].unique())
+    return Fit(kind, rows, columns, frames, pixels=pixels)
 
 
 def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments, placeholders
 from vlm_pruner.errors import PruningError
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 
 
@@ -33,6 +34,11 @@ class InternVLAdapter(Adapter):
         tiles = call.get("pixel_values") if features is None else features
         layouts = [] if tiles is None else self._layouts(placeholders(call, token_id), len(tiles))
         return lay_out(call, {token_id: layouts})
+
+    def fit(self, layout: TokenLayout) -> Fit | None:
+        if len(layout) == self._side**2 and layout.coords.shape[1] == 3:
+            return None  # one tile of several, pruned by itself: where it was is not known any more
+        return Fit("tiles", self._side, self._side, tiles=len(layout) // self._side**2)
 
     def _layouts(self, visual: Tensor, tiles: int) -> list[TokenLayout]:
         """Of the pictures in `visual`, bool [B, T], which have `tiles` tiles in all."""

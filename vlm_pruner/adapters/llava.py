@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from vlm_pruner.adapters.base import Adapter, named_arguments, placeholder_spans
+from vlm_pruner.adapters.base import Adapter, grid_fit, named_arguments, placeholder_spans
 from vlm_pruner.errors import PruningError
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.towers import ClipTower
@@ -34,6 +35,10 @@ class LlavaAdapter(Adapter):
     def tower(self) -> ClipTower:
         entry, layer = self.entry, self.model.config.vision_feature_layer
         return ClipTower.of(entry.vision_tower, layer, entry.multi_modal_projector)
+
+    def fit(self, layout: TokenLayout) -> Fit:
+        """Cropped, as the processor of the published checkpoints does."""
+        return grid_fit(layout, "crop", self.model.config.vision_config.image_size)
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments
 from vlm_pruner.errors import PruningError
+from vlm_pruner.fit import Fit, Size
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.tiles import released_layout, unpadded_layout
 
@@ -40,6 +41,11 @@ class LlavaNextAdapter(Adapter):
         call = named_arguments(self.entry, args, kwargs)
         spans = lay_out(call, {self.model.config.image_token_id: self._layouts(call)})
         return [[replace(span, released_layout=released_layout(span.length)) for span in row] for row in spans]
+
+    def fit(self, layout: TokenLayout) -> Fit:
+        config = self.model.config
+        canvases = tuple((width, height) for height, width in config.image_grid_pinpoints)
+        return anyres_fit(layout, self._side, config.vision_config.image_size, canvases)
 
     def _layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
         """Of the call's pictures. `generate` encodes them beforehand, and passes features in place of their sizes."""
@@ -78,6 +84,13 @@ class LlavaNextAdapter(Adapter):
                 "image_newline; give the features as the model's get_image_features packs them"
             )
         return unpadded_layout(self._side, rows, columns)
+
+
+def anyres_fit(layout: TokenLayout, side: int, pixels: int, canvases: tuple[Size, ...]) -> Fit:
+    """The fit of base, tiles and newlines; `pixels` along a tile, canvases as (width, height)."""
+    tiles = layout.coords[side**2 :]
+    rows, columns = (int(tiles[:, 1].max()) + 1, int(tiles[:, 0].max())) if len(tiles) else (0, 0)
+    return Fit("anyres", rows, columns, base=side, pixels=pixels, canvases=canvases)
 
 
 def pairs(image_sizes: Any) -> Iterable[tuple[int, int]]:

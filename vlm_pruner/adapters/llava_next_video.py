@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlm_pruner.adapters.base import encoded, lay_out, named_arguments
+from vlm_pruner.adapters.base import encoded, grid_fit, lay_out, named_arguments
 from vlm_pruner.adapters.llava_next import LlavaNextAdapter
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 
 
@@ -20,6 +21,11 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
         call = named_arguments(self.entry, args, kwargs)
         videos = lay_out(call, {self.model.config.video_token_id: self._videos(call)})
         return [own + more for own, more in zip(super().spans(args, kwargs), videos, strict=True)]
+
+    def fit(self, layout: TokenLayout) -> Fit:
+        if layout.coords.shape[1] == 2:
+            return super().fit(layout)
+        return grid_fit(layout, "crop", self.model.config.vision_config.image_size)
 
     def _videos(self, call: dict[str, Any]) -> list[TokenLayout]:
         """Of the call's videos, whose frames are all of one size."""

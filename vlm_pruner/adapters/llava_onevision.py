@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vlm_pruner.adapters.base import encoded
+from vlm_pruner.adapters.base import encoded, grid_fit
 from vlm_pruner.adapters.llava_next import pairs
 from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
+from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout
 
 _LARGE = 1.1  # transformers shrinks grids that are larger than the limit by more than this, along each side
@@ -25,6 +26,12 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
     """LlavaOnevisionForConditionalGeneration, and the LlavaOnevisionModel inside it."""
 
     select_strategy: ClassVar[str] = "full"  # SigLIP has no class token to leave out
+
+    def fit(self, layout: TokenLayout) -> Fit:
+        without_newline = TokenLayout(layout.coords[:-1], layout.diagonal)
+        if layout.coords.shape[1] == 3:
+            return grid_fit(without_newline)  # frames are scaled to a square
+        return grid_fit(without_newline, "pad") if len(layout) == self._side**2 + 1 else super().fit(layout)
 
     def _layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
         counts = call.get("batch_num_images")

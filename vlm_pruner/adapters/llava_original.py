@@ -8,7 +8,8 @@ from torch import nn
 
 from vlm_pruner.adapters.base import Adapter
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.fit import Fit
+from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.towers import ClipTower
 
@@ -41,6 +42,10 @@ class LlavaOriginalAdapter(Adapter):
     def tower(self) -> ClipTower:
         tower = self.decoder.vision_tower
         return ClipTower.of(tower.vision_tower, tower.select_layer, self.decoder.mm_projector)
+
+    def fit(self, layout: TokenLayout) -> Fit | None:
+        fit: Fit | None = self.decoder.fit(layout)
+        return fit
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         spans = kwargs.get("visual_spans")
