@@ -175,8 +175,6 @@ def test_every_family_says_where_its_tokens_are(family: Family) -> None:
             assert image.fit is not None, name
             views = image.fit.views(_size(image, inputs, number))
             boxes = {token: box for view in views for token, box in view.boxes()}
-                token: box for view in image.fit.views(_size(image, inputs, number)) for token, box in view.boxes()
-            }
             newlines = image.n_before - len(boxes)
             assert 0 <= newlines <= (image.fit.rows if image.fit.kind == "anyres" else 1)
             assert set(boxes) <= set(range(image.n_before))
