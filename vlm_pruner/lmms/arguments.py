@@ -1,0 +1,176 @@
+"""`--model_args`: what they may say, read and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, TypeVar
+
+from llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
+from vlm_pruner import methods
+from vlm_pruner.methods import Pruner
+
+DENSE = "dense"
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+ATTENTION = ("sdpa", "eager", "flash_attention_2")
+
+
+class ArgumentError(ValueError):
+    """`--model_args` that cannot be meant; names the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What every model takes. Settings of the method are None until given: their defaults live in its dataclass.
+
+    pretrained: checkpoint folder or Hub name. dtype: "auto" is the family's usual one on a GPU, float32 on a CPU.
+    device_map: transformers' ("auto" spreads one model over all GPUs); in place of device.
+    receipts: a JSON-lines file that gets what was kept of every document.
+    """
+
+    pretrained: str
+    batch_size: int = 1
+    device: str | None = None
+    device_map: str | None = None
+    dtype: str = "auto"
+    attn_implementation: str = "sdpa"
+    receipts: str | None = None
+    seed: int = 0  # of methods that draw
+    method: str | None = None
+    reduction_ratio: float | None = None
+    keep_tokens: int | None = None
+    pruned_layer: int | None = None
+    pivot_image_token: int | None = None
+    threshold: float | None = None
+    token_batch: int | None = None
+    compat: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ArgumentError(f"batch_size={self.batch_size} must be at least 1")
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("attn_implementation", self.attn_implementation, ATTENTION)
+        if self.device is not None and self.device_map is not None:
+            raise ArgumentError(f"device={self.device} and device_map={self.device_map}: give one of them")
+
+
+@dataclass(frozen=True)
+class LlavaArguments(Arguments):
+    """conv_template: the conversation that the checkpoint was trained with, as for `llava.eval`."""
+
+    conv_template: str = "vicuna_v1"
+
+
+@dataclass(frozen=True)
+class ChatArguments(Arguments):
+    """min_pixels, max_pixels: an image is scaled to lie between (families that take images of any size).
+
+    max_num_frames: frames taken from a video, evenly spread; or fps, frames per second of it.
+    system_prompt: in place of the one that the checkpoint's chat template brings.
+    """
+
+    max_pixels: int | None = None
+    min_pixels: int | None = None
+    max_num_frames: int = 32
+    fps: float | None = None
+    system_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        least, most = self.min_pixels, self.max_pixels
+        if least is not None and most is not None and least > most:
+            raise ArgumentError(f"min_pixels={least} is more than max_pixels={most}")
+        if self.max_num_frames < 1:
+            raise ArgumentError(f"max_num_frames={self.max_num_frames} must be at least 1")
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
+    """`given` as a `kind`, numbers as numbers. Raises ArgumentError for unknown names, missing and senseless values."""
+    known = {field.name: field for field in fields(kind)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ArgumentError(f"unknown model_args: {', '.join(unknown)}; known ones: {', '.join(sorted(known))}")
+    missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
+    if missing:
+        raise ArgumentError(f"model_args lack {', '.join(missing)}: give for example pretrained=FOLDER")
+    return kind(**{name: _read(name, value, str(known[name].type)) for name, value in given.items()})
+
+
+def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """`--model_args` with lmms-eval's own `--batch_size` and `--device`, which may say the same and not another thing.
+
+    `--batch_size 1` is lmms-eval's default and means nothing.
+    """
+    joined = dict(model_args)
+    for name, value in options.items():
+        if value is None or (name == "batch_size" and str(value) == "1"):
+            continue
+        if name == "max_batch_size":
+            raise ArgumentError(f"--max_batch_size {value}: batches have a fixed size here; give --batch_size alone")
+        if str(joined.setdefault(name, value)) != str(value):
+            raise ArgumentError(f"--{name} {value} and {name}={joined[name]} in --model_args disagree; give one")
+    return joined
+
+
+def build_method(arguments: Arguments) -> Pruner | None:
+    """The method that the arguments describe; None for the dense model, which is also what a ratio of 0 says."""
+    given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
+    if arguments.method == DENSE:
+        if given.get("keep_tokens") or given.get("reduction_ratio"):
+            raise ArgumentError("method=dense keeps every token; leave reduction_ratio and keep_tokens out")
+        return None
+    if not {"reduction_ratio", "keep_tokens"} & given.keys():
+        return _refuse_without_budget(arguments.method, given)
+    if arguments.keep_tokens is None and arguments.reduction_ratio == 0:
+        return None
+    method = methods.get(arguments.method or DEFAULT_METHOD)
+    known = {field.name for field in fields(method)}
+    for flag in given:
+        if METHOD_FLAGS[flag] not in known:
+            raise ArgumentError(f"{flag} means nothing to method {method.name!r}; leave it out")
+    settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
+    return method(**settings, **({"seed": arguments.seed} if "seed" in known else {}))
+
+
+def _refuse_without_budget(method: str | None, given: Mapping[str, Any]) -> None:
+    named = [f"{name}={value}" for name, value in (("method", method), *given.items()) if value is not None]
+    if named:
+        raise ArgumentError(
+            f"{', '.join(named)} without a budget would run dense: add reduction_ratio (0.889 removes 8 of 9 tokens) "
+            "or keep_tokens, or leave them out"
+        )
+
+
+def _read(name: str, value: Any, kind: str) -> Any:
+    if value is None and kind.endswith("| None"):
+        return None
+    reader = _READERS[kind.partition(" ")[0]]
+    try:
+        return reader(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name}={value!r} is not a {_NAMES[reader]}") from None
+
+
+def _whole(value: Any) -> int:
+    number = float(value)
+    if isinstance(value, bool) or number != int(number):
+        raise ValueError
+    return int(number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {"int": _whole, "float": _number, "str": str}
+_NAMES = {_whole: "whole number", _number: "number", str: "name"}
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ArgumentError(f"{name}={value} is not one of {', '.join(choices)}")

@@ -1,0 +1,164 @@
+"""Families that transformers loads with a processor and a chat template: Qwen's, and all others that can be pruned.
+
+Images, several of them, and videos. Each comes as the document gives it, not re-encoded; the checkpoint's own template
+makes the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from lmms_eval.protocol import ChatMessages
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from llava.eval.batch import kept_per_row
+from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
+from vlm_pruner.lmms.decoding import Decoding
+from vlm_pruner.lmms.documents import Document
+from vlm_pruner.lmms.ledger import count_visuals
+from vlm_pruner.lmms.model import PrunedModel, Reply
+from vlm_pruner.processors import load_processor
+
+Messages = list[dict[str, Any]]
+
+
+class ChatModel(PrunedModel):
+    """`vlm_pruner_hf`: any supported family whose checkpoint has a chat template."""
+
+    is_simple = False
+    arguments_class = ChatArguments
+    arguments: ChatArguments
+    families: ClassVar[tuple[str, ...]] = ()  # model types; () for all
+
+    def load(self) -> None:
+        own = self.arguments
+        self._check_family(AutoConfig.from_pretrained(own.pretrained).model_type)
+        self.processor = load_processor(own.pretrained, **self._pixels())
+        self.processor.tokenizer.padding_side = "left"
+        if not self.processor.chat_template:
+            raise ArgumentError(f"{own.pretrained} has no chat template (chat_template.jinja): add its family's own")
+        self._model = AutoModelForImageTextToText.from_pretrained(
+            own.pretrained, dtype=self._dtype(), attn_implementation=own.attn_implementation,
+            device_map=own.device_map or ({"": str(self.device)} if self.device.type != "cpu" else None),
+        ).eval()  # fmt: skip
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @torch.inference_mode()
+    def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
+        prompts = [self.messages(document) for document in documents]
+        visuals = [count_visuals(prompt) for prompt in prompts]
+        inputs = self._inputs(prompts)
+        pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        with self.pruned(sum(visuals)) as pruning:
+            ids = self.model.generate(**inputs, **decoding.options(), use_cache=True, pad_token_id=pad)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        kept: list[Any] = [()] * len(prompts)
+        if pruning is not None:
+            kept = kept_per_row(pruning.receipts[0], len(prompts))
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        rows = zip(new, lengths, visuals, kept, strict=True)
+        return [self._reply(*row) for row in rows]
+
+    def messages(self, document: Document) -> Messages:
+        """The document's conversation in transformers' form."""
+        own: Messages = ChatMessages(messages=document.look()).to_hf_messages()
+        for message in own:
+            for part in message["content"]:
+                if part["type"] == "audio":
+                    raise TypeError(f"{document.name} has sound; {type(self).__name__} takes images and videos only")
+        return self._with_system(own)
+
+    def _with_system(self, messages: Messages) -> Messages:
+        prompt = self.arguments.system_prompt
+        if prompt is None or messages[0]["role"] == "system":
+            return messages
+        return [{"role": "system", "content": [{"type": "text", "text": prompt}]}, *messages]
+
+    def _inputs(self, prompts: Sequence[Messages]) -> Any:
+        own = self.arguments
+        frames = {"num_frames": own.max_num_frames} if own.fps is None else {"fps": own.fps}
+        film = any(part["type"] == "video" for prompt in prompts for message in prompt for part in message["content"])
+        inputs = self.processor.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True,
+            processor_kwargs={"padding": True, "return_tensors": "pt", **(frames if film else {})},
+        )  # fmt: skip
+        return inputs.to(self.model.device, self.model.dtype)
+
+    def _reply(self, ids: Any, length: int, visuals: int, kept: Sequence[Any]) -> Reply:
+        ends = self.model.generation_config.eos_token_id
+        numbers = ids.tolist()
+        stops = [numbers.index(end) + 1 for end in (ends if isinstance(ends, list) else [ends]) if end in numbers]
+        new = min(stops, default=len(numbers))
+        return Reply(self.tokenizer.decode(numbers[:new], skip_special_tokens=True), length, new, visuals, kept)
+
+    def _pixels(self) -> dict[str, int]:
+        own = self.arguments
+        given = {"min_pixels": own.min_pixels, "max_pixels": own.max_pixels}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _dtype(self) -> torch.dtype:
+        if self.arguments.dtype != "auto":
+            return getattr(torch, self.arguments.dtype)
+        on_cpu = self.device.type == "cpu" and self.arguments.device_map is None
+        return torch.float32 if on_cpu else torch.bfloat16
+
+    def _check_family(self, found: str) -> None:
+        if self.families and found not in self.families:
+            raise ArgumentError(
+                f"{self.arguments.pretrained} is a {found}, and this model takes {' and '.join(self.families)}; "
+                "--model vlm_pruner_hf takes every supported family, vlm_pruner_llava LLaVA-1.5 and 1.6"
+            )
+
+
+class ChatModelSimple(ChatModel):
+    """The same for tasks' plain prompts (`--force_simple`): all images and videos, then the text."""
+
+    is_simple = True
+
+    def messages(self, document: Document) -> Messages:
+        parts = [_part(document, visual) for visual in document.look() or ()]
+        text = document.context.replace("<image>", "").replace("<video>", "")
+        content = [*parts, {"type": "text", "text": text}]
+        return self._with_system([{"role": "user", "content": content}])
+
+
+def _part(document: Document, visual: Any) -> dict[str, Any]:
+    if isinstance(visual, Image.Image):
+        return {"type": "image", "image": visual.convert("RGB")}
+    if isinstance(visual, str):
+        return {"type": "video", "video": visual}
+    raise TypeError(f"{document.name} shows a {type(visual).__name__}; images and paths of videos are known")
+
+
+class Qwen2VL(ChatModel):
+    families = ("qwen2_vl",)
+
+
+class Qwen2VLSimple(ChatModelSimple):
+    families = Qwen2VL.families
+
+
+class Qwen25VL(ChatModel):
+    families = ("qwen2_5_vl",)
+
+
+class Qwen25VLSimple(ChatModelSimple):
+    families = Qwen25VL.families
+
+
+class Qwen3VL(ChatModel):
+    families = ("qwen3_vl", "qwen3_vl_moe")
+
+
+class Qwen3VLSimple(ChatModelSimple):
+    families = Qwen3VL.families
