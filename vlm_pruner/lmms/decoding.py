@@ -47,7 +47,7 @@ class Decoding:
         )
 
     def options(self) -> dict[str, Any]:
-        """For `generate`. Settings of sampling are given as None where nothing is drawn, or a checkpoint's own count."""
+        """For `generate`. Where nothing is drawn, None takes the place of what the checkpoint says about drawing."""
         return {
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
