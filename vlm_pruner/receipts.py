@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.fit import Fit
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+    from vlm_pruner.show.overlay import Pictures
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,16 @@ class ImageReceipt:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "span": list(self.span)}
 
+    def overlay(self, picture: Pictures, **style: Any) -> PIL.Image.Image:
+        """The original picture (or a video's frames) with the kept tokens drawn in place; RGB.
+
+        style: fields of `vlm_pruner.show.Style`, such as first=16, folds="hue" or side=512.
+        Raises ValueError if the receipt does not say where the tokens are, or the picture cannot be the one it is of.
+        """
+        from vlm_pruner.show import Kept, Style, overlay
+
+        return overlay(picture, Kept.of(self), Style(**style))
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -61,6 +76,20 @@ class Receipt:
     @cached_property
     def images(self) -> list[ImageReceipt]:
         return self.make_images()
+
+    def overlay(self, *pictures: Pictures, **style: Any) -> PIL.Image.Image:
+        """The prefill's pictures with the kept tokens drawn in place, side by side; see `ImageReceipt.overlay`.
+
+        pictures: one for each entry of `images`, in order; a video is a list of frames.
+        """
+        if len(pictures) != len(self.images):
+            raise ValueError(
+                f"{len(pictures)} pictures were given, but the receipt is of {len(self.images)} images: give one each"
+            )
+        from vlm_pruner.show import side_by_side
+
+        drawn = [image.overlay(picture, **style) for image, picture in zip(self.images, pictures, strict=True)]
+        return drawn[0] if len(drawn) == 1 else side_by_side([("", one) for one in drawn], key=False)
 
     def to_dict(self) -> dict[str, Any]:
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "make_images"}

@@ -1,0 +1,36 @@
+"""The style sheet of all pictures: one ramp for the order of selection, one set of colours for lines, one ink.
+
+The ramp is viridis (Smith, van der Walt and Firing, CC0) from yellow, the first selected, to violet, the last: its
+lightness falls all the way, so it reads without colour vision and in grey. Its darkest tenth is left out: black patches
+would swallow it. The lines' colours are Okabe and Ito's.
+"""
+
+from __future__ import annotations
+
+BACKGROUND, INK, GREY, FAINT, PADDING = "#ffffff", "#1f2430", "#6b7280", "#d7dae0", "#dfe2e8"
+RIGHT, WRONG = "#15803d", "#b91c1c"
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+
+_VIRIDIS = (
+    (253, 231, 37), (181, 222, 43), (110, 206, 88), (53, 183, 121), (31, 158, 137),
+    (38, 130, 142), (49, 104, 142), (62, 73, 137), (72, 40, 120),
+)  # fmt: skip
+
+
+def ramp(share: float) -> str:
+    """Colour "#rrggbb" of a place in an order, from 0 (first) to 1 (last)."""
+    position = min(max(share, 0.0), 1.0) * (len(_VIRIDIS) - 1)
+    lower = min(int(position), len(_VIRIDIS) - 2)
+    rest = position - lower
+    channels = (round(a + (b - a) * rest) for a, b in zip(_VIRIDIS[lower], _VIRIDIS[lower + 1], strict=True))
+    return "#" + "".join(f"{channel:02x}" for channel in channels)
+
+
+def order_colour(index: int, count: int) -> str:
+    """Colour of the `index`-th (from 0) of `count` selected tokens."""
+    return ramp(index / max(count - 1, 1))
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Channels, 0 to 255, of "#rrggbb"."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

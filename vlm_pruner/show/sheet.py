@@ -1,0 +1,67 @@
+"""Several drawn pictures on one sheet, with titles and the key to their colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from vlm_pruner.show.colours import BACKGROUND, GREY, INK, ramp
+from vlm_pruner.show.overlay import GAP
+from vlm_pruner.show.raster import rasterise
+from vlm_pruner.show.scene import Picture, Polygon, Rectangle, Scene, Shape, Text, cut, moved, text_width
+
+TITLE = 30.0
+KEY = 34.0
+
+
+def side_by_side(
+    panels: Sequence[tuple[str, Image.Image]], columns: int | None = None, key: bool = True
+) -> Image.Image:
+    """Pictures with a title above each, `columns` in a row (None: all in one), and the key to the colours below.
+
+    Raises ValueError if there is none.
+    """
+    scenes = [
+        (title, Scene(image.width, image.height, [Picture(image, (0, 0, image.width, image.height))]))
+        for title, image in panels
+    ]
+    return rasterise(sheet(scenes, columns, key))
+
+
+def sheet(panels: Sequence[tuple[str, Scene]], columns: int | None = None, key: bool = True) -> Scene:
+    """The scene of the sheet; `side_by_side` of scenes, so that what is a vector stays one."""
+    if not panels:
+        raise ValueError("there is nothing to lay side by side; give at least one picture")
+    columns = min(columns or len(panels), len(panels))
+    rows = -(-len(panels) // columns)
+    wide = max(scene.width for _, scene in panels)
+    high = max(scene.height for _, scene in panels)
+    titled = TITLE if any(title for title, _ in panels) else 0.0
+    shapes: list[Shape] = []
+    for number, (title, scene) in enumerate(panels):
+        row, column = divmod(number, columns)
+        x, y = GAP + column * (wide + GAP), GAP + row * (high + titled + GAP)
+        if title:
+            shapes.append(Text((x, y + 17), cut(title, 17, wide), 17, INK))
+        shapes += moved(scene.shapes, x, y + titled)
+    width, height = GAP + columns * (wide + GAP), GAP + rows * (high + titled + GAP)
+    if key:
+        shapes += moved(key_shapes(width - 2 * GAP), GAP, height - GAP / 2)
+        height += KEY
+    described = "; ".join(dict.fromkeys(scene.description for _, scene in panels if scene.description))
+    return Scene(width, height, shapes, described, BACKGROUND)
+
+
+def key_shapes(width: float) -> list[Shape]:
+    """The colour scale of the order of selection and what else the marks mean, in one line as far as it fits."""
+    shapes: list[Shape] = [Text((0, 17), "first", 14, GREY)]
+    left, long = text_width("first", 14) + 8, 120
+    shapes += [Rectangle((left + i, 5, left + i + 1.0, 20), ramp(i / (long - 1))) for i in range(long)]
+    shapes.append(Text((left + long + 8, 17), "last selected", 14, GREY))
+    left += long + 8 + text_width("last selected", 14) + 22
+    if left + 250 < width:
+        shapes.append(Polygon([(left, 6), (left + 7, 13), (left, 20), (left - 7, 13)], "#ffffff", "#000000", 1.2))
+        shapes.append(Text((left + 13, 17), "pivot", 14, GREY))
+        shapes.append(Text((left + 13 + text_width("pivot", 14) + 18, 17), "pale: dropped", 14, GREY))
+    return shapes
