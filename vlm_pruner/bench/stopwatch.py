@@ -1,0 +1,142 @@
+"""Where the time of `generate` goes: the vision tower, choosing tokens, the prefill, and every later token.
+
+Hooks read a clock at the borders, dense and pruned alike: device events on a GPU, which no one waits for before the
+end, and the monotonic clock on a CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_pruner.methods import Pruner
+from vlm_pruner.methods.base import Selection
+from vlm_pruner.methods.view import View
+
+_TOWERS = ("vision_tower", "visual", "multi_modal_projector", "mm_projector")
+
+
+class Clock:
+    """Moments on one device, and the seconds between two of them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._device = device
+
+    def now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def wait(self) -> None:
+        """Until the device has done all that it was asked to."""
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Call `wait` before."""
+        return start.elapsed_time(end) / 1000 if self._cuda else end - start
+
+
+@dataclass
+class Stopwatch:
+    """Marks of one `generate`. Spans are (start, end) pairs of moments."""
+
+    clock: Clock
+    forwards: list[tuple[Any, Any]] = field(default_factory=list)  # every call of the model, the prefill first
+    vision: list[tuple[Any, Any]] = field(default_factory=list)
+    selection: list[tuple[Any, Any]] = field(default_factory=list)
+    inside_prefill: int = 0  # spans of vision that lie within the first forward call
+    _open: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def around(self, spans: list[tuple[Any, Any]]) -> Iterator[None]:
+        start = self.clock.now()
+        yield
+        spans.append((start, self.clock.now()))
+
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Hooks on the model and its vision tower. Open it before `prune`, so that pruning's own hooks are timed."""
+        hooks = [
+            model.register_forward_pre_hook(self._begin_forward),
+            model.register_forward_hook(self._end_forward),
+        ]
+        for part in tower_parts(model):
+            hooks += [part.register_forward_pre_hook(self._begin_vision), part.register_forward_hook(self._end_vision)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _begin_forward(self, *_: Any) -> None:
+        self._open["forward"] = self.clock.now()
+
+    def _end_forward(self, *_: Any) -> None:
+        self.forwards.append((self._open.pop("forward"), self.clock.now()))
+
+    def _begin_vision(self, *_: Any) -> None:
+        self._open["vision"] = self.clock.now()
+
+    def _end_vision(self, *_: Any) -> None:
+        self.vision.append((self._open.pop("vision"), self.clock.now()))
+        self.inside_prefill += "forward" in self._open
+
+    def total(self, spans: list[tuple[Any, Any]]) -> float:
+        return sum(self.clock.seconds(*span) for span in spans)
+
+    def figures(self, start: Any, end: Any) -> dict[str, float]:
+        """Seconds of each part of a `generate` that ran from `start` to `end`.
+
+        prefill: the model's first call without the vision tower; choosing tokens is in it. first_token: from the start
+        of `generate` to the end of that call. per_token: mean of the later ones.
+        """
+        self.clock.wait()
+        seconds, first = self.clock.seconds, self.forwards[0]
+        inside = self.vision[len(self.vision) - self.inside_prefill :]
+        later = len(self.forwards) - 1
+        found = {
+            "vision": self.total(self.vision),
+            "prefill": seconds(*first) - self.total(inside),
+            "first_token": seconds(start, first[1]),
+            "end_to_end": seconds(start, end),
+        }
+        if later:
+            found["per_token"] = seconds(first[1], self.forwards[-1][1]) / later
+        if self.selection:
+            found["selection"] = self.total(self.selection)
+        return found
+
+
+def tower_parts(model: nn.Module) -> list[nn.Module]:
+    """The vision tower and what projects its features, wherever the family has them."""
+    inner: Any = getattr(model, "model", model)
+    return [getattr(inner, name) for name in _TOWERS if isinstance(getattr(inner, name, None), nn.Module)]
+
+
+def timed(method: Pruner, around: Callable[[], Any]) -> Pruner:
+    """The same method, with `around()` entered while it chooses and merges."""
+    kind = type(method)
+
+    class Timed(kind):  # type: ignore[misc, valid-type]
+        def choose(self, view: View) -> Selection:
+            with around():
+                chosen: Selection = super().choose(view)
+            return chosen
+
+        def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+            with around():
+                merged: Tensor = super().merge(hidden, selection)
+            return merged
+
+    Timed.__name__ = Timed.__qualname__ = kind.__name__
+    return Timed(**{entry.name: getattr(method, entry.name) for entry in fields(method) if entry.init})
