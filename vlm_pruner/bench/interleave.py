@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vlm_pruner.bench.arms import Arm
 from vlm_pruner.bench.journal import Journal
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.methods import Pruner
+
+_Round = TypeVar("_Round")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def run(
     done = {(record["arm"], record["question_id"]) for record in journal.records}
     advance(sum((arm.key, q.question_id) in done for arm in arms for batch in batches for q in batch))
     warm = False
-    for turn, batch, arm in _schedule(batches, arms):
+    for turn, batch, arm in schedule(batches, arms):
         missing = [question for question in batch if (arm.key, question.question_id) not in done]
         if not missing:
             continue
@@ -51,13 +53,11 @@ def run(
         advance(len(missing))
 
 
-def _schedule(
-    batches: Sequence[Sequence[Question]], arms: Sequence[Arm]
-) -> Iterator[tuple[int, Sequence[Question], Arm]]:
-    """(number of the batch, batch, arm). The order of arms turns with every batch, so that none is always first."""
-    for turn, batch in enumerate(batches):
+def schedule(rounds: Iterable[_Round], arms: Sequence[Arm]) -> Iterator[tuple[int, _Round, Arm]]:
+    """(number of the round, round, arm). The order of arms turns with every round, so that none is always first."""
+    for turn, item in enumerate(rounds):
         for index in range(len(arms)):
-            yield turn, batch, arms[(turn + index) % len(arms)]
+            yield turn, item, arms[(turn + index) % len(arms)]
 
 
 def _record(arm: Arm, question: Question, reply: Reply) -> dict[str, Any]:
