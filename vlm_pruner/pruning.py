@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -28,7 +28,7 @@ from vlm_pruner.receipts import ImageReceipt, Receipt
 from vlm_pruner.short_caches import ShortCaches, long_arguments
 from vlm_pruner.shortening import Task, image_receipt, plan, too_small
 from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
-from vlm_pruner.towers import ClipTower, TowerTap
+from vlm_pruner.towers import ClipTower, Picture, TowerTap
 from vlm_pruner.views import FROM_FIRST_LAYER, FROM_TOWER, SUPPLIED
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
@@ -136,6 +136,11 @@ class DecoderPruning:
                 "of every picture that has no more; reduction_ratio is a share of each picture's own"
             )
         self._stages[0].tasks = tasks
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """Pictures of the next prefill that the vision tower encoded before this was opened, read off by a TowerTap."""
+        if self._tower:
+            self._tower.show(pictures)
 
     def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The decoder's arguments, by name, as it must be called with them while this is open. Mostly as they are.
@@ -275,6 +280,10 @@ class Pruning:
     def receipts(self) -> list[Receipt]:
         """One receipt per prefill, oldest first."""
         return self._decoder_pruning.receipts
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """For prompts that are given as embeddings: what a `towers.TowerTap` read off when their pictures were encoded."""
+        self._decoder_pruning.show(pictures)
 
     def __enter__(self) -> Pruning:
         self._decoder_pruning.__enter__()

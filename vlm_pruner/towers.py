@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +106,15 @@ class TowerTap(threading.local):
     def forget(self) -> None:
         """Drop all that was seen."""
         self._seen, self._pictures, self._used = {}, [], False
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """What was seen and not forgotten."""
+        return list(self._pictures)
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """As if the tower had just encoded these."""
+        self._pictures, self._used = list(pictures), False
 
     def used(self) -> None:
         """The pictures' prefill is over: when the next ones come, these go."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from llava.images import read_image
 from llava.mm_utils import expand2square, process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
+from vlm_pruner import adapters, prune
 from vlm_pruner.bench.interleave import Reply
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.chat.answer import cache_bytes
 from vlm_pruner.chat.opening import check_device
+from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
+from vlm_pruner.towers import Picture, TowerTap
 
 __all__ = ["LlavaAnswerer", "Look", "check_device"]
 
@@ -42,6 +46,19 @@ class Look:
     receipt: ImageReceipt | None
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch as the decoder reads it, and what the vision tower saw of it, for the methods that ask."""
+
+    question_ids: tuple[int, ...]
+    images: tuple[Path, ...]
+    prompt: MultimodalPrompt
+    seen: list[Picture]
+
+    def is_of(self, batch: Sequence[Question]) -> bool:
+        return self.question_ids == tuple(q.question_id for q in batch) and self.images == tuple(q.image for q in batch)
+
+
 class LlavaAnswerer:
     """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
 
@@ -51,7 +68,7 @@ class LlavaAnswerer:
         self.image_processor = image_processor
         self.vision_seconds = 0.0
         self.pictures = 0
-        self._prepared: tuple[tuple[int, ...], MultimodalPrompt] | None = None
+        self._prepared: _Prepared | None = None
 
     @classmethod
     def load(cls, checkpoint: Path, device: str) -> LlavaAnswerer:
@@ -76,12 +93,13 @@ class LlavaAnswerer:
         return [look.reply for look in self.look(batch, method)]
 
     def look(self, batch: Sequence[Question], method: Pruner | None) -> list[Look]:
-        """As `ask`, with receipts."""
-        prompt = self._prepare(batch)
+        """As `ask`, with receipts. Raises PruningError for a method that does not work with this model."""
+        prepared = self._prepare(batch)
+        prompt = prepared.prompt
         cache = DynamicCache(config=self.model.config)
-        decoder = self.model.get_model()
-        decoder.method = method
-        try:
+        with nullcontext() if method is None else prune(self.model, method) as pruning:
+            if pruning is not None:
+                pruning.show(prepared.seen)
             started = self._now()
             ids = self.model.generate(
                 inputs_embeds=prompt.inputs_embeds,
@@ -92,9 +110,7 @@ class LlavaAnswerer:
                 do_sample=False,
             )
             seconds = (self._now() - started) / len(batch)
-            receipts = {image.row: image for image in decoder.receipts[-1].images} if method else {}
-        finally:
-            decoder.method = None
+        receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         kv_bytes = cache_bytes(cache) // len(batch)
         looks = []
@@ -110,20 +126,33 @@ class LlavaAnswerer:
         padded = getattr(self.model.config, "image_aspect_ratio", None) == "pad"
         return expand2square(picture, (122, 116, 104)) if padded else picture
 
-    def _prepare(self, batch: Sequence[Question]) -> MultimodalPrompt:
+    def _prepare(self, batch: Sequence[Question]) -> _Prepared:
         """The batch's prompts as embeddings; kept until another batch is asked."""
-        key = tuple(question.question_id for question in batch)
-        if self._prepared is None or self._prepared[0] != key:
+        if self._prepared is None or not self._prepared.is_of(batch):
             ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
             pictures = [read_image(question.image) for question in batch]
             started = self._now()
             pixels = process_images(pictures, self.image_processor, self.model.config)
-            with torch.no_grad():
-                prompt = prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left")
+            prompt, seen = self._encode(ids, pixels)
             self.vision_seconds += self._now() - started
             self.pictures += len(batch)
-            self._prepared = key, prompt
-        return self._prepared[1]
+            question_ids, images = tuple(q.question_id for q in batch), tuple(q.image for q in batch)
+            self._prepared = _Prepared(question_ids, images, prompt, seen)
+        return self._prepared
+
+    @torch.no_grad()
+    def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[Picture]]:
+        """The prompts, and what the tower saw: nothing of a tower that has no class token."""
+        try:
+            tap = TowerTap(adapters.find(self.model).tower())
+        except PruningError:
+            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), []
+        removers = tap.hooks()
+        try:
+            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), tap.pictures
+        finally:
+            for remove in removers:
+                remove()
 
     def _ids(self, question: Question) -> list[int]:
         ids = tokenizer_image_token(build_prompt(question.text, CONVERSATION), self.tokenizer)
