@@ -1,9 +1,9 @@
-"""A loaded model that answers questions about one picture. A subclass says how a prompt is made for its checkpoint."""
+"""A loaded model that answers questions about pictures. A subclass says how a prompt is made for its checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,10 +19,12 @@ from vlm_pruner.pruning import prune
 
 MAX_NEW_TOKENS = 64
 
+Pictures = Image.Image | Sequence[Image.Image]
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """`inputs` for `generate`, and how long they are in tokens: text, and the picture's."""
+    """`inputs` for `generate`, and how long they are in tokens: text, and the pictures'."""
 
     inputs: dict[str, Any]
     text_tokens: int
@@ -45,8 +47,16 @@ class Chat:
         """Decoder layers."""
         return len(self.decoder.layers)
 
-    def prompt(self, picture: Image.Image, question: str) -> Prompt:
-        """The picture (RGB) and the question for `generate`. Raises ValueError if the model cannot read them."""
+    @property
+    def takes_video(self) -> bool:
+        """Whether the model's family knows videos."""
+        return False
+
+    def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
+        """One picture or several (RGB), a video's frames, and the question for `generate`.
+
+        Raises ValueError if the model cannot read them.
+        """
         raise NotImplementedError
 
     def visual_tokens(self, picture: Image.Image) -> int:
@@ -58,10 +68,11 @@ class Chat:
 
     def ask(
         self,
-        picture: Image.Image,
+        pictures: Pictures,
         question: str,
         method: Pruner | None = None,
         *,
+        video: Sequence[Image.Image] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
@@ -71,7 +82,7 @@ class Chat:
         on_text: called with the text so far after every new token. stop: asked after every token; True ends the answer.
         Raises ValueError (PruningError among them) for a question, picture or method that does not fit the model.
         """
-        prompt = self.prompt(picture, question)
+        prompt = self.prompt(pictures, question, video)
         self._check_length(prompt, max_new_tokens)
         halt = _Halt(stop)
         with torch.inference_mode(), prune(self.model, method) if method else nullcontext() as pruning:
@@ -101,10 +112,14 @@ class Chat:
         length = prompt.text_tokens + prompt.visual_tokens
         if limit is not None and length + new_tokens > limit:
             raise ValueError(
-                f"the question has {prompt.text_tokens} tokens with its prompt and the picture {prompt.visual_tokens}; "
-                f"with {new_tokens} for the answer that is more than the {limit} that {self.name} reads: "
-                "ask a shorter question"
+                f"the question has {prompt.text_tokens} tokens with its prompt and what it is about has "
+                f"{prompt.visual_tokens}; with {new_tokens} for the answer that is more than the {limit} that {self.name} "
+                "reads: ask a shorter question"
             )
+
+
+def as_list(pictures: Pictures) -> list[Image.Image]:
+    return [pictures] if isinstance(pictures, Image.Image) else list(pictures)
 
 
 class _Halt:
