@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_pruner.chat.base import Chat, Pictures, Prompt, as_list
+from vlm_pruner.processors import load_processor
 
 LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints bring no template
 
@@ -25,7 +26,7 @@ class ProcessedChat(Chat):
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
         AutoConfig.from_pretrained(folder)  # a folder of something else is told before anything is loaded
-        processor = AutoProcessor.from_pretrained(folder)
+        processor = load_processor(str(folder))
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return cls(model.to(device).eval(), processor, name)
 
