@@ -73,10 +73,12 @@ set_command() {
     if [[ -n ${RECEIPTS:-} && -n $pruning ]]; then model_args+=,receipts=$output/receipts.jsonl; fi
     model_args+=$pruning
     launch=(--num_processes "${PROCESSES:-1}" --num_machines 1 --mixed_precision no --dynamo_backend no)
-    if [[ ${DEVICE:-} == cpu ]]; then
-        launch+=(--cpu)
-    elif (( ${PROCESSES:-1} > 1 )); then
+    # --multi_gpu is accelerate's way to start several processes, on a CPU too; with --cpu it would start one.
+    if (( ${PROCESSES:-1} > 1 )); then
         launch+=(--multi_gpu)
+        if [[ ${DEVICE:-} == cpu ]]; then export ACCELERATE_USE_CPU=true; fi
+    elif [[ ${DEVICE:-} == cpu ]]; then
+        launch+=(--cpu)
     fi
     # At any other verbosity lmms-eval prints an exception, exits with 0, and leaves other processes waiting for it.
     command=("$python" -m accelerate.commands.launch "${launch[@]}" -m lmms_eval --model "vlm_pruner_$family"

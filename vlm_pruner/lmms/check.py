@@ -1,7 +1,7 @@
 """What a run of lmms-eval will not find here, told before it starts: `python -m vlm_pruner.lmms.check --help`.
 
-Imports neither lmms-eval nor torch, and asks no network. What may be downloaded is not missing, unless Hugging Face's
-variables say that this machine is offline.
+Does not import lmms-eval, which takes longer than all of this, and asks no network. What may be downloaded is not
+missing, unless Hugging Face's variables say that this machine is offline.
 """
 
 from __future__ import annotations
