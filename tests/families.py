@@ -1,4 +1,4 @@
-"""Every supported family of transformers' own classes, small enough to build in code, and prompts that fit them all.
+"""Every supported family, small enough to build in code, and prompts that fit them all.
 
 `FAMILIES` is the one list: a family that is added to it is put through every shared test.
 """
@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from tests import tiny_qwen
 from tests.tiny_qwen import IMAGE, LAYERS, PAD, VIDEO, prepare, text
 
@@ -87,6 +88,10 @@ class Family:
     def config(self) -> Any:
         raise NotImplementedError
 
+    def decoder(self, model: Any) -> Any:
+        """The language model inside `model`."""
+        return model.model.language_model
+
     def build(self, attn_implementation: str = "sdpa") -> Any:
         config = self.config()
         config._attn_implementation = attn_implementation
@@ -145,6 +150,29 @@ class llava(Family):
     def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
         views = [random(3, 5 * _PATCH, 5 * _PATCH, seed=one.seed) for one in pictures(prompts)]
         return {"pixel_values": torch.stack(views)} if views else {}
+
+
+class llava_original(llava):
+    """LLaVA-1.5 in this repository's own class, called by transformers' convention."""
+
+    def config(self) -> Any:
+        vision = {**_TOWER, "model_type": "clip_vision_model", "image_size": 5 * _PATCH, "patch_size": _PATCH}
+        return LlavaConfig(
+            **_TEXT,
+            mm_vision_config=vision,
+            mm_hidden_size=_TOWER["hidden_size"],
+            mm_projector_type="mlp2x_gelu",
+            image_token_index=IMAGE,
+            tie_word_embeddings=False,
+        )
+
+    def decoder(self, model: Any) -> Any:
+        return model.model
+
+    def build(self, attn_implementation: str = "sdpa") -> Any:
+        config = self.config()
+        config._attn_implementation = attn_implementation
+        return prepare(LlavaLlamaForCausalLM(config))
 
 
 class llava_next(Family):
@@ -315,6 +343,7 @@ class qwen3_vl_moe(_Qwen): ...
 
 FAMILIES = [
     llava(),
+    llava_original(),
     llava_next(),
     llava_next_video(),
     llava_onevision(),

@@ -10,7 +10,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family, pictures
-from tests.tiny_qwen import LAYERS
+from tests.tiny_qwen import IMAGE, LAYERS, VIDEO
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 ALL = vp.CentrifugalPruner(reduction_ratio=0.0)
@@ -55,7 +55,7 @@ def dropped(images) -> list[int]:
     ]
 
 
-def masked(model, batch, positions, layer, **more):
+def masked(family, model, batch, positions, layer, **more):
     """The dense model's output, with `positions` out of sight in the layers from `layer` on."""
     length = batch["input_ids"].shape[1]
     visible = torch.ones(length, length).tril().bool()
@@ -66,7 +66,7 @@ def masked(model, batch, positions, layer, **more):
     def hide(module, args, kwargs):
         return args, {**kwargs, "attention_mask": mask}
 
-    layers = model.model.language_model.layers[layer:]
+    layers = family.decoder(model).layers[layer:]
     hooks = [module.register_forward_pre_hook(hide, with_kwargs=True) for module in layers]
     out = forward(model, batch, **more)[0]
     for hook in hooks:
@@ -94,10 +94,7 @@ def test_several_visuals_have_a_budget_each(family):
         assert all(image.n_after == 6 == len(image.indices) for image in called)
         places = [image.span[0] + o for image in called for o in image.offsets or range(image.n_before)]
         ids = batch["input_ids"][0]
-        config = family.model.config
-        visual = ids == config.image_token_id
-        if family.videos:
-            visual |= ids == config.video_token_id
+        visual = (ids == IMAGE) | (ids == VIDEO)
         assert places == visual.nonzero().squeeze(1).tolist(), name
 
 
@@ -128,7 +125,7 @@ def test_dropping_equals_masking(family, layer):
     for prompt in family.prompts.values():
         batch = family.inputs(prompt)
         short, images = forward(family.model, batch, method)
-        long = masked(family.model, batch, dropped(images), layer)
+        long = masked(family, family.model, batch, dropped(images), layer)
         assert_close(short.logits[:, -2:], long.logits[:, -2:])
         dense = forward(family.model, batch)[0]
         assert (short.logits[:, -1] - dense.logits[:, -1]).abs().max() > 1e-3
@@ -141,7 +138,7 @@ def test_hidden_states_and_attentions_are_those_of_the_tokens_that_are_left(fami
     asked = {"output_hidden_states": True, "output_attentions": True}
     short, images = forward(family.eager, batch, method, **asked)
     gone = dropped(images)
-    long = masked(family.eager, batch, gone, method.layer, **asked)
+    long = masked(family, family.eager, batch, gone, method.layer, **asked)
     length = batch["input_ids"].shape[1]
     left = torch.tensor([i for i in range(length) if i not in gone])
     assert len(short.hidden_states) == LAYERS + 1 and len(short.attentions) == LAYERS
@@ -181,8 +178,9 @@ def test_the_model_is_as_it_was_afterwards(family):
     dense, pruned = forward(model, batch)[0].logits, forward(model, batch, METHOD)[0].logits
     count, before = hooks(model), state(model)
     assert torch.equal(forward(model, batch)[0].logits, dense)
-    for where in (family.tower, "language_model.layers.1", "language_model.layers.3"):
-        failing = model.model.get_submodule(where).register_forward_pre_hook(lambda *_: 1 / 0)
+    layers = family.decoder(model).layers
+    for where in (model.model.get_submodule(family.tower), layers[1], layers[3]):
+        failing = where.register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError), vp.prune(model, METHOD) as pruning:
             model(**batch)
         failing.remove()
@@ -218,7 +216,7 @@ def test_two_threads_in_one_context_do_not_mix(family):
         with torch.no_grad():
             found[i] = model(**batches[i]).logits
 
-    layers = model.model.language_model.layers
+    layers = family.decoder(model).layers
     with vp.prune(model, METHOD) as pruning:
         meetings = [layers[i].register_forward_pre_hook(meet) for i in (1, 3)]
         threads = [Thread(target=run, args=(i,)) for i in range(2)]
@@ -272,7 +270,7 @@ def test_a_dense_run_in_another_thread_stays_dense():
 def test_a_layer_costs_one_call_and_lists_are_made_when_read(family):
     """DeepStack, which adds to what later layers get, is one more."""
     with torch.no_grad(), vp.prune(family.model, METHOD) as pruning:
-        calls = [len(layer._forward_pre_hooks) for layer in family.model.model.language_model.layers]
+        calls = [len(layer._forward_pre_hooks) for layer in family.decoder(family.model).layers]
         family.model(**family.inputs(TWO))
     assert calls[METHOD.layer + 1 :] == [2 if family.name.startswith("qwen3") else 1] * (LAYERS - METHOD.layer - 1)
     receipt = pruning.receipts[0]

@@ -16,7 +16,6 @@ from llava.model.builder import load_model
 from tests import llava_tiny
 from tests.conformance import conformance
 from vlm_pruner.errors import PruningError
-from vlm_pruner.pruning import PruningWarning
 
 NEW = {"do_sample": False, "max_new_tokens": 8}
 GOLDEN = Path(__file__).parent / "golden" / "llava_tiny.json"
@@ -213,8 +212,9 @@ def test_settings_that_do_not_fit(model):
     assert model.model.method is None
     with pytest.raises(PruningError, match=r"keep_tokens=37, .* only 36"):
         vp.prune(model, vp.CentrifugalPruner(keep_tokens=37))
-    model.model.method = vp.CentrifugalPruner(keep_tokens=37)
-    with pytest.warns(PruningWarning, match=r"keep_tokens=37, .* only 36"):
-        model.generate(llava_tiny.prompt_ids(), images=llava_tiny.pixels(0), **NEW)
+    with pytest.raises(PruningError, match=r"keep_tokens=37, .* only 36"):
+        model.model.method = vp.CentrifugalPruner(keep_tokens=37)
+    assert model.model.method is None
+    model.model.method = vp.CentrifugalPruner(keep_tokens=9)
     with pytest.raises(PruningError, match="already prunes with its own method"):
         vp.prune(model, vp.CentrifugalPruner(keep_tokens=9))

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from torch import Tensor, nn
+from torch import nn
 
 from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
@@ -25,6 +25,7 @@ from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.receipts import ImageReceipt, Receipt
+from vlm_pruner.refusals import check_not_checkpointed, check_not_compiled, check_not_counted, counting_positions
 from vlm_pruner.short_caches import ShortCaches, long_arguments
 from vlm_pruner.shortening import Task, image_receipt, plan, too_small
 from vlm_pruner.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
@@ -118,17 +119,15 @@ class DecoderPruning:
         """Visual spans of this thread's next forward call, one list per batch row; empty lists where there are none.
 
         by_position: the name of an argument of that call, if there is one, that counts positions in the long sequence.
-        Raises PruningError, before the model runs, if there is one and tokens are to be dropped. Warns, once, if a
-        span has fewer tokens than are to be kept; all are kept then.
+        Raises PruningError, before the model runs, if there is one and tokens are to be dropped, and if a backward pass
+        would run layers again. Warns, once, if a span has fewer tokens than are to be kept; all are kept then.
         """
         for stage in self._stages:
             stage.forget()
         tasks = plan(spans, self.method, self.released_rounding, self._depth)
-        if by_position is not None and not all(task.keeps_all_to_the_end for task in tasks):
-            raise PruningError(
-                f"{by_position} counts positions in the un-pruned sequence, and a pruned prefill's logits have others; "
-                f"leave {by_position} out, or call the model outside the pruning context"
-            )
+        if not all(task.keeps_all_to_the_end for task in tasks):
+            check_not_counted(by_position)
+            check_not_checkpointed(self.decoder.layers)
         small = [task.image.length for task in tasks if too_small(task.image, self.method)]
         if small:
             self._warn_once(
@@ -275,6 +274,7 @@ class Pruning:
         self._adapter.check(method)
         self._call = _Call()
         self._hooks: list[Any] = []
+        self._may_compile: Callable[[], None] = lambda: None
 
     @property
     def receipts(self) -> list[Receipt]:
@@ -286,8 +286,10 @@ class Pruning:
         self._decoder_pruning.show(pictures)
 
     def __enter__(self) -> Pruning:
+        entry, decoder = self._adapter.entry, self._adapter.decoder
+        check_not_compiled([self.model, entry, decoder], decoder.layers)
         self._decoder_pruning.__enter__()
-        entry = self._adapter.entry
+        self._may_compile = _forbid_compiling(self.model)
         self._hooks = [entry.register_forward_pre_hook(self._announce, with_kwargs=True)]
         if entry is not self.model:
             self._hooks.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
@@ -296,6 +298,7 @@ class Pruning:
     def __exit__(self, *exception: object) -> None:
         for hook in self._hooks:
             hook.remove()
+        self._may_compile()
         self._decoder_pruning.__exit__(*exception)
 
     def _announce(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -303,10 +306,20 @@ class Pruning:
         self._decoder_pruning.expect(self._adapter.spans(args, kwargs), by_position)
 
     def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Labels are for every position, and a tensor of logits to keep is of positions. The entry sees neither."""
-        call = named_arguments(model, args, kwargs)
-        named = [name for name in ("labels", "logits_to_keep") if isinstance(call.get(name), Tensor)]
-        self._call.by_position = named[0] if named else None
+        """Notes what the entry does not see."""
+        self._call.by_position = counting_positions(named_arguments(model, args, kwargs))
+
+
+def _forbid_compiling(model: nn.Module) -> Callable[[], None]:
+    """Keeps `generate` from compiling the model, as it does by itself on a GPU with a static cache; gives the undoing.
+
+    What was compiled outside the context does not call pruning's hooks, and what is compiled inside keeps calling them.
+    """
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return lambda: None
+    before, settings.disable_compile = settings.disable_compile, True
+    return partial(setattr, settings, "disable_compile", before)
 
 
 def prune(model: nn.Module, method: Pruner) -> Pruning:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
-from vlm_pruner.adapters.base import grid_fit
+from vlm_pruner.adapters.base import grid_fit, named_arguments
 from vlm_pruner.adapters.qwen_vl import QwenVLAdapter
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.pruning import DecoderPruning
 from vlm_pruner.receipts import Receipt
+from vlm_pruner.refusals import counting_positions
 
 # Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
 _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}
+
+
+_BY_POSITION = "by_position"  # from the model with the head, which sees labels, to the one that prunes
 
 
 class VLMPruner(Qwen2VLModel):
@@ -57,10 +62,17 @@ class VLMPruner(Qwen2VLModel):
 
     @functools.wraps(Qwen2VLModel.forward)  # for its signature, which transformers and the adapter read
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        by_position = kwargs.pop(_BY_POSITION, None)
         if self._pruning is None:
             return super().forward(*args, **kwargs)
-        with self._pruning as pruning:
-            pruning.expect(QwenVLAdapter(self).spans(args, kwargs))
+        return self._pruned_forward(self._pruning, by_position, args, kwargs)
+
+    @torch.compiler.disable  # `generate` compiles decoding with a static cache, and would then pass hooks over
+    def _pruned_forward(
+        self, pruning: DecoderPruning, by_position: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with pruning:
+            pruning.expect(QwenVLAdapter(self).spans(args, kwargs), by_position)
             return super().forward(*args, **kwargs)
 
 
@@ -78,6 +90,12 @@ class VLMPrunerForConditionalGeneration(Qwen2VLForConditionalGeneration):
         super().__init__(config)
         self.model = VLMPruner(config)
         self.post_init()
+
+    @functools.wraps(Qwen2VLForConditionalGeneration.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        by_position = counting_positions(named_arguments(self, args, kwargs))
+        told = {} if by_position is None else {_BY_POSITION: by_position}
+        return super().forward(*args, **kwargs, **told)
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

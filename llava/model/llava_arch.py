@@ -18,6 +18,7 @@ from vlm_pruner.adapters.base import grid_fit
 from vlm_pruner.adapters.llava_next import anyres_fit
 from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout
+from vlm_pruner.methods.base import Pruner
 
 ImageSizes = Sequence[tuple[int, int]]
 
@@ -38,6 +39,12 @@ class LlavaLlamaModel(VLMPruner):
         if config.mm_patch_merge_type == "spatial_unpad":
             self.image_newline = nn.Parameter(torch.zeros(config.hidden_size))
         self.post_init()
+
+    def check(self, method: Pruner) -> None:
+        """Raises PruningError if `method` keeps more tokens than any picture has, where all have the same number."""
+        tiled = (self.config.image_aspect_ratio or "").startswith("anyres")
+        if self.vision_tower is not None and not tiled:
+            method.budget(self.vision_tower.num_patches)
 
     def fit(self, layout: TokenLayout) -> Fit | None:
         """How the evaluation's image processing lays a picture on a grid with tokens at `layout`; None if not known."""

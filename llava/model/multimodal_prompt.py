@@ -87,6 +87,19 @@ def expanded_prompt_spans(
     return embeds.masked_scatter(mask[..., None], features), _expanded_spans(mask, tokens)
 
 
+def repeat_pictures(
+    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor, image_sizes: Tensor | None, times: int
+) -> dict[str, Tensor]:
+    """`pixel_values` and `image_sizes` of a batch in transformers' convention, whose every row comes `times` times."""
+    counts = [len(row) for row in expanded_prompt_spans(model, input_ids, pixel_values, image_sizes)[1]]
+    rows = torch.arange(sum(counts)).split(counts)
+    order = torch.cat([row for row in rows for _ in range(times)])
+    tiles, _ = _own_tiles(model.config, pixel_values, image_sizes)
+    flat = pixel_values.ndim == 4 and isinstance(tiles, list)  # all pictures' tiles after one another
+    pixels = torch.cat([tiles[i] for i in order.tolist()]) if flat else pixel_values[order.to(pixel_values.device)]
+    return {"pixel_values": pixels} | ({} if image_sizes is None else {"image_sizes": image_sizes[order]})
+
+
 def _own_tiles(
     config: LlavaConfig, pixel_values: Tensor, image_sizes: Tensor | None
 ) -> tuple[Tensor | list[Tensor], list[tuple[int, int]] | None]:

@@ -37,6 +37,13 @@ _ADAPTERS = {
     "Qwen3VLMoeModel": ("qwen_vl", "QwenVLAdapter"),
 }
 
+# What wraps a model, and where the model is then.
+_WRAPPERS = {
+    "OptimizedModule": "model._orig_mod, and run that: torch.compile does not look at hooks that come later",
+    "PeftModel": "model.get_base_model()",
+    "DistributedDataParallel": "model.module",
+}
+
 
 def find(model: nn.Module) -> Adapter:
     """The adapter for `model`, by its class or a base class. Raises UnsupportedModelError if there is none."""
@@ -45,6 +52,10 @@ def find(model: nn.Module) -> Adapter:
             module, name = _ADAPTERS[cls.__name__]
             adapter: Adapter = getattr(import_module(f"vlm_pruner.adapters.{module}"), name)(model)
             return adapter
+        if cls.__name__ in _WRAPPERS:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} wraps a model; prune the one inside, {_WRAPPERS[cls.__name__]}"
+            )
     raise UnsupportedModelError(
         f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))} "
         "(docs/adding_a_model.md says how to add one)"

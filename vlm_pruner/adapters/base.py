@@ -87,9 +87,34 @@ def placeholders(call: dict[str, Any], token_id: int) -> Tensor:
     """Bool [B, T], where the call's prompts have placeholders. Raises PruningError if it gives embeddings instead."""
     ids = call.get("input_ids")
     if ids is None:
-        raise PruningError("pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds")
+        raise _embeddings()
     where: Tensor = ids == token_id
     return where
+
+
+def rows_without_spans(call: dict[str, Any]) -> list[list[VisualSpan]]:
+    """An empty list per batch row. Raises PruningError if the call gives a prompt as embeddings."""
+    ids = call.get("input_ids")
+    if ids is None and call["inputs_embeds"].shape[1] > 1:
+        raise _embeddings()
+    return [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+
+
+def _embeddings() -> PruningError:
+    return PruningError(
+        "pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds, in which nothing says what "
+        "is visual"
+    )
+
+
+def check_not_cut(visual: Tensor) -> None:
+    """For families that end every picture with a word. visual: bool [B, T], where the placeholders are.
+
+    Raises PruningError if a row ends with one, as in a prefill by chunks: each would be taken for a whole picture.
+    """
+    if bool(visual[:, -1].any()):
+        row = int(visual[:, -1].nonzero()[0])
+        raise PruningError(f"row {row} ends within a picture; give the prompt uncut and in one forward call")
 
 
 def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> list[list[VisualSpan]]:
@@ -98,8 +123,7 @@ def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> l
     An id without layouts means nothing visual: placeholders are words where no picture comes with them, since a model
     may generate them too.
     """
-    ids = call.get("input_ids")
-    spans: list[list[VisualSpan]] = [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+    spans = rows_without_spans(call)
     for token_id, layouts in visuals.items():
         if layouts:
             in_order = iter(layouts)
@@ -129,28 +153,3 @@ def placeholder_positions(visual: Tensor, sizes: list[int]) -> list[list[Tensor]
             images.append(left[:size])
             left = left[size:]
     return rows
-
-
-def placeholder_spans(input_ids: Tensor, token_id: int, layout: TokenLayout) -> list[list[VisualSpan]]:
-    """Spans of images that take len(layout) placeholders `token_id` each, in every row of `input_ids` [B, T].
-
-    Images may follow each other without text between them. Raises PruningError if a run of placeholders is not a
-    whole number of images, as when a prompt is cut or prefilled in chunks.
-    """
-    return [_row_spans(row, ids, layout) for row, ids in enumerate((input_ids == token_id).tolist())]
-
-
-def _row_spans(row: int, is_visual: list[bool], layout: TokenLayout) -> list[VisualSpan]:
-    spans, start, n = [], 0, len(layout)
-    while start < len(is_visual):
-        if not is_visual[start]:
-            start += 1
-            continue
-        if not all(is_visual[start : start + n]) or start + n > len(is_visual):
-            raise PruningError(
-                f"row {row}: the placeholders from position {start} on are not a whole number of images of {n} visual "
-                "tokens each; give the prompt uncut and in one forward call"
-            )
-        spans.append(VisualSpan(start, n, layout))
-        start += n
-    return spans

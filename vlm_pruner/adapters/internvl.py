@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments, placeholders
+from vlm_pruner.adapters.base import Adapter, check_not_cut, encoded, lay_out, named_arguments, placeholders
 from vlm_pruner.errors import PruningError
 from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
@@ -42,6 +42,7 @@ class InternVLAdapter(Adapter):
 
     def _layouts(self, visual: Tensor, tiles: int) -> list[TokenLayout]:
         """Of the pictures in `visual`, bool [B, T], which have `tiles` tiles in all."""
+        check_not_cut(visual)
         runs = [run for row in visual.tolist() for run in _runs(row)]
         size = self._side**2
         if any(run % size for run in runs) or sum(runs) != tiles * size:

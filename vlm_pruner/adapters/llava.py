@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vlm_pruner.adapters.base import Adapter, grid_fit, named_arguments, placeholder_spans
+from vlm_pruner.adapters.base import Adapter, encoded, grid_fit, lay_out, named_arguments
 from vlm_pruner.errors import PruningError
 from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
@@ -42,12 +42,7 @@ class LlavaAdapter(Adapter):
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
-        ids = call.get("input_ids")
-        # Placeholders mean an image only where images are given: a model may also generate the id as a word.
-        # `generate` encodes images beforehand and passes their features in place of pixel values.
-        encoded = (call.get("mm_encoder_outputs") or {}).get("image")
-        if call.get("pixel_values") is None and encoded is None:
-            return [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
-        if ids is None:
-            raise PruningError("pruning finds images by their placeholders: pass input_ids, not inputs_embeds")
-        return placeholder_spans(ids, self.model.config.image_token_id, self._layout)
+        features = encoded(call, "image")
+        pictures = call.get("pixel_values") if features is None else features
+        layouts = [] if pictures is None else [self._layout] * len(pictures)
+        return lay_out(call, {self.model.config.image_token_id: layouts})

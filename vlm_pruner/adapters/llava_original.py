@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vlm_pruner.adapters.base import Adapter
+from vlm_pruner.adapters.base import Adapter, named_arguments, rows_without_spans
 from vlm_pruner.errors import PruningError
 from vlm_pruner.fit import Fit
 from vlm_pruner.layout import TokenLayout, VisualSpan
@@ -35,9 +35,7 @@ class LlavaOriginalAdapter(Adapter):
         return self.model.model
 
     def check(self, method: Pruner) -> None:
-        tiled = (self.model.config.image_aspect_ratio or "").startswith("anyres")
-        if self.decoder.vision_tower is not None and not tiled:
-            method.budget(self.decoder.vision_tower.num_patches)
+        self.decoder.check(method)
 
     def tower(self) -> ClipTower:
         tower = self.decoder.vision_tower
@@ -51,5 +49,4 @@ class LlavaOriginalAdapter(Adapter):
         spans = kwargs.get("visual_spans")
         if spans is not None:
             return spans
-        tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
-        return [[] for _ in range(tokens.shape[0])]
+        return rows_without_spans(named_arguments(self.entry, args, kwargs))

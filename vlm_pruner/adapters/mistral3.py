@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments, placeholder_positions, placeholders
+from vlm_pruner.adapters.base import (
+    Adapter,
+    check_not_cut,
+    encoded,
+    lay_out,
+    named_arguments,
+    placeholder_positions,
+    placeholders,
+)
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
 
@@ -23,7 +31,9 @@ class Mistral3Adapter(Adapter):
         sizes = self._sizes(call)
         if not sizes:
             return lay_out(call, {})
-        rows = placeholder_positions(placeholders(call, token_id), sizes)
+        visual = placeholders(call, token_id)
+        check_not_cut(visual)
+        rows = placeholder_positions(visual, sizes)
         return lay_out(call, {token_id: [_grid(where) for row in rows for where in row]})
 
     def _sizes(self, call: dict[str, Any]) -> list[int]:

@@ -12,7 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from vlm_pruner.adapters.base import Adapter, named_arguments, placeholder_positions
+from vlm_pruner.adapters.base import (
+    Adapter,
+    check_not_cut,
+    named_arguments,
+    placeholder_positions,
+    placeholders,
+    rows_without_spans,
+)
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
 
@@ -26,15 +33,13 @@ class QwenVLAdapter(Adapter):
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
-        ids = call.get("input_ids")
-        spans: list[list[VisualSpan]] = [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+        spans = rows_without_spans(call)
         for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
             shapes = self._shapes(call, kind, pixels)
             if not shapes:
                 continue  # a placeholder is then a word that the model has generated
-            if ids is None:
-                raise PruningError("pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds")
-            visual = ids == getattr(self.model.config, f"{kind}_token_id")
+            visual = placeholders(call, getattr(self.model.config, f"{kind}_token_id"))
+            check_not_cut(visual)
             places = placeholder_positions(visual, [math.prod(shape) for shape in shapes])
             in_order = iter(shapes)
             for row, row_spans in enumerate(spans):

@@ -13,8 +13,9 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
 from llava.model.llava_config import LlavaConfig
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt
+from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt, repeat_pictures
 from vlm_pruner.layout import VisualSpan
+from vlm_pruner.refusals import counting_positions
 
 __all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
 
@@ -70,6 +71,12 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         **kwargs: Any,
     ) -> Any:
         """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence."""
+        by_position = counting_positions(kwargs)
+        if input_ids is None and pixel_values is not None:
+            raise ValueError(
+                "pixel_values are given with inputs_embeds, in which nothing says where pictures are; pass input_ids "
+                "with one placeholder per visual token"
+            )
         if input_ids is not None and pixel_values is not None:
             _refuse_both(images, pixel_values)
             inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values, image_sizes)
@@ -87,6 +94,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             visual_spans=visual_spans,
+            by_position=by_position,
             **kwargs,
         )
 
@@ -109,6 +117,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
             if image_sizes is not None:
                 kwargs["image_sizes"] = image_sizes
             return super().generate(input_ids, **kwargs)
+        _refuse_without_cache(kwargs)
         prompt = prepare_prompt(
             # Left, whatever the configuration says: new tokens are appended on the right.
             self.model,
@@ -133,11 +142,15 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         visual_spans: list[list[VisualSpan]] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Beams repeat every row of the batch; transformers repeats tensors, and the spans must follow."""
+        """Beams repeat every row of the batch; transformers repeats rows of tensors, and pictures must follow theirs."""
+        pictures = {}
+        if expand_size > 1 and input_ids is not None and kwargs.get("pixel_values") is not None:
+            pixels, sizes = kwargs.pop("pixel_values"), kwargs.pop("image_sizes", None)
+            pictures = repeat_pictures(self.model, input_ids, pixels, sizes, expand_size)
         input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
         if visual_spans is not None:
             kwargs["visual_spans"] = [row for row in visual_spans for _ in range(expand_size)]
-        return input_ids, kwargs
+        return input_ids, {**kwargs, **pictures}
 
     def prepare_inputs_for_generation(
         self,
@@ -147,7 +160,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        if not is_first_iteration:
+        if not is_first_iteration and kwargs.get("use_cache", True):
             kwargs = {name: value for name, value in kwargs.items() if name not in _PREFILL_ONLY}
         return super().prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
@@ -164,6 +177,14 @@ def _refuse_both(images: Images | None, pixel_values: Tensor | None) -> None:
         raise ValueError(
             "both images and pixel_values are given; pass one: images goes with ids -200 (LLaVA's convention), "
             "pixel_values with one placeholder per visual token (transformers')"
+        )
+
+
+def _refuse_without_cache(kwargs: dict[str, Any]) -> None:
+    if kwargs.get("use_cache") is False:
+        raise ValueError(
+            "use_cache=False: without a cache every step needs the pictures again, which LLaVA's convention gives to "
+            "the first alone; leave the cache on, or give pictures in transformers' convention (pixel_values)"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import LlamaConfig, LlamaModel
 
 from vlm_pruner.fit import Fit
@@ -34,22 +35,49 @@ class VLMPruner(LlamaModel):
 
     @method.setter
     def method(self, method: Pruner | None) -> None:
-        self._pruning = None if method is None else DecoderPruning(self, method, fit=self.fit)
+        pruning = None if method is None else DecoderPruning(self, method, fit=self.fit)
+        if method is not None:
+            self.check(method)
+        self._pruning = pruning
 
     @property
     def receipts(self) -> list[Receipt]:
         """What was kept: one receipt per prefill since the method was set."""
         return self._pruning.receipts if self._pruning else []
 
+    def check(self, method: Pruner) -> None:
+        """Raises PruningError if `method` cannot fit any picture. A decoder alone knows of none."""
+
     def fit(self, layout: TokenLayout) -> Fit | None:
         """How a picture with tokens at `layout` was laid on their grid; a decoder alone cannot tell."""
         return None
 
-    def forward(self, *args: Any, visual_spans: list[list[VisualSpan]] | None = None, **kwargs: Any) -> Any:
-        """As `LlamaModel.forward`; `visual_spans` says, per batch row, where a prefill's visual tokens are."""
+    def forward(
+        self,
+        *args: Any,
+        visual_spans: list[list[VisualSpan]] | None = None,
+        by_position: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `LlamaModel.forward`; `visual_spans` says, per batch row, where a prefill's visual tokens are.
+
+        by_position: the name of an argument of the whole model that counts positions of the un-pruned sequence, such
+        as labels. Raises PruningError if there is one and tokens are to be dropped.
+        """
         if self._pruning is None:
             return super().forward(*args, **kwargs)
-        with self._pruning as pruning:
+        return self._pruned_forward(self._pruning, visual_spans, by_position, args, kwargs)
+
+    @torch.compiler.disable  # `generate` compiles decoding with a static cache, and would then pass hooks over
+    def _pruned_forward(
+        self,
+        pruning: DecoderPruning,
+        visual_spans: list[list[VisualSpan]] | None,
+        by_position: str | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        with pruning:
             if visual_spans is not None:
-                pruning.expect(visual_spans)
+                pruning.expect(visual_spans, by_position)
             return super().forward(*args, **pruning.arguments(kwargs))

@@ -40,7 +40,10 @@ class CLIPVisionTower(nn.Module):
         """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
         pixels = images.to(self.device, self.dtype)
         states = self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        features = states[self.select_layer]
+        # transformers notes each layer's output twice if the decoder, of which the tower is a part, was asked for its
+        # hidden states after the tower had been.
+        copies = (len(states) - 1) // self.config.num_hidden_layers
+        features = (states[0], *states[copies::copies])[self.select_layer]
         return features[:, 1:] if self.select_feature == "patch" else features
 
     @property
