@@ -244,3 +244,15 @@ def step_seconds(
     )
     head = head_bytes(shape, batch, bytes_per_number=bytes_per_number)
     return total + machine.seconds(head_flops(shape, batch), head)
+
+
+def selection_seconds(
+    shape: DecoderShape, visual: int, kept: int, machine: Machine, *, bytes_per_number: int, channels: int = 256
+) -> float:
+    """Least time of choosing `kept` of `visual` tokens with running maxima, and of folding the rest into them.
+
+    One pass over the tokens' hidden states and keys, and `channels` multiply-adds for each pair of a token and a kept
+    token. Real selections wait for each of their steps in turn, which this leaves out.
+    """
+    traffic = bytes_per_number * visual * (shape.hidden + shape.keys)
+    return machine.seconds(2 * visual * kept * channels, traffic)

@@ -137,9 +137,7 @@ def _tiled(model: Any, visual: int, generator: torch.Generator) -> _Picture:
     return _Picture([config.image_token_id] * count, count, _repeated(pixels, image_sizes=sizes))
 
 
-def _tiles(
-    model: nn.Module, size: tuple[int, ...], side: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _tiles(model: nn.Module, size: tuple[int, ...], side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     number = 1 + math.prod(-(-pixels // side) for pixels in size)
     return _noise(model, generator, 1, number, 3, side, side), torch.tensor([size])
 
