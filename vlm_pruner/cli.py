@@ -26,6 +26,8 @@ COMMANDS = {
     "check-data": Command("vlm_pruner.check_data", "name the files of the nine benchmarks that are missing"),
     "score": Command("vlm_pruner.scoring.command", "score an answer file of one of nine benchmarks"),
     "table": Command("vlm_pruner.report.paper_command", "the paper's tables with our scores beside the printed ones"),
+    "ask": Command("vlm_pruner.show.ask", "one question, answered dense and pruned, and which tokens were kept"),
+    "show": Command("vlm_pruner.show.command", "draw which tokens methods keep of a picture, side by side"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
 }
 

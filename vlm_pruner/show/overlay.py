@@ -71,7 +71,7 @@ def draw_overlay(picture: Pictures, kept: Kept, style: Style) -> Scene:
     """The shapes of both."""
     if style.first is not None and not 0 <= style.first <= len(kept.order):
         raise ValueError(f"first={style.first}, but {len(kept.order)} tokens were kept; use 0 to {len(kept.order)}")
-    panels = [_Panel(plane, kept, style).scene() for plane in _planes(picture, kept)]
+    panels = [_Panel(plane, kept, style).scene() for plane in planes(picture, kept)]
     top = CAPTION if style.title else 0.0
     wide = max(panel.width for panel in panels)
     high = max(panel.height for panel in panels)
@@ -95,7 +95,7 @@ def describe(kept: Kept) -> str:
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """One look at the picture, with the grids that cover it."""
 
     name: str
@@ -103,7 +103,8 @@ class _Plane:
     views: list[View]
 
 
-def _planes(picture: Pictures, kept: Kept) -> list[_Plane]:
+def planes(picture: Pictures, kept: Kept) -> list[Plane]:
+    """The looks at the picture that the model had, in order."""
     frames = [picture] if isinstance(picture, Image.Image) else list(picture)
     if not frames:
         raise ValueError("no picture was given; give one, or the frames of a video")
@@ -113,7 +114,7 @@ def _planes(picture: Pictures, kept: Kept) -> list[_Plane]:
     if kept.fit.frames > 1:  # a step of the tower may stand for several frames of the file: the first of them is drawn
         shown = [frames[number * len(frames) // len(names)] for number in range(len(names))]
     return [
-        _Plane(name, image, [view for view in views if view.plane == name])
+        Plane(name, image, [view for view in views if view.plane == name])
         for name, image in zip(names, shown, strict=True)
     ]
 
@@ -121,7 +122,7 @@ def _planes(picture: Pictures, kept: Kept) -> list[_Plane]:
 class _Panel:
     """One plane drawn. Boxes are in pixels of the original picture until `_place` makes them those of the panel."""
 
-    def __init__(self, plane: _Plane, kept: Kept, style: Style) -> None:
+    def __init__(self, plane: Plane, kept: Kept, style: Style) -> None:
         self.plane, self.kept, self.style = plane, kept, style
         width, height = plane.picture.size
         regions = [(0.0, 0.0, float(width), float(height)), *(view.region for view in plane.views)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -10,6 +11,7 @@ from vlm_pruner.show.colours import BACKGROUND, GREY, INK, ramp
 from vlm_pruner.show.overlay import GAP
 from vlm_pruner.show.raster import rasterise
 from vlm_pruner.show.scene import Picture, Polygon, Rectangle, Scene, Shape, Text, cut, moved, text_width
+from vlm_pruner.show.svg import write_svg
 
 TITLE = 30.0
 KEY = 34.0
@@ -51,6 +53,20 @@ def sheet(panels: Sequence[tuple[str, Scene]], columns: int | None = None, key: 
         height += KEY
     described = "; ".join(dict.fromkeys(scene.description for _, scene in panels if scene.description))
     return Scene(width, height, shapes, described, BACKGROUND)
+
+
+def save_sheet(scene: Scene, *paths: Path) -> list[Path]:
+    """Written as what the names' endings say, .png or .svg; folders are made. Raises ValueError for another ending."""
+    for path in paths:
+        if path.suffix not in (".png", ".svg"):
+            raise ValueError(f"{path} ends in {path.suffix!r}; pictures are written as .png or .svg")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".svg":
+            path.write_text(write_svg(scene), encoding="utf-8")
+        else:
+            rasterise(scene).save(path, optimize=True)
+    return list(paths)
 
 
 def key_shapes(width: float) -> list[Shape]:
