@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vlm_pruner.bench.mini import CHECKPOINT, ROOT, check_checkpoint, find_questions
 from vlm_pruner.bench.questions import Question, balanced_sample, kinds_of, read_questions
+from vlm_pruner.provenance import weights_sha256
 
 if TYPE_CHECKING:
     from vlm_pruner.bench.arms import Arm
@@ -95,7 +96,7 @@ def _describe_config(args: argparse.Namespace, arms: Sequence[Arm], questions: S
     asked = [[question.question_id, question.text, question.answer] for question in questions]
     return {
         "model": _shown(args.model),
-        "weights_sha256": _digest(sorted(args.model.glob("*.safetensors"))),
+        "weights_sha256": weights_sha256(args.model),
         "questions": len(questions),
         "questions_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
         "seed": args.seed,
@@ -196,13 +197,6 @@ def _text(
         "B=16: the token batch of the paper's tables; our default is 1, exact greedy",
     ]
     return "\n".join(lines)
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _shown(path: Path) -> str:

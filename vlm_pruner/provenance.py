@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -29,6 +30,14 @@ def git_hash() -> str | None:
     if commit is None:
         return None
     return f"{commit}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+
+
+def weights_sha256(model: Path) -> str:
+    """One digest of a checkpoint folder's safetensors files, by name."""
+    digest = hashlib.sha256()
+    for file in sorted(model.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def hardware() -> dict[str, Any]:
