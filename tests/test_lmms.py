@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_qwen_checkpoint
 import torch
 from PIL import Image
 
 import vlm_pruner as vp
 from playground.mini import lmms_tasks
-from tests import tiny_qwen_checkpoint
 from vlm_pruner import lmms
 from vlm_pruner.errors import PruningError
 from vlm_pruner.lmms import check

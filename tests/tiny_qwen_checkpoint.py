@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests import tiny_qwen
-from tests.tiny_qwen import END, IMAGE, PAD, START, VIDEO, VOCABULARY
+import tiny_qwen
+from tiny_qwen import END, IMAGE, PAD, START, VIDEO, VOCABULARY
 
 TURN, CLOSE, NEWLINE = 94, 95, 96
 _SPECIAL = {

@@ -1,0 +1,301 @@
+"""The plug-in inside the real lmms-eval, offline, on the CPU. scripts/test_lmms_eval.sh makes its environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+if find_spec("lmms_eval") is None:
+    pytest.skip("lmms_eval is not installed; scripts/test_lmms_eval.sh makes an environment", allow_module_level=True)
+
+import tiny_qwen_checkpoint
+import torch
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.models import get_model
+from lmms_eval.tasks import TaskManager
+from PIL import Image
+
+import vlm_pruner as vp
+from llava.eval import model_vqa_loader
+from playground.mini import lmms_tasks
+from vlm_pruner import cli, lmms
+from vlm_pruner.lmms.arguments import ArgumentError
+from vlm_pruner.lmms.chat import ChatModel
+from vlm_pruner.lmms.llava import Llava
+from vlm_pruner.pruning import PruningWarning
+
+ROOT = Path(__file__).resolve().parents[1]
+EMBEDDED = ROOT / "playground" / "mini" / "checkpoint"
+ARMS = {"dense": "", "pruned": ",keep_tokens=64"}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    lmms_tasks.write(folder, count=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_qwen_checkpoint.write(tmp_path_factory.mktemp("qwen"))
+
+
+def evaluate(model: str, model_args: str, task: str, folder: Path, **more: Any) -> dict[str, Any]:
+    manager = TaskManager(include_path=str(folder), include_defaults=False, model_name=model)
+    options = {"batch_size": 1, "bootstrap_iters": 0, "log_samples": True, **more}
+    return simple_evaluate(model=model, model_args=model_args, tasks=[task], task_manager=manager, **options)
+
+
+def answers(results: dict[str, Any], task: str) -> list[str]:
+    samples = sorted(results["samples"][task], key=lambda sample: sample["doc_id"])
+    return [sample["filtered_resps"][0] for sample in samples]
+
+
+@pytest.mark.parametrize("name", lmms.MODELS)
+@pytest.mark.parametrize("simple", [False, True])
+def test_every_model_is_found_by_its_name(name: str, simple: bool) -> None:
+    found = get_model(name, force_simple=simple)
+    assert found.is_simple == (simple or name == "vlm_pruner_llava")
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_llava_scores_as_our_own_runner(arm: str, tasks: Path, tmp_path: Path) -> None:
+    """The same questions through lmms-eval's command and through `llava.eval`: the same answers, the same accuracy."""
+    command = [sys.executable, "-m", "lmms_eval", "--model", "vlm_pruner_llava", "--tasks", "mini_gqa"]
+    command += ["--model_args", f"pretrained={EMBEDDED},device=cpu{ARMS[arm]}", "--include_path", str(tasks)]
+    command += ["--log_samples", "--output_path", str(tmp_path), "--verbosity", "DEBUG"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = tmp_path.rglob("*_results.json")
+    result = json.loads(file.read_text())
+    (samples,) = tmp_path.rglob("*_samples_mini_gqa.jsonl")
+    lines = sorted((json.loads(line) for line in samples.read_text().splitlines()), key=lambda line: line["doc_id"])
+    theirs = [line["filtered_resps"] for line in lines]  # one answer each, which the file holds without its list
+
+    data, own = tasks / "benchmarks" / "gqa", tmp_path / "own.jsonl"
+    flags = ["--model-path", str(EMBEDDED), "--image-folder", str(data / "data" / "images"), "--device", "cpu"]
+    flags += ["--question-file", str(data / "llava_gqa_testdev_balanced.jsonl"), "--answers-file", str(own)]
+    flags += ["--max_new_tokens", "16", *(["--sparse", "--keep_tokens", "64"] if arm == "pruned" else [])]
+    assert model_vqa_loader.main(flags) == 0
+    ours = [json.loads(line)["text"] for line in own.read_text().splitlines()]
+    assert theirs == ours and len(ours) > 8
+    scored = tmp_path / "score.json"
+    assert cli.main(["score", "gqa", "--data", str(data), "--answers", str(own), "--json", str(scored)]) == 0
+    accuracy = json.loads(scored.read_text())["metrics"]["accuracy"]
+    assert 100 * result["results"]["mini_gqa"]["exact_match,none"] == pytest.approx(accuracy, abs=0.01)
+    kept = {"dense": None, "pruned": 64}[arm]
+    assert result["throughput"].get("avg_kept_tokens") == kept
+
+
+def expected(folder: Path, docs: list[dict[str, Any]], images: Path, method: Any) -> list[str]:
+    """Answers one by one, straight from transformers and `prune`."""
+    from contextlib import nullcontext
+
+    from transformers import AutoModelForImageTextToText
+
+    from vlm_pruner.processors import load_processor
+
+    processor = load_processor(str(folder), max_pixels=9216)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    texts = []
+    for doc in docs:
+        pictures = [{"type": "image", "image": Image.open(images / name).convert("RGB")} for name in doc["images"]]
+        message = {"role": "user", "content": [*pictures, {"type": "text", "text": doc["question"]}]}
+        inputs = processor.apply_chat_template(
+            [[message]], add_generation_prompt=True, tokenize=True, return_dict=True,
+            processor_kwargs={"return_tensors": "pt", "padding": True},
+        )  # fmt: skip
+        with torch.no_grad(), nullcontext() if method is None else vp.prune(model, method):
+            ids = model.generate(**inputs, max_new_tokens=16, do_sample=False)
+        new = ids[0, inputs["input_ids"].shape[1] :]
+        texts.append(processor.tokenizer.decode(new, skip_special_tokens=True).strip())
+    return texts
+
+
+@pytest.mark.parametrize("task", ["mini_gqa", "mini_pairs"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_qwen_answers_as_transformers_alone(arm: str, task: str, qwen: Path, tasks: Path) -> None:
+    """One by one, in ragged batches, as messages and as plain prompts; with one picture and with two."""
+    docs = [json.loads(line) for line in (tasks / f"{task}.json").read_text().splitlines()]
+    method = vp.CentrifugalPruner(keep_tokens=64) if arm == "pruned" else None
+    wanted = expected(qwen, docs, tasks, method)
+    assert len(set(wanted)) > 1  # or a mix-up of rows would not show
+    given = f"pretrained={qwen},device=cpu,max_pixels=9216{ARMS[arm]}"
+    for more in ({}, {"batch_size": 5}, {"force_simple": True, "batch_size": 3}):
+        results = evaluate("vlm_pruner_qwen2_vl", given, task, tasks, **more)
+        assert answers(results, task) == wanted, more
+    pictures = len(docs[0]["images"])
+    assert results["throughput"].get("avg_kept_tokens") == (64 * pictures if method else None)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_the_rest_of_the_family_runs_pruned(family: str, tasks: Path, tmp_path: Path) -> None:
+    folder = tiny_qwen_checkpoint.write(tmp_path, family)
+    given = f"pretrained={folder},device=cpu,max_pixels=9216,reduction_ratio=0.75,method=divprune,pruned_layer=2"
+    one, many = (evaluate(f"vlm_pruner_{family}", given, "mini_pairs", tasks, batch_size=size) for size in (1, 4))
+    assert answers(one, "mini_pairs") == answers(many, "mini_pairs")
+    assert one["throughput"]["avg_kept_tokens"] == one["throughput"]["avg_visual_tokens"] / 4
+
+
+def test_receipts_lie_beside_the_results(qwen: Path, tasks: Path, tmp_path: Path) -> None:
+    given = f"pretrained={qwen},device=cpu,max_pixels=9216,keep_tokens=64,receipts={tmp_path}/kept.jsonl"
+    results = evaluate("vlm_pruner_qwen2_vl", given, "mini_pairs", tasks, batch_size=4)
+    lines = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert {line["doc_id"] for line in lines} == {sample["doc_id"] for sample in results["samples"]["mini_pairs"]}
+    assert all([image["n_after"] for image in line["images"]] == [64, 64] for line in lines)
+    counts = results["samples"]["mini_pairs"][0]["token_counts"][0]
+    assert counts["input_tokens"] > sum(image["n_before"] for image in lines[0]["images"])
+
+
+def test_generation_settings_are_obeyed(qwen: Path, tasks: Path) -> None:
+    given = f"pretrained={qwen},device=cpu,max_pixels=4096"
+    whole = answers(evaluate("vlm_pruner_qwen2_vl", given, "mini_gqa", tasks), "mini_gqa")
+    short = evaluate("vlm_pruner_qwen2_vl", given, "mini_gqa", tasks, gen_kwargs="max_new_tokens=3")
+    assert answers(short, "mini_gqa") == [" ".join(text.split()[:3]) for text in whole]
+    end = whole[0].split()[1]
+    cut = evaluate("vlm_pruner_qwen2_vl", given, "mini_gqa", tasks, gen_kwargs=f"until={end}")
+    assert answers(cut, "mini_gqa") == [text.partition(end)[0].strip() for text in whole]
+    beams = "num_beams=3,max_new_tokens=5"
+    one = evaluate("vlm_pruner_qwen2_vl", f"{given},keep_tokens=16", "mini_pairs", tasks, gen_kwargs=beams)
+    many = evaluate(
+        "vlm_pruner_qwen2_vl", f"{given},keep_tokens=16", "mini_pairs", tasks, gen_kwargs=beams, batch_size=4
+    )
+    assert answers(one, "mini_pairs") == answers(many, "mini_pairs")
+
+
+def test_small_pictures_are_kept_whole_and_it_is_said(qwen: Path, tasks: Path) -> None:
+    given = f"pretrained={qwen},device=cpu,max_pixels=1024,keep_tokens=64"
+    with pytest.warns(PruningWarning, match="keep_tokens=64"):
+        results = evaluate("vlm_pruner_qwen2_vl", given, "mini_gqa", tasks, limit=2)
+    assert results["throughput"]["avg_unpruned_share"] == 1
+
+
+def test_a_crash_is_raised(qwen: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("selection is broken")
+
+    monkeypatch.setattr(vp.CentrifugalPruner, "select", broken)
+    for model, given in (("vlm_pruner_qwen2_vl", f"{qwen},max_pixels=4096"), ("vlm_pruner_llava", f"{EMBEDDED}")):
+        with pytest.raises(RuntimeError, match="selection is broken"):
+            evaluate(model, f"pretrained={given},device=cpu,keep_tokens=16", "mini_gqa", tasks, limit=1)
+
+
+def test_pruning_that_does_nothing_is_raised(qwen: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm_pruner.adapters.qwen_vl.QwenVLAdapter.spans", lambda self, args, kwargs: [[]])
+    with (
+        pytest.warns(PruningWarning, match="nothing was pruned"),
+        pytest.raises(RuntimeError, match="shows 1 images or videos, but pruning met 0"),
+    ):
+        evaluate("vlm_pruner_qwen2_vl", f"pretrained={qwen},device=cpu,keep_tokens=16", "mini_gqa", tasks, limit=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "named"),
+    [
+        ("vlm_pruner_qwen2_vl", "keep_tokens=16,treshold=0.8", "unknown model_args: treshold"),
+        ("vlm_pruner_qwen3_vl", "keep_tokens=16", "is a qwen2_vl, and this model takes qwen3_vl"),
+        ("vlm_pruner_qwen2_vl", "keep_tokens=16,pruned_layer=4", "layer=4"),
+        ("vlm_pruner_qwen2_vl", "keep_tokens=2", "pivots=4"),
+    ],
+)
+def test_settings_are_judged_before_the_first_document(model: str, given: str, named: str, qwen: Path) -> None:
+    with pytest.raises((ArgumentError, ValueError), match=named):
+        get_model(model).create_from_arg_string(f"pretrained={qwen},device=cpu,{given}", {"batch_size": 1})
+
+
+def test_other_kinds_of_requests_are_refused(qwen: Path) -> None:
+    model = get_model("vlm_pruner_qwen2_vl")(pretrained=str(qwen), device="cpu")
+    for kind in (model.loglikelihood, model.generate_until_multi_round):
+        with pytest.raises(NotImplementedError, match="Qwen2VL does not do"):
+            kind([])
+
+
+def test_llava_places_images_where_the_task_does() -> None:
+    model = Llava(pretrained=str(EMBEDDED), device="cpu")
+    picture = Image.new("RGB", (40, 30), "red")
+
+    def document(context: str, pictures: list[Image.Image]) -> Any:
+        from vlm_pruner.lmms.decoding import Decoding
+        from vlm_pruner.lmms.documents import Document
+
+        return Document(0, "t", "test", 0, context, Decoding(4), lambda: pictures)
+
+    before = document("<image>\nIs there a red star in the image?", [picture])
+    plain = document("Is there a red star in the image?", [picture])
+    assert model.answer([before], before.decoding) == model.answer([plain], plain.decoding)
+    with pytest.raises(ValueError, match="places 2 images in its text, but has 1"):
+        two = document("<image> <image> same?", [picture])
+        model.answer([two], two.decoding)
+
+
+def script(tasks: Path, out: Path, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {
+        **os.environ, "VENV_PYTHON": sys.executable, "MODEL": str(EMBEDDED), "FAMILY": "llava", "DEVICE": "cpu",
+        "DTYPE": "float32", "TASK": "mini_gqa", "INCLUDE": str(tasks), "OUT": str(out), "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(out / "home"), "PROCESSES": "2", "RECEIPTS": "1", "OMP_NUM_THREADS": "1", **environment,
+    }  # fmt: skip
+    command = ["bash", str(ROOT / "Qwen2-VL" / "eval_scripts" / "lmms_eval_gqa.sh"), *given]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600)
+
+
+def test_the_script_with_two_processes_answers_as_one(tasks: Path, tmp_path: Path) -> None:
+    done = script(tasks, tmp_path, "0.889", "0.8", "16", BATCH="4")
+    assert done.returncode == 0 and "result: " in done.stdout, done.stdout + done.stderr
+    (file,) = tmp_path.rglob("*_samples_mini_gqa.jsonl")
+    lines = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda line: line["doc_id"])
+    given = f"pretrained={EMBEDDED},device=cpu,reduction_ratio=0.889,threshold=0.8,token_batch=16"
+    alone = answers(evaluate("vlm_pruner_llava", given, "mini_gqa", tasks), "mini_gqa")
+    assert [line["filtered_resps"] for line in lines] == alone
+    kept = [
+        json.loads(line) for path in tmp_path.rglob("receipts.rank*.jsonl") for line in path.read_text().splitlines()
+    ]
+    assert sorted(line["doc_id"] for line in kept) == list(range(len(alone)))
+    assert {image["n_after"] for line in kept for image in line["images"]} == {64}
+
+
+def test_a_crash_of_one_process_fails_the_script(tasks: Path, tmp_path: Path) -> None:
+    """Only one process meets the broken document; the other one must not wait for it."""
+    broken = tmp_path / "tasks"
+    lmms_tasks.write(broken, count=2)
+    docs = [json.loads(line) for line in (broken / "mini_gqa.json").read_text().splitlines()]
+    docs[1]["images"] = ["nowhere.png"]
+    (broken / "mini_gqa.json").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    done = script(broken, tmp_path / "out", "0")
+    assert done.returncode != 0 and "nowhere.png" in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("*_results.json"))
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="transformers reads videos with torchvision")
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_videos(family: str, tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(str(tmp_path / "film.mp4"), "w") as film:
+        stream = film.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 48
+        for number in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 48, 3), 20 * number, np.uint8), format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+    folder = tiny_qwen_checkpoint.write(tmp_path / "model", family)
+    model = ChatModel(pretrained=str(folder), device="cpu", max_num_frames=8, reduction_ratio=0.5)
+
+    from vlm_pruner.lmms.decoding import Decoding
+    from vlm_pruner.lmms.documents import Document
+
+    parts = [{"type": "video", "url": str(tmp_path / "film.mp4")}, {"type": "image", "url": Image.new("RGB", (40, 30))}]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "red star"}]}]
+    document = Document(0, "t", "test", 0, "", Decoding(4), lambda: messages)
+    (reply,) = model.answer([document], document.decoding)
+    assert reply.visuals == len(reply.kept) == 2
+    assert len(reply.kept[0].coords[0]) == 3 and reply.kept[0].n_after == reply.kept[0].n_before // 2
