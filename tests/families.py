@@ -33,6 +33,7 @@ _TEXT = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 _TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -68,12 +69,13 @@ def random(*shape: int, seed: int) -> Tensor:
 class Family:
     """One family: how it is built, and what its processor makes of a prompt.
 
-    prefix: of its classes in transformers. videos: whether it takes them. tower: the vision tower's name in the model.
-    fixed: whether all its pictures have the same number of tokens.
+    prefix: of its classes in transformers. videos: whether it takes them. frames: spans of a film.
+    tower: the vision tower's name in the model. fixed: whether all its pictures have the same number of tokens.
     """
 
     prefix: str
     videos = False
+    frames = 1
     fixed = False
     tower = "vision_tower"
 
@@ -112,6 +114,20 @@ class Family:
     def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
         """Arguments of the model about the pictures and videos of a batch."""
         raise NotImplementedError
+
+    def positions(self, model: Any, whole: dict[str, Tensor], start: int) -> dict[str, Tensor]:
+        """What a call for the tokens of `whole` from `start` on is told of their positions."""
+        return {}
+
+    def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of a batch, what is about its pictures and videos."""
+        return {name: value for name, value in batch.items() if name not in _TOKENS}
+
+    def dialogue(self, *turns: Prompt) -> dict[str, Tensor]:
+        """One row, of turns that follow each other."""
+        batch = self.inputs(*turns)
+        ids = batch["input_ids"][batch["attention_mask"].bool()][None]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **self.seen(batch)}
 
     def inputs(self, *prompts: Prompt) -> dict[str, Tensor]:
         """A batch as the family's processor makes it, padded on the left."""
@@ -264,9 +280,12 @@ class llava_onevision(llava_next):
 
 
 class internvl(Family):
-    """Tiles of 3 x 3 tokens; pictures of one tile, of two and of four, the thumbnail not counted."""
+    """Tiles of 3 x 3 tokens; pictures of one tile, of two and of four, the thumbnail not counted.
 
-    prefix = "InternVL"
+    The frames of a film are pictures of one tile.
+    """
+
+    prefix, videos, frames = "InternVL", True, 3
     tiles = (1, 3, 5)
 
     def config(self) -> Any:
@@ -277,11 +296,14 @@ class internvl(Family):
         )
 
     def tokens(self, part: Picture | Film, prompt: Prompt) -> list[int]:
-        assert isinstance(part, Picture)
+        if isinstance(part, Film):
+            return [_START, *[IMAGE] * 9, _END] * 3
         return [_START, *[IMAGE] * (9 * self.tiles[part.shape]), _END]
 
     def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
-        views = [random(self.tiles[one.shape], 3, 84, 84, seed=one.seed) for one in pictures(prompts)]
+        shown = [part for prompt in prompts for part in prompt if not isinstance(part, int)]
+        counts = [self.tiles[part.shape] if isinstance(part, Picture) else 3 for part in shown]
+        views = [random(count, 3, 84, 84, seed=part.seed) for part, count in zip(shown, counts, strict=True)]
         return {"pixel_values": torch.cat(views)} if views else {}
 
 
@@ -322,6 +344,19 @@ class _Qwen(Family):
 
     def inputs(self, *prompts: Prompt) -> dict[str, Tensor]:
         return tiny_qwen.inputs(self.name, *[[self._part(part) for part in prompt] for prompt in prompts])
+
+    def dialogue(self, *turns: Prompt) -> dict[str, Tensor]:
+        batch = super().dialogue(*turns)
+        ids = batch["input_ids"]
+        return {**batch, "mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
+
+    def positions(self, model: Any, whole: dict[str, Tensor], start: int) -> dict[str, Tensor]:
+        about = {name: value for name, value in whole.items() if name in _TOKENS or name.endswith("grid_thw")}
+        positions = model.model.get_rope_index(**about)[0]
+        return {
+            "position_ids": positions[..., start:],
+            "mm_token_type_ids": whole["mm_token_type_ids"][:, start:],
+        }
 
     def _part(self, part: Part) -> int | tiny_qwen.Visual:
         if isinstance(part, Picture):

@@ -9,12 +9,26 @@ import pytest
 import torch
 
 import vlm_pruner as vp
-from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family, pictures
+from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family, Prompt, films, pictures
 from tests.tiny_qwen import IMAGE, LAYERS, VIDEO
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 ALL = vp.CentrifugalPruner(reduction_ratio=0.0)
 pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.pruning.PruningWarning")
+
+
+def column(name: str, prompt: Prompt):
+    """A parameter that belongs in a column of the table in docs/families.md."""
+    return pytest.param(prompt, marks=pytest.mark.column(name), id=name)
+
+
+FILMS = [column("video", FILM), pytest.param(MIXED, marks=pytest.mark.column("video"), id="beside a picture")]
+
+
+def needs_videos(family: Family, prompt: Prompt) -> Prompt:
+    if films([prompt]) and not family.videos:
+        pytest.skip("takes no videos")
+    return prompt
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
@@ -85,17 +99,29 @@ def state(model) -> dict[str, list[str]]:
 # What is kept
 
 
-def test_several_visuals_have_a_budget_each(family):
-    for name, prompt in family.prompts.items():
-        batch = family.inputs(prompt)
-        called, generated = forward(family.model, batch, METHOD)[1], generate(family.model, batch, METHOD)[2]
-        assert called == generated, "generate encodes pictures beforehand, and withholds their sizes"
-        assert len(called) == len(prompt) - sum(isinstance(part, int) for part in prompt)
-        assert all(image.n_after == 6 == len(image.indices) for image in called)
-        places = [image.span[0] + o for image in called for o in image.offsets or range(image.n_before)]
-        ids = batch["input_ids"][0]
-        visual = (ids == IMAGE) | (ids == VIDEO)
-        assert places == visual.nonzero().squeeze(1).tolist(), name
+@pytest.mark.parametrize("prompt", [column("single", ONE), column("multi-image", TWO), *FILMS])
+def test_every_visual_has_a_budget_of_its_own(family, prompt):
+    batch = family.inputs(needs_videos(family, prompt))
+    called, generated = forward(family.model, batch, METHOD)[1], generate(family.model, batch, METHOD)[2]
+    assert called == generated, "generate encodes pictures beforehand, and withholds their sizes"
+    assert len(called) == len(pictures([prompt])) + family.frames * len(films([prompt]))
+    assert all(image.n_after == 6 == len(image.indices) for image in called)
+    places = [image.span[0] + o for image in called for o in image.offsets or range(image.n_before)]
+    ids = batch["input_ids"][0]
+    visual = (ids == IMAGE) | (ids == VIDEO)
+    assert places == visual.nonzero().squeeze(1).tolist()
+
+
+@pytest.mark.parametrize("prompt", FILMS)
+def test_frames_may_have_a_budget_each(family, prompt):
+    batch = family.inputs(needs_videos(family, prompt))
+    method = vp.CentrifugalPruner(keep_tokens=4, per_frame=True)
+    whole, frames = forward(family.model, batch, METHOD)[1], forward(family.model, batch, method)[1]
+    times = [sorted({where[0] for where in image.coords}) for image in frames if len(image.coords[0]) == 3]
+    assert all(len(time) == 1 for time in times), "a span for every frame"
+    assert [image.n_after for image in frames] == [min(4, image.n_before) for image in frames]
+    assert sum(image.n_before for image in frames) == sum(image.n_before for image in whole)
+    assert len(frames) >= 3 * len(films([prompt]))
 
 
 def test_pictures_of_different_sizes_have_layouts_of_their_own(family):
@@ -110,6 +136,7 @@ def test_pictures_of_different_sizes_have_layouts_of_their_own(family):
 # Exactness
 
 
+@pytest.mark.column("keep-all identity")
 def test_keeping_everything_is_the_dense_model_bit_for_bit(family):
     for prompt in family.prompts.values():
         batch = family.inputs(prompt)
@@ -118,6 +145,7 @@ def test_keeping_everything_is_the_dense_model_bit_for_bit(family):
         assert all(image.n_after == image.n_before for image in kept[2])
 
 
+@pytest.mark.column("drop = mask")
 @pytest.mark.parametrize("layer", range(1, LAYERS))
 def test_dropping_equals_masking(family, layer):
     """A token that is gone and one that no later layer may look at are the same, phases and DeepStack included."""
@@ -148,6 +176,7 @@ def test_hidden_states_and_attentions_are_those_of_the_tokens_that_are_left(fami
         assert_close(own, dense if i < method.layer else dense[:, :, left][..., left])
 
 
+@pytest.mark.column("eager/SDPA")
 def test_eager_attention_agrees(family):
     for prompts in ([TWO], [FILM, TWO] if family.videos else [ONE, TWO]):
         batch = family.inputs(*prompts)
@@ -156,6 +185,7 @@ def test_eager_attention_agrees(family):
         assert_close(sdpa[1], eager[1])
 
 
+@pytest.mark.column("batch")
 def test_a_ragged_batch_equals_its_rows_one_by_one(family):
     prompts = [TWO, WORDS, *([MIXED] if family.videos else []), ONE]
     batch = family.inputs(*prompts)

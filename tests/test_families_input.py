@@ -90,7 +90,7 @@ def test_a_cut_prompt_and_embeddings_are_refused(family):
     batch = family.inputs(ONE)
     tokens = {"input_ids", "attention_mask", "mm_token_type_ids"}
     cut = {name: value[:, :-7] if name in tokens else value for name, value in batch.items()}
-    with pytest.raises(ValueError, match="in one forward call|make 25 visual tokens, but input_ids hold 23"):
+    with pytest.raises(ValueError, match=r"in one forward call|make 25 visual tokens, but input_ids hold 23"):
         run(family, cut, METHOD)
     embeds = family.model.get_input_embeddings()(batch["input_ids"])
     with pytest.raises(ValueError, match="pass input_ids"):

@@ -142,7 +142,7 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         visual_spans: list[list[VisualSpan]] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Beams repeat every row of the batch; transformers repeats rows of tensors, and pictures must follow theirs."""
+        """Beams repeat every row of the batch; transformers repeats tensors, and pictures must follow their rows."""
         pictures = {}
         if expand_size > 1 and input_ids is not None and kwargs.get("pixel_values") is not None:
             pixels, sizes = kwargs.pop("pixel_values"), kwargs.pop("image_sizes", None)
