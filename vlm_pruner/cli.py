@@ -26,9 +26,12 @@ COMMANDS = {
     "check-data": Command("vlm_pruner.check_data", "name the files of the nine benchmarks that are missing"),
     "score": Command("vlm_pruner.scoring.command", "score an answer file of one of nine benchmarks"),
     "table": Command("vlm_pruner.report.paper_command", "the paper's tables with our scores beside the printed ones"),
+    "bench": Command("vlm_pruner.bench.command", "time a model's parts on this machine, dense and pruned"),
     "ask": Command("vlm_pruner.show.ask", "one question, answered dense and pruned, and which tokens were kept"),
     "show": Command("vlm_pruner.show.command", "draw which tokens methods keep of a picture, side by side"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
+    "ablate": Command("vlm_pruner.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
+    "demo": Command("vlm_pruner.web.command", "a page in the browser: dense and pruned answers side by side"),
 }
 
 EXAMPLES = """examples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +77,9 @@ VARIATIONS: tuple[Variation, ...] = (
 )
 
 
-def ablation_arms(budget: int, tokens: int, token_batch: int, variations: Iterable[Variation] = VARIATIONS) -> list[Arm]:
+def ablation_arms(
+    budget: int, tokens: int, token_batch: int, variations: Iterable[Variation] = VARIATIONS
+) -> list[Arm]:
     """The dense model, the default and one arm per variation that changes anything, all at `budget` visual tokens.
 
     tokens: a picture's visual tokens. token_batch: the default's; the paper's is 16.

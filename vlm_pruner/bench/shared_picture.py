@@ -23,12 +23,15 @@ from llava.eval.prompts import build_prompt
 from llava.images import read_image
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.multimodal_prompt import prepare_prompt
+from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.bench.llava_answerer import CONVERSATION, LlavaAnswerer
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, Selection, View
+from vlm_pruner.methods.view import AttentionRows
 
-FROM_TEXT = frozenset({"text_hidden", "text_keys", "text_embeddings"})  # a choice that sees these is each question's own
+# A choice that sees one of these is each question's own.
+FROM_TEXT = frozenset({"text_hidden", "text_keys", "text_embeddings", "attend", "attend_next"})
 SUPPLIED = FROM_TEXT | {"embeddings", "final_norm"}
 UNASKED = -100
 
@@ -63,7 +66,9 @@ class SharedPicture:
         self.decoder: nn.Module = answerer.model.get_model()
         self.head: nn.Module = answerer.model.lm_head
         self.layers = list(self.decoder.get_submodule("layers").children())
-        prompts = [_split(tokenizer_image_token(build_prompt(q.text, CONVERSATION), answerer.tokenizer)) for q in questions]
+        prompts = [
+            _split(tokenizer_image_token(build_prompt(q.text, CONVERSATION), answerer.tokenizer)) for q in questions
+        ]
         answers = [answerer.tokenizer(q.answer, add_special_tokens=False).input_ids for q in questions]
         self._see(answerer, image, prompts[0][0])
         self._write([text for _, text in prompts], answers, answerer.tokenizer.eos_token_id)
@@ -127,7 +132,7 @@ class SharedPicture:
         return [method.choose(self._view(method, row)) for row in rows]
 
     def _pruned(self, method: Pruner) -> Tensor:
-        """[Q, T, d]: the texts behind the last layer, with only the kept tokens of the picture from `method.layer` on."""
+        """[Q, T, d]: the texts behind the last layer, with the kept tokens alone from `method.layer` on."""
         selections = self.selections(method)
         picture, phases = self._shortened(method, selections)
         texts = self.texts[method.layer]
@@ -157,6 +162,8 @@ class SharedPicture:
             "text_embeddings": self.texts[0][row, tokens],
             "embeddings": self.pictures[0][0, self.visual],
             "final_norm": self.decoder.get_submodule("norm"),
+            "attend": self._attention(k - 1, row),
+            "attend_next": self._attention(k, row),
         }
         if k and "text_keys" in method.needs:
             fields["text_keys"] = _side_by_side(self.text_states[k - 1][0][row])[tokens]
@@ -164,6 +171,21 @@ class SharedPicture:
         budget = method.budget(self.span.length)
         asked = {need: fields[need] for need in method.needs}
         return View(hidden, keys, self.span.layout, budget, start=self.span.start, **asked)
+
+    def _attention(self, depth: int, row: int) -> AttentionRows:
+        """How text tokens of one question attend to the picture in layer `depth`, computed when asked for."""
+
+        def attend(queries: Tensor) -> Tensor:
+            length = self.lengths[row]
+            hidden = torch.cat([self.pictures[depth], self.texts[depth][row : row + 1, :length]], dim=1)
+            pairs = zip(self.picture_phases, self.text_phases, strict=True)
+            call = LayerCall(
+                self.layers[depth], hidden, tuple(torch.cat([p, t[:, :length]], 1) for p, t in pairs), None
+            )
+            text = torch.arange(hidden.shape[1] - length, hidden.shape[1])[queries.cpu()]
+            return call.rows(0, text, call.keys(0), 0)[..., self.visual]
+
+        return attend
 
     def _advance_to(self, depth: int) -> None:
         """Run the dense model as far as the input of layer `depth`."""
@@ -198,8 +220,8 @@ def _check(method: Pruner) -> None:
     layers, missing = method.layers(2 * method.layer + 8), method.needs - SUPPLIED
     if len(layers) > 1 or missing or method.renumber or method.released:
         raise PruningError(
-            f"{method.name or type(method).__name__} cannot share a picture between questions: that is for methods with "
-            f"one stage that keep positions and look at no more than {', '.join(sorted(SUPPLIED))}; use vlm_pruner.prune"
+            f"{method.name or type(method).__name__} cannot share a picture between questions: that is for methods of "
+            f"one stage that keep positions and look at {', '.join(sorted(SUPPLIED))} only; use vlm_pruner.prune"
         )
 
 

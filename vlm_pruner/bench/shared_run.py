@@ -72,7 +72,9 @@ class PairedOutcomes:
     `kinds` are the kinds that count, `left_out` the others. Raises ValueError if none counts.
     """
 
-    def __init__(self, questions: Sequence[Question], outcomes: Outcomes, resamples: int = 10_000, seed: int = 0) -> None:
+    def __init__(
+        self, questions: Sequence[Question], outcomes: Outcomes, resamples: int = 10_000, seed: int = 0
+    ) -> None:
         dense = next(right for key, right in outcomes.items() if key.startswith(f"{DENSE}@"))
         every = PictureBootstrap([q.image for q in questions], [q.kind for q in questions], resamples, seed)
         accuracy = every.by_kind([dense[q.question_id] for q in questions])
