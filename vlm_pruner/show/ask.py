@@ -137,7 +137,7 @@ def _rows(answers: list[Answer]) -> list[list[str]]:
 def _how_measured(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
     before = "each a cold first call" if args.no_warm_up else "after one untimed call of each"
     what = "one run each" if len(answers) > 1 else "one run"
-    return f"{what} on {args.device}, {before}; the first token includes the vision tower"
+    return f"{what} on {args.device}, {before};\nthe first token includes the vision tower"
 
 
 def _show_kept(

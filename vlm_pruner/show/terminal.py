@@ -108,7 +108,7 @@ class _Cells:
             return f"{_code(38, rgb(order_colour(numbers[0] - 1, len(self.kept.order))))}{sign}"
         mean = self._mean(boxes)
         faded = tuple(round(0.45 * channel + 20) for channel in mean)
-        return f"{_code(48, (faded[0], faded[1], faded[2]))}{sign}"
+        return f"{_code(48, (faded[0], faded[1], faded[2]), grey=True)}{sign}"
 
     def _mean(self, boxes: list[Box]) -> Colour:
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
@@ -122,7 +122,7 @@ class _Cells:
 
 
 def _legend(kept: Kept, colour: bool, ascii_only: bool, width: int) -> str:
-    dropped = "a pale patch" if colour else ("." if ascii_only else "·")
+    dropped = "a dim patch" if colour else ("." if ascii_only else "·")
     pivots = ", ".join(str(number) for number, token in enumerate(kept.order, start=1) if token in kept.pivots)
     words = f"numbers: order of selection; {dropped}: dropped" + (f"; pivots: {pivots}" if pivots else "")
     return words if len(words) <= width else words[: width - 3] + "..."
@@ -132,9 +132,14 @@ def _lightness(colour: Colour) -> float:
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def _code(layer: int, colour: Colour) -> str:
-    """The escape code that sets ink (38) or background (48), with as many colours as the terminal has."""
+def _code(layer: int, colour: Colour, grey: bool = False) -> str:
+    """The escape code that sets ink (38) or background (48), with as many colours as the terminal has.
+
+    grey: rather a grey than a wrong colour, where the terminal has few.
+    """
     if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
         return f"\x1b[{layer};2;{colour[0]};{colour[1]};{colour[2]}m"
+    if grey:
+        return f"\x1b[{layer};5;{232 + round(_lightness(colour) / 255 * 23)}m"
     red, green, blue = (round(channel / 255 * 5) for channel in colour)
     return f"\x1b[{layer};5;{16 + 36 * red + 6 * green + blue}m"
