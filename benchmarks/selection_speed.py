@@ -1,21 +1,29 @@
-"""Selection beside the slow reference: milliseconds at the sizes of LLaVA-1.5-7B. The last line is one JSON document.
+"""Selection beside the slow reference: time and memory, and the bars that they must meet. The last line is one JSON.
 
-    python benchmarks/selection_speed.py                   # N = 576, d = 4096, 64 tokens kept
-    python benchmarks/selection_speed.py --grid 12 12 --hidden 512 --keep 16 --repeats 3
+    python benchmarks/selection_speed.py                                # all sizes; the reference holds 3 GiB
+    python benchmarks/selection_speed.py --sizes llava-1.5 --repeats 50
+    python benchmarks/selection_speed.py --sizes tiny --repeats 3
 
 Both sides get the same made-up picture (patches of like tokens, a common direction, noise) and select and merge; the
-kept tokens must be equal, or the command fails.
+kept tokens must be equal, or the command fails. At 16,384 tokens the reference would need hundreds of gigabytes: there
+only the library runs. Memory is what a call holds at its peak beside its inputs; the reference works in blocks from
+1,024 tokens on (tests/reference.py), so the memory ratio at 2,880 is lower than in one piece. Ends with 1 if a bar is
+missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import os
 import platform
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +35,58 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.reference import reference_prune
 from vlm_pruner import CentrifugalPruner, TokenLayout, __version__
 
+GIB = 2**30
+TOKEN_BATCHES = (1, 16)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A picture of height x width tokens of `hidden` channels of which `keep` stay, and the bars at this size.
+
+    faster: how often the library's time must fit into the reference's; None where the reference cannot run.
+    leaner: the same of peak memory. seconds, gib: what a call of the library may take at most.
+    """
+
+    height: int
+    width: int
+    hidden: int
+    keep: int
+    faster: float | None = None
+    leaner: float | None = None
+    seconds: float | None = None
+    gib: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        return self.height * self.width
+
+
+SIZES = {
+    "tiny": Size(8, 9, 64, 12, faster=1.0),
+    "llava-1.5": Size(24, 24, 4096, 64, faster=40),
+    "llava-next": Size(48, 60, 4096, 320, faster=60, leaner=20),
+    "large": Size(128, 128, 4096, 1820, seconds=2, gib=1),
+}
+STANDARD = ("llava-1.5", "llava-next", "large")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One figure and its bar. at_least: whether the figure must not be below the bar; otherwise not above it."""
+
+    name: str
+    value: float
+    bar: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    def __str__(self) -> str:
+        sense = "at least" if self.at_least else "at most"
+        return f"{self.name:<52} {self.value:>9.2f}   {sense} {self.bar:g}: {'met' if self.met else 'MISSED'}"
+
 
 def picture(height: int, width: int, hidden: int, seed: int) -> tuple[Tensor, Tensor, TokenLayout]:
     generator = torch.Generator().manual_seed(seed)
@@ -34,64 +94,139 @@ def picture(height: int, width: int, hidden: int, seed: int) -> tuple[Tensor, Te
     objects = torch.randn(n // 8 + 1, hidden, generator=generator)
     owner = torch.randint(len(objects), (n,), generator=generator).sort().values
     common = 0.5 * torch.randn(hidden, generator=generator)
-    states = objects[owner] + common + 0.6 * torch.randn(n, hidden, generator=generator)
+    states = torch.randn(n, hidden, generator=generator).mul_(0.6).add_(common)
+    for start in range(0, n, 1024):  # no second matrix of this size, which would hide what a call holds
+        states[start : start + 1024] += objects[owner[start : start + 1024]]
     return states, torch.randn(n, hidden, generator=generator), TokenLayout.grid(height, width)
 
 
-def milliseconds(run: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median and standard deviation of `repeats` runs, after one that is not counted."""
+def resident_bytes() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most resident memory during `run`, beside what was resident before; looked at every millisecond."""
+    ctypes.CDLL(None).malloc_trim(0)  # glibc would serve the run from what earlier ones left behind, unseen
+    before = peak = resident_bytes()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.001):
+            peak = max(peak, resident_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return peak - before
+
+
+def milliseconds(run: Callable[[], object], repeats: int) -> list[float]:
+    """Times of `repeats` runs, after one that is not counted, sorted."""
     run()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times), statistics.pstdev(times)
+    return sorted(times)
 
 
-def measure(token_batch: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    states, keys, layout = picture(*arguments.grid, arguments.hidden, arguments.seed)
-    method = CentrifugalPruner(keep_tokens=arguments.keep, token_batch=token_batch)
+def measure(size: Size, repeats: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
+    """One row for each token batch: median times in ms and their spread, peak memory in bytes, and the ratios."""
+    states, keys, layout = picture(size.height, size.width, size.hidden, seed)
+    states, keys = states.to(dtype), keys.to(dtype)
+    return [_measure(states, keys, layout, size, token_batch, repeats) for token_batch in TOKEN_BATCHES]
+
+
+def _measure(
+    states: Tensor, keys: Tensor, layout: TokenLayout, size: Size, token_batch: int, repeats: int
+) -> dict[str, Any]:
+    method = CentrifugalPruner(keep_tokens=size.keep, token_batch=token_batch)
 
     def fast() -> list[int]:
-        selection = method.select(states, keys, layout, arguments.keep)
+        selection = method.select(states, keys, layout, size.keep)
         method.merge(states, selection)
         return selection.order.tolist()
 
-    def slow() -> list[int]:
-        result = reference_prune(states, keys, layout.coords, layout.diagonal, arguments.keep, token_batch=token_batch)
-        return result.order
+    times = milliseconds(fast, repeats)
+    row: dict[str, Any] = {"tokens": size.tokens, "token_batch": token_batch, "repeats": repeats}
+    row |= {"fast_ms": statistics.median(times), "fast_min_ms": times[0], "fast_p95_ms": times[int(0.95 * repeats)]}
+    row["fast_bytes"] = peak_bytes(fast)
+    if size.faster is not None:
+        row |= _beside_reference(states, keys, layout, size, token_batch, fast())
+        row["faster"] = row["slow_ms"] / row["fast_ms"]
+        row["leaner"] = row["slow_bytes"] / max(1, row["fast_bytes"])
+    return row
 
-    if fast() != slow():
-        raise SystemExit(f"token batch {token_batch}: fast and slow selection keep different tokens")
-    fast_ms, fast_sd = milliseconds(fast, arguments.repeats)
-    slow_ms, slow_sd = milliseconds(slow, max(1, arguments.repeats // 5))
-    return {
-        "token_batch": token_batch,
-        "fast_ms": fast_ms,
-        "fast_sd": fast_sd,
-        "slow_ms": slow_ms,
-        "slow_sd": slow_sd,
-        "ratio": slow_ms / fast_ms,
-    }
+
+def _beside_reference(
+    states: Tensor, keys: Tensor, layout: TokenLayout, size: Size, token_batch: int, order: list[int]
+) -> dict[str, float]:
+    """Median time and peak memory of the reference. Raises SystemExit if it keeps other tokens than `order`."""
+    slow: list[list[int]] = []
+
+    def run() -> None:
+        result = reference_prune(states, keys, layout.coords, layout.diagonal, size.keep, token_batch=token_batch)
+        slow.append(result.order)
+
+    times = []
+    runs = 3 if size.tokens < 1000 else 1
+    for _ in range(runs):
+        start = time.perf_counter()
+        peak = peak_bytes(run)
+        times.append(1000 * (time.perf_counter() - start))
+    if slow[0] != order:
+        raise SystemExit(f"{size}, token batch {token_batch}: fast and slow selection keep different tokens")
+    return {"slow_ms": statistics.median(times), "slow_bytes": peak}
+
+
+def gates(name: str, rows: list[dict[str, Any]]) -> list[Gate]:
+    """The figures of one size that have a bar."""
+    size, made = SIZES[name], []
+    for row in rows:
+        title = f"{size.tokens} tokens, {size.keep} kept, token batch {row['token_batch']}: "
+        for figure, value, bar, at_least in [
+            ("times faster than the reference", row.get("faster"), size.faster, True),
+            ("times leaner than the reference", row.get("leaner"), size.leaner, True),
+            ("seconds", row["fast_ms"] / 1000, size.seconds, False),
+            ("GiB beside the inputs", row["fast_bytes"] / GIB, size.gib, False),
+        ]:
+            if bar is not None:
+                made.append(Gate(title + figure, value, bar, at_least))
+    one, sixteen = rows[0]["fast_ms"], rows[-1]["fast_ms"]
+    made.append(Gate(f"{size.tokens} tokens: token batch 1 over token batch 16", one / sixteen, 1.5, at_least=False))
+    return made
+
+
+def ratios(sizes: tuple[str, ...] = STANDARD, repeats: int = 15) -> list[Gate]:
+    """Every figure with a bar, measured in this process. Raises SystemExit if fast and slow keep different tokens."""
+    return [gate for name in sizes for gate in gates(name, measured(name, repeats))]
+
+
+def measured(name: str, repeats: int, seed: int = 0) -> list[dict[str, Any]]:
+    """`measure` at the size called `name`: fewer repeats where one takes longer."""
+    return measure(SIZES[name], max(3, repeats * 1000 // max(1000, SIZES[name].tokens)), seed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid", type=int, nargs=2, default=[24, 24], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--hidden", type=int, default=4096, help="channels of hidden states and keys")
-    parser.add_argument("--keep", type=int, default=64, help="visual tokens to keep")
-    parser.add_argument("--token-batches", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--repeats", type=int, default=15, help="runs of the fast side; the slow one runs a fifth")
+    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=list(STANDARD))
+    parser.add_argument("--repeats", type=int, default=30, help="runs of the library at up to 1,000 tokens")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 
-    print(f"{'token batch':>11} {'slow ms':>10} {'fast ms':>10} {'ratio':>8}")
-    rows = []
-    for token_batch in arguments.token_batches:
-        row = measure(token_batch, arguments)
-        rows.append(row)
-        print(f"{token_batch:>11} {row['slow_ms']:>10.1f} {row['fast_ms']:>10.2f} {row['ratio']:>7.1f}x", flush=True)
+    rows, passed = {}, []
+    for name in arguments.sizes:
+        rows[name] = measured(name, arguments.repeats, arguments.seed)
+        for gate in gates(name, rows[name]):
+            print(gate, flush=True)
+            passed.append(gate)
     environment = {
         "vlm_pruner": __version__,
         "torch": torch.__version__,
@@ -99,7 +234,10 @@ def main() -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
-    print(json.dumps({"config": vars(arguments), "rows": rows, "environment": environment}))
+    figures = [asdict(gate) | {"met": gate.met} for gate in passed]
+    print(json.dumps({"config": vars(arguments), "rows": rows, "gates": figures, "environment": environment}))
+    if not all(gate.met for gate in passed):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,11 @@ Two numbers per token are enough, and both are running quantities: its largest s
 smallest distance to it. The modulation (1 + lambda * distance) depends on the candidate alone, so the largest
 modulated similarity is the modulated largest similarity. A step that keeps b tokens costs O(N * b * channels), and
 nothing needs an N x N matrix.
+
+Greedy as it is, the expansion need not look at all N tokens after every token it keeps. Candidates are judged in the
+order that a round ranked them in, so it is enough to keep the next few up to date (`_Window`); what a window keeps is
+then shown to all N tokens at once, by a product of matrices where one token at a time would stream the features from
+memory again and again. A token batch of 1 so costs what one of 16 does.
 """
 
 from __future__ import annotations
@@ -11,8 +16,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+WINDOW = 64  # candidates that are judged before all N tokens see what was kept
 
 
 @dataclass(frozen=True)
@@ -27,17 +35,39 @@ class Expansion:
     similarity: Tensor
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where tokens are. points: [n, 2], in units of the diagonal. frames: [n], or None if all are in one picture."""
+
+    points: Tensor
+    frames: Tensor | None
+
+    @classmethod
+    def of(cls, places: Tensor) -> _Places:
+        """From [n, 2] or, of a video, [n, 3]."""
+        return cls(places[:, -2:].contiguous(), places[:, 0] if places.shape[1] == 3 else None)
+
+    def __getitem__(self, tokens: Tensor) -> _Places:
+        return _Places(self.points[tokens], None if self.frames is None else self.frames[tokens])
+
+    def distances(self, others: _Places) -> Tensor:
+        """[others, n]: how far each of the others is from each token; infinite between frames."""
+        apart = torch.cdist(others.points, self.points, compute_mode="donot_use_mm_for_euclid_dist")
+        if self.frames is None or others.frames is None:
+            return apart
+        return apart.where(others.frames[:, None] == self.frames, torch.inf)
+
+
 class _KeptSet:
     """The tokens kept so far, with the running similarity and distance of all N tokens to them."""
 
     def __init__(self, features: Tensor, places: Tensor, spatial_weight: float) -> None:
         self.features = features  # [N, q], unit rows
-        self.frames = places[:, 0] if places.shape[1] == 3 else None
-        self.places = places[:, -2:]  # [N, 2], coordinates in units of the diagonal
+        self.places = _Places.of(places)
         self.spatial_weight = spatial_weight
         n = features.shape[0]
         self.similarity = features.new_full((n,), -torch.inf)
-        self.distance = places.new_full((n,), torch.inf)
+        self.distance = features.new_full((n,), torch.inf)
         self.nearest = torch.zeros(n, dtype=torch.long, device=features.device)
         self.free = torch.ones(n, dtype=torch.bool, device=features.device)
         self.order: list[Tensor] = []
@@ -45,23 +75,79 @@ class _KeptSet:
 
     def add(self, tokens: Tensor) -> None:
         """Keep `tokens` [b], in this order."""
-        similarity, first = (self.features @ self.features[tokens].T).max(dim=1)
-        distance = torch.cdist(self.places, self.places[tokens], compute_mode="donot_use_mm_for_euclid_dist")
+        similarity, first = (self.features[tokens] @ self.features.T).max(dim=0)
         self.nearest = torch.where(similarity > self.similarity, tokens[first], self.nearest)
-        self.similarity = torch.maximum(self.similarity, similarity)
-        if self.frames is not None:
-            distance = distance.where(self.frames[:, None] == self.frames[tokens], torch.inf)
-        self.distance = torch.minimum(self.distance, distance.amin(dim=1))
+        torch.maximum(self.similarity, similarity, out=self.similarity)
+        torch.minimum(self.distance, self.places.distances(self.places[tokens]).amin(dim=0), out=self.distance)
         self.free[tokens] = False
         self.order.append(tokens)
         self.size += tokens.numel()
 
-    def redundancy(self) -> Tensor:
-        """[N], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i), the modulated similarity: low is worth keeping."""
-        distance = self.distance
-        if self.frames is not None:  # nothing kept in the frame yet: content alone counts
+    def redundancy(self, tokens: Tensor) -> Tensor:
+        """[n], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i) for each of `tokens` [n]: low is worth keeping."""
+        distance = self.distance[tokens]
+        if self.places.frames is not None:  # nothing kept in the frame yet: content alone counts
             distance = distance.where(distance.isfinite(), 0)
-        return self.similarity * (1 + self.spatial_weight * distance)
+        return self.similarity[tokens] * (1 + self.spatial_weight * distance)
+
+    def window(self, tokens: Tensor) -> _Window:
+        """The candidates `tokens` [w], in the order in which they are to be judged."""
+        features, places = self.features[tokens], self.places[tokens]
+        tensors = (self.similarity[tokens], self.distance[tokens], features @ features.T, places.distances(places))
+        return _Window(*(tensor.cpu().numpy() for tensor in tensors), self.spatial_weight)
+
+
+@dataclass
+class _Window:
+    """A few candidates, kept up to date among themselves while they are judged.
+
+    similarity, distance: [w], largest and smallest to the kept set. gram, apart: [w, w], to each other. On the host,
+    in NumPy: the arrays are so small that what counts is the cost of a call.
+    """
+
+    similarity: np.ndarray
+    distance: np.ndarray
+    gram: np.ndarray
+    apart: np.ndarray
+    spatial_weight: float
+
+    def judge(self, threshold: float, token_batch: int, room: int) -> list[int]:
+        """Positions of the tokens kept, at most `room`, in order of selection.
+
+        Between two additions no score changes, so all batches up to the next candidate below the threshold are passed
+        over at once: this costs as many steps as it keeps batches, whatever the batch size.
+        """
+        kept: list[int] = []
+        start = 0
+        while len(kept) < room and start < len(self.similarity):
+            scores = self._redundancy(start)
+            below = scores < threshold
+            first = int(below.argmax())
+            if not below[first]:
+                break
+            batch = slice(first - first % token_batch, first - first % token_batch + token_batch)
+            added = start + batch.start + _accept(scores[batch], below[batch], room - len(kept))
+            kept.extend(added.tolist())
+            self._add(added)
+            start += batch.stop
+        return kept
+
+    def _redundancy(self, start: int) -> np.ndarray:
+        """As _KeptSet.redundancy, for the candidates from `start` on."""
+        distance = self.distance[start:]
+        if np.isinf(distance).any():
+            distance = np.where(np.isinf(distance), 0, distance)
+        return self.similarity[start:] * (1 + self.spatial_weight * distance)
+
+    def _add(self, positions: np.ndarray) -> None:
+        np.maximum(self.similarity, self.gram[positions].max(axis=0), out=self.similarity)
+        np.minimum(self.distance, self.apart[positions].min(axis=0), out=self.distance)
+
+
+def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> np.ndarray:
+    """Positions of a batch's tokens below the threshold; if they overflow the budget, of its `room` lowest scores."""
+    accepted = below.nonzero()[0]
+    return accepted if len(accepted) <= room else scores.argsort(kind="stable")[:room]
 
 
 def expand(
@@ -97,42 +183,31 @@ def expand(
                 raise ValueError("cannot select visual tokens: their hidden states or keys contain NaN or infinity")
             # Nothing changes until the threshold passes the lowest score: skip the rounds that cannot add anything.
             rounds = max(rounds, int((lowest - threshold) / threshold_step))
-    similarity = kept.similarity
-    nearest = kept.nearest
     order = torch.cat(kept.order)
+    nearest = kept.nearest
     nearest[order] = order  # rounding may make a duplicate look closer to a kept token than the token itself
-    return Expansion(order=order, nearest=nearest, similarity=similarity)
+    return Expansion(order=order, nearest=nearest, similarity=kept.similarity)
 
 
 def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: int) -> float:
     """One round: candidates in order of redundancy, judged in batches against the kept set as it grows.
 
-    Between two additions no score changes, so all batches up to the next candidate below the threshold are passed
-    over at once: a round costs as many steps as it keeps batches, whatever the batch size. That a round ends when
-    its first batch adds nothing needs no rule: that batch has the lowest scores. Returns the lowest score at the
-    round's start. Ties are broken by the lowest index.
+    Each window starts with the batch of the next candidate below the threshold, and so keeps at least one. That a
+    round ends when its first batch adds nothing needs no rule: that batch has the lowest scores. Returns the lowest
+    score at the round's start. Ties are broken by the lowest index.
     """
     candidates = kept.free.nonzero().squeeze(1)
-    ranked, order = kept.redundancy()[candidates].sort(stable=True)
-    candidates = candidates[order]
-    lowest = float(ranked[0])
-    start, scores = 0, ranked
+    scores, ranking = kept.redundancy(candidates).sort(stable=True)
+    candidates = candidates[ranking]
+    lowest = float(scores[0])
+    width = math.ceil(WINDOW / token_batch) * token_batch  # whole batches
     while kept.size < budget:
         below = (scores < threshold).nonzero()
         if below.numel() == 0:
             break
-        batch_start = start + int(below[0]) // token_batch * token_batch
-        batch = slice(batch_start - start, batch_start - start + token_batch)
-        kept.add(_accept(candidates[batch], scores[batch], threshold, budget - kept.size))
-        start = batch_start + token_batch
-        candidates = candidates[batch.stop :]
-        scores = kept.redundancy()[candidates]
+        start = int(below[0]) // token_batch * token_batch
+        window = candidates[start : start + width]
+        kept.add(window[kept.window(window).judge(threshold, token_batch, budget - kept.size)])
+        candidates = candidates[start + width :]
+        scores = kept.redundancy(candidates)
     return lowest
-
-
-def _accept(tokens: Tensor, scores: Tensor, threshold: float, room: int) -> Tensor:
-    """The batch's tokens below the threshold; if they overflow the budget, the `room` lowest scores of the batch."""
-    accepted = tokens[scores < threshold]
-    if accepted.numel() <= room:
-        return accepted
-    return tokens[scores.argsort(stable=True)[:room]]
