@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.bench.llava_answerer import LlavaAnswerer, check_device
 
     check_device(args.device)
-    print(f"loading {_shown(args.model)}", file=sys.stderr, flush=True)
+    print(f"loading {shown(args.model)}", file=sys.stderr, flush=True)
     answerer = LlavaAnswerer.load(args.model, args.device)
     arms = make_arms(args.methods, args.budgets, answerer.side**2, args.seed)
     header = _describe_config(args, arms, questions) | {"kinds": kinds_of(everything)}
@@ -95,7 +95,7 @@ def _describe_config(args: argparse.Namespace, arms: Sequence[Arm], questions: S
     """All that decides the answers; a journal with another description is not continued."""
     asked = [[question.question_id, question.text, question.answer] for question in questions]
     return {
-        "model": _shown(args.model),
+        "model": shown(args.model),
         "weights_sha256": weights_sha256(args.model),
         "questions": len(questions),
         "questions_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
@@ -118,13 +118,13 @@ def _answer(
 
     batches = answerer.batches(questions, args.batch_size)
     with Journal(args.out / "answers.unfinished.jsonl", header) as journal:
-        _say_how_it_starts(journal)
+        say_how_it_starts(journal)
         with tqdm(total=len(arms) * len(questions), unit=" answers", ncols=80, mininterval=0.5, file=sys.stderr) as bar:
             interleave.run(answerer, arms, batches, journal, bar.update)
     return journal.records, journal.path
 
 
-def _say_how_it_starts(journal: Journal) -> None:
+def say_how_it_starts(journal: Journal) -> None:
     if journal.set_aside:
         print(f"an unfinished run with other settings was set aside as {journal.set_aside}", file=sys.stderr)
     if journal.records:
@@ -166,7 +166,7 @@ def report(
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     names = [out / name for name in ("table.txt", "results.json", "answers.jsonl", "kept.png")]
     print(
-        f"\n{time.perf_counter() - started:.0f} s in all; written:", *(f"  {_shown(name)}" for name in names), sep="\n"
+        f"\n{time.perf_counter() - started:.0f} s in all; written:", *(f"  {shown(name)}" for name in names), sep="\n"
     )
 
 
@@ -199,7 +199,7 @@ def _text(
     return "\n".join(lines)
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """Relative to the clone or the working folder where it lies below one of them."""
     for base in (Path.cwd(), ROOT):
         if path.resolve().is_relative_to(base):

@@ -154,6 +154,10 @@ class LlavaAnswerer:
             for remove in removers:
                 remove()
 
+    def text_tokens(self, question: Question) -> int:
+        """Tokens of the prompt beside the picture's."""
+        return len(self._ids(question)) - 1
+
     def _ids(self, question: Question) -> list[int]:
         ids = tokenizer_image_token(build_prompt(question.text, CONVERSATION), self.tokenizer)
         assert isinstance(ids, list)
