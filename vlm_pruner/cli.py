@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": Command("vlm_pruner.bench.command", "time a model's parts on this machine, dense and pruned"),
     "ask": Command("vlm_pruner.show.ask", "one question, answered dense and pruned, and which tokens were kept"),
     "show": Command("vlm_pruner.show.command", "draw which tokens methods keep of a picture, side by side"),
+    "compare": Command("vlm_pruner.compare", "methods x budgets x benchmarks, with intervals and verdicts"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
     "ablate": Command("vlm_pruner.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
     "demo": Command("vlm_pruner.web.command", "a page in the browser: dense and pruned answers side by side"),

@@ -1,0 +1,132 @@
+"""The comparison of methods as text of at most 100 columns, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vlm_pruner.bench.bootstrap import Interval
+from vlm_pruner.bench.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
+from vlm_pruner.report.comparison import SHORT
+from vlm_pruner.report.table import render
+
+MARKS = {BETTER: "+", WORSE: "-", UNCLEAR: "~"}
+NAMES = {"dense": "dense", "random": "random", "vlm-pruner": "VLM-Pruner"}
+HEAD = ["method", "avg", "FLOPs", "acc", "loyal"]
+
+
+def terminal(cells: Sequence[Cell]) -> str:
+    """Per benchmark and budget one block of rows, and below them the kinds of question. Columns end before 100."""
+    parts = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
+        own = [cell for cell in cells if cell.benchmark == benchmark]
+        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + _block(_header(own), _grouped(own)))
+        parts.append(_block(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
+    return "\n\n".join(parts)
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """The same with every interval written out."""
+    parts = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
+        own = [cell for cell in cells if cell.benchmark == benchmark]
+        header = ["budget", "method", "average tokens", "FLOPs", "accuracy", "loyalty", *_titles(own)]
+        rows = [[_budget(cell), cell.arm.label, *_costs(cell), *_long(cell, _shown(own))] for cell in own]
+        kinds = list(own[0].kinds)
+        kind_rows = [[_budget(c), c.arm.label, *(_span(c.kinds[kind]) for kind in kinds)] for c in own]
+        parts.append(f"## {benchmark}, n = {own[0].accuracy.n}\n\n{_pipes(header, rows)}")
+        parts.append(_pipes(["budget", "method", *kinds], kind_rows))
+    return "\n\n".join(parts)
+
+
+def _header(cells: Sequence[Cell]) -> list[str]:
+    return [*HEAD, *_titles(cells)]
+
+
+def _titles(cells: Sequence[Cell]) -> list[str]:
+    return [f"- {NAMES[name]}" for name in _shown(cells)]
+
+
+def _shown(cells: Sequence[Cell]) -> list[str]:
+    """References that are there at all."""
+    return [name for name in REFERENCES if any(name in cell.against for cell in cells)]
+
+
+def _by_budget(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
+    budgets = dict.fromkeys(_budget(cell) for cell in cells)
+    return [(budget, [cell for cell in cells if _budget(cell) == budget]) for budget in budgets]
+
+
+def _grouped(cells: Sequence[Cell]) -> list[tuple[str, list[list[str]]]]:
+    shown = _shown(cells)
+    return [(title, [_row(cell, shown) for cell in group]) for title, group in _by_budget(cells)]
+
+
+def _budget(cell: Cell) -> str:
+    return "" if cell.arm.method is None else cell.arm.key.partition("@")[2]
+
+
+def _row(cell: Cell, shown: Sequence[str]) -> list[str]:
+    loyal = "" if cell.loyalty is None else f"{100 * cell.loyalty.mean:.0f}"
+    accuracy = f"{100 * cell.accuracy.mean:.1f}"
+    return [_name(cell), *_costs(cell), accuracy, loyal, *(_difference(cell.against.get(name)) for name in shown)]
+
+
+def _name(cell: Cell) -> str:
+    return cell.arm.label if len(cell.arm.label) <= 20 else cell.arm.label[:19] + "."
+
+
+def _costs(cell: Cell) -> list[str]:
+    account = cell.arm.accounting
+    return ["", ""] if account is None else [f"{account.average_tokens:.0f}", f"{100 * account.flops_share:.0f}%"]
+
+
+def _difference(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    interval = difference.interval
+    low, high = (f"{100 * bound:.1f}" for bound in (interval.low, interval.high))
+    return f"{100 * interval.mean:+.1f} [{low},{high}]{MARKS[difference.verdict]}"
+
+
+def _kind_header(cells: Sequence[Cell]) -> list[str]:
+    return ["accuracy by kind", *(SHORT.get(kind, kind) for kind in cells[0].kinds)]
+
+
+def _kind_row(cell: Cell) -> list[str]:
+    """Accuracies in percent; a mark where the difference to dense is clear."""
+    dense = cell.against.get("dense")
+    return [_name(cell), *(_kind_cell(i, None if dense is None else dense.kinds[k]) for k, i in cell.kinds.items())]
+
+
+def _kind_cell(accuracy: Interval, difference: Interval | None) -> str:
+    clear = difference is not None and difference.excludes_zero
+    mark = "" if difference is None or not clear else MARKS[BETTER if difference.mean > 0 else WORSE]
+    return f"{100 * accuracy.mean:.0f}{mark or ' '}"
+
+
+def _long(cell: Cell, shown: Sequence[str]) -> list[str]:
+    against = [cell.against.get(name) for name in shown]
+    differences = ["" if d is None else f"{_span(d.interval, '+')} {d.verdict}" for d in against]
+    return [_span(cell.accuracy), "" if cell.loyalty is None else _span(cell.loyalty), *differences]
+
+
+def _span(interval: Interval, sign: str = "") -> str:
+    low, high = (f"{100 * bound:{sign}.1f}" for bound in (interval.low, interval.high))
+    return f"{100 * interval.mean:{sign}.1f} [{low}, {high}]"
+
+
+def _block(header: list[str], groups: Sequence[tuple[str, list[list[str]]]]) -> str:
+    """One table whose groups have a line of their own above them."""
+    rows = [row for _, group in groups for row in group]
+    head, *lines = render(header, rows).splitlines()
+    text, rest = [head], iter(lines)
+    for title, group in groups:
+        if title:
+            text.append(f"-- {title if not title.isdigit() else title + ' tokens'}")
+        text += [next(rest) for _ in group]
+    return "\n".join(text)
+
+
+def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
