@@ -15,17 +15,34 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.utils import is_torchvision_available
 
 
-def load_processor(checkpoint: str, **settings: Any) -> Any:
-    """The checkpoint's processor. settings: of its image processor, such as max_pixels.
+def load_processor(checkpoint: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The checkpoint's processor. An image is scaled to lie between the limits, where its family scales by pixels.
 
     Without torchvision its `video_processor` is None where the family has one.
     """
-    if is_torchvision_available():
-        return AutoProcessor.from_pretrained(checkpoint, **settings)
-    family = _family(checkpoint)
+    family = None if is_torchvision_available() else _family(checkpoint)
     if family is None or "video_processor" not in family.get_attributes():
-        return AutoProcessor.from_pretrained(checkpoint, **settings)
-    return _without_videos(family, checkpoint, settings)
+        processor = AutoProcessor.from_pretrained(checkpoint)
+    else:
+        processor = _without_videos(family, checkpoint)
+    limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    if given := {name: value for name, value in limits.items() if value is not None}:
+        _limit(processor.image_processor, given)
+    return processor
+
+
+def _limit(images: Any, given: dict[str, int]) -> None:
+    """Qwen's processors call numbers of pixels the shortest and the longest edge."""
+    own = {name: images.size[name] for name in ("shortest_edge", "longest_edge") if name in images.size}
+    if len(own) < 2 or not hasattr(images, "merge_size"):
+        raise ValueError(
+            f"{type(images).__name__} scales images to fixed sizes, not to a number of pixels; "
+            "leave min_pixels and max_pixels out"
+        )
+    limits = {**own, **given}
+    if limits["shortest_edge"] > limits["longest_edge"]:
+        raise ValueError(f"min_pixels={limits['shortest_edge']} is more than max_pixels={limits['longest_edge']}")
+    images.size = type(images.size)(**limits)
 
 
 def _family(checkpoint: str) -> Any:
@@ -34,8 +51,8 @@ def _family(checkpoint: str) -> Any:
     return None if name is None else getattr(transformers, name)
 
 
-def _without_videos(family: Any, checkpoint: str, settings: dict[str, Any]) -> Any:
-    class ImagesOnly(family):  # type: ignore[misc]
+def _without_videos(family: Any, checkpoint: str) -> Any:
+    class ImagesOnly(family):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if argument_name == "video_processor" and argument is None:
                 return None
@@ -46,7 +63,7 @@ def _without_videos(family: Any, checkpoint: str, settings: dict[str, Any]) -> A
     kept = {name: value for name, value in own.items() if name in _parameters(family)}
     return ImagesOnly(
         **kept,
-        image_processor=AutoImageProcessor.from_pretrained(checkpoint, **settings),
+        image_processor=AutoImageProcessor.from_pretrained(checkpoint),
         tokenizer=AutoTokenizer.from_pretrained(checkpoint),
         video_processor=None,
     )

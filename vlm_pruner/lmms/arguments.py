@@ -123,7 +123,8 @@ def build_method(arguments: Arguments) -> Pruner | None:
             raise ArgumentError("method=dense keeps every token; leave reduction_ratio and keep_tokens out")
         return None
     if not {"reduction_ratio", "keep_tokens"} & given.keys():
-        return _refuse_without_budget(arguments.method, given)
+        _refuse_without_budget(arguments.method, given)
+        return None
     if arguments.keep_tokens is None and arguments.reduction_ratio == 0:
         return None
     method = methods.get(arguments.method or DEFAULT_METHOD)
@@ -132,7 +133,9 @@ def build_method(arguments: Arguments) -> Pruner | None:
         if METHOD_FLAGS[flag] not in known:
             raise ArgumentError(f"{flag} means nothing to method {method.name!r}; leave it out")
     settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
-    return method(**settings, **({"seed": arguments.seed} if "seed" in known else {}))
+    if "seed" in known:
+        settings["seed"] = arguments.seed
+    return method(**settings)
 
 
 def _refuse_without_budget(method: str | None, given: Mapping[str, Any]) -> None:

@@ -15,9 +15,11 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava.eval.batch import kept_per_row
+from llava.eval.checkpoint import DTYPES
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
+from vlm_pruner.lmms.films import read_film
 from vlm_pruner.lmms.ledger import count_visuals
 from vlm_pruner.lmms.model import PrunedModel, Reply
 from vlm_pruner.processors import load_processor
@@ -36,7 +38,7 @@ class ChatModel(PrunedModel):
     def load(self) -> None:
         own = self.arguments
         self._check_family(AutoConfig.from_pretrained(own.pretrained).model_type)
-        self.processor = load_processor(own.pretrained, **self._pixels())
+        self.processor = load_processor(own.pretrained, own.min_pixels, own.max_pixels)
         self.processor.tokenizer.padding_side = "left"
         if not self.processor.chat_template:
             raise ArgumentError(f"{own.pretrained} has no chat template (chat_template.jinja): add its family's own")
@@ -85,14 +87,22 @@ class ChatModel(PrunedModel):
         return [{"role": "system", "content": [{"type": "text", "text": prompt}]}, *messages]
 
     def _inputs(self, prompts: Sequence[Messages]) -> Any:
-        own = self.arguments
-        frames = {"num_frames": own.max_num_frames} if own.fps is None else {"fps": own.fps}
-        film = any(part["type"] == "video" for prompt in prompts for message in prompt for part in message["content"])
+        films = self._read_films(prompts)
+        video = {"video_metadata": films, "do_sample_frames": False} if films else {}
         inputs = self.processor.apply_chat_template(
             prompts, add_generation_prompt=True, tokenize=True, return_dict=True,
-            processor_kwargs={"padding": True, "return_tensors": "pt", **(frames if film else {})},
+            processor_kwargs={"padding": True, "return_tensors": "pt", **video},
         )  # fmt: skip
         return inputs.to(self.model.device, self.model.dtype)
+
+    def _read_films(self, prompts: Sequence[Messages]) -> list[Any]:
+        """Puts frames in the places of videos' paths. Where in the videos they are, in order."""
+        own, found = self.arguments, []
+        for part in (part for prompt in prompts for message in prompt for part in message["content"]):
+            if part["type"] == "video" and isinstance(part["video"], str):
+                part["video"], metadata = read_film(part["video"], own.max_num_frames, own.fps)
+                found.append(metadata)
+        return found
 
     def _reply(self, ids: Any, length: int, visuals: int, kept: Sequence[Any]) -> Reply:
         ends = self.model.generation_config.eos_token_id
@@ -101,14 +111,9 @@ class ChatModel(PrunedModel):
         new = min(stops, default=len(numbers))
         return Reply(self.tokenizer.decode(numbers[:new], skip_special_tokens=True), length, new, visuals, kept)
 
-    def _pixels(self) -> dict[str, int]:
-        own = self.arguments
-        given = {"min_pixels": own.min_pixels, "max_pixels": own.max_pixels}
-        return {name: value for name, value in given.items() if value is not None}
-
     def _dtype(self) -> torch.dtype:
         if self.arguments.dtype != "auto":
-            return getattr(torch, self.arguments.dtype)
+            return DTYPES[self.arguments.dtype]
         on_cpu = self.device.type == "cpu" and self.arguments.device_map is None
         return torch.float32 if on_cpu else torch.bfloat16
 
