@@ -36,23 +36,24 @@ def sheet(panels: Sequence[tuple[str, Scene]], columns: int | None = None, key: 
     if not panels:
         raise ValueError("there is nothing to lay side by side; give at least one picture")
     columns = min(columns or len(panels), len(panels))
-    rows = -(-len(panels) // columns)
     wide = max(scene.width for _, scene in panels)
-    high = max(scene.height for _, scene in panels)
-    titled = TITLE if any(title for title, _ in panels) else 0.0
     shapes: list[Shape] = []
-    for number, (title, scene) in enumerate(panels):
-        row, column = divmod(number, columns)
-        x, y = GAP + column * (wide + GAP), GAP + row * (high + titled + GAP)
-        if title:
-            shapes.append(Text((x, y + 17), cut(title, 17, wide), 17, INK))
-        shapes += moved(scene.shapes, x, y + titled)
-    width, height = GAP + columns * (wide + GAP), GAP + rows * (high + titled + GAP)
+    top = GAP
+    for start in range(0, len(panels), columns):
+        row = panels[start : start + columns]
+        titled = TITLE if any(title for title, _ in row) else 0.0
+        for column, (title, scene) in enumerate(row):
+            x = GAP + column * (wide + GAP)
+            shapes.append(Text((x, top + 17), cut(title, 17, wide), 17, INK))
+            shapes += moved(scene.shapes, x, top + titled)
+        top += titled + max(scene.height for _, scene in row) + GAP
+    width, height = GAP + columns * (wide + GAP), top
     if key:
         shapes += moved(key_shapes(width - 2 * GAP), GAP, height - GAP / 2)
         height += KEY
     described = "; ".join(dict.fromkeys(scene.description for _, scene in panels if scene.description))
-    return Scene(width, height, shapes, described, BACKGROUND)
+    shown = [shape for shape in shapes if not (isinstance(shape, Text) and not shape.text)]
+    return Scene(width, height, shown, described, BACKGROUND)
 
 
 def save_sheet(scene: Scene, *paths: Path) -> list[Path]:

@@ -1,0 +1,72 @@
+"""What methods keep of photographs and of mini scenes, and what accuracy is left at each budget."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import vlm_pruner as vp
+from vlm_pruner.report.figures.choices import Chooser, photo, scene
+from vlm_pruner.show.chart import MARKERS, Axis, Level, Point, Series, line_chart
+from vlm_pruner.show.colours import GREY, INK, LINES
+from vlm_pruner.show.overlay import Style, draw_overlay
+from vlm_pruner.show.scene import Scene, moved
+from vlm_pruner.show.sheet import sheet
+
+KEEP, SIDE = 64, 360
+METHODS = {"vlm-pruner": "VLM-Pruner", "divprune": "DivPrune", "fastv": "FastV", "random": "random"}
+ALWAYS = {"vlm-pruner": LINES[0], "random": GREY}  # colours that do not depend on what else was run
+
+
+def draw(args: argparse.Namespace, results: dict[str, Any]) -> Scene:
+    left = selections(Chooser(args.model))
+    charts = [accuracy_chart(results, benchmark["name"]) for benchmark in results["benchmarks"][:2]]
+    width = max(left.width, 16 + sum(chart.width + 16 for chart in charts))
+    shapes, x = list(left.shapes), 16.0
+    for chart in charts:
+        shapes += moved(chart.shapes, x, left.height + 12)
+        x += chart.width + 16
+    return Scene(width, left.height + max(chart.height for chart in charts) + 12, shapes, left.description)
+
+
+def selections(chooser: Chooser) -> Scene:
+    """Pictures below each other, methods side by side."""
+    pictures = [photo("cat"), photo("coffee"), scene(0)]
+    panels = []
+    for row, picture in enumerate(pictures):
+        for name, label in METHODS.items():
+            kept = chooser.kept(picture, vp.methods.get(name)(keep_tokens=KEEP))
+            title = f"{label}, {KEEP} of 576" if row == 0 else ""
+            panels.append((title, draw_overlay(picture, kept, Style(side=SIDE))))
+    return sheet(panels, len(METHODS))
+
+
+def accuracy_chart(results: Mapping[str, Any], benchmark: str) -> Scene:
+    """Accuracy against visual tokens kept, with the intervals that the comparison gives."""
+    arms = {arm["key"]: arm for arm in results["arms"]}
+    lines: dict[str, list[Point]] = {}
+    labels, levels = {}, []
+    for cell in results["cells"]:
+        if cell["benchmark"] != benchmark:
+            continue
+        arm, value = arms[cell["arm"]], {name: 100 * part for name, part in cell["accuracy"].items()}
+        if arm["settings"] is None:
+            levels.append(Level(f"dense, {arm['tokens']} tokens", value["mean"], value["low"], value["high"]))
+            continue
+        labels[arm["name"]] = arm["label"]
+        point = Point(arm["tokens"], value["mean"], value["low"], value["high"])
+        lines.setdefault(arm["name"], []).append(point)
+    if not lines:
+        raise ValueError(f"the results hold no pruned arm on {benchmark!r}; run the comparison with methods to compare")
+    others = [name for name in lines if name not in ALWAYS]
+    colours = {**ALWAYS, **{name: LINES[1:][i % (len(LINES) - 1)] for i, name in enumerate(others)}}
+    series = [
+        Series(labels[name], points, colours.get(name, INK), MARKERS[i % len(MARKERS)], name == "vlm-pruner")
+        for i, (name, points) in enumerate(lines.items())
+    ]
+    budgets = sorted({point.x for points in lines.values() for point in points})
+    axis = Axis("visual tokens kept per picture", [(budget, f"{budget:g}") for budget in budgets], logarithmic=True)
+    n = next(entry["n"] for entry in results["benchmarks"] if entry["name"] == benchmark)
+    title = f"{benchmark}: accuracy in %, {n} questions"
+    return line_chart(title, series, axis, "bars: 95 % intervals", levels=levels, size=(740, 460))
