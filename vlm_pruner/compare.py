@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     rules = Rules(args.resamples, args.seed, holm=args.holm)
     print(f"loading {shown(args.model)}", file=sys.stderr, flush=True)
     answerer = LlavaAnswerer.load(args.model, args.device)
-    facts = model_facts(answerer, [q for benchmark in benchmarks for q in benchmark.questions])
+    facts = answerer.facts(q for benchmark in benchmarks for q in benchmark.questions)
     arms, not_run = possible_arms(args, facts, answerer, benchmarks[0].questions[0])
     header = _describe(args, arms, benchmarks)
     journal = _answer(answerer, arms, benchmarks, args, header)
@@ -135,18 +134,6 @@ def _read_benchmarks(args: argparse.Namespace) -> list[Benchmark]:
         sample = balanced_sample(everything, min(args.questions, len(everything)), args.seed)
         found.append(Benchmark(name, path, sorted(sample, key=lambda q: kinds_of(everything).index(q.kind))))
     return found
-
-
-def model_facts(answerer: LlavaAnswerer, questions: Sequence[Question]) -> ModelFacts:
-    """What budgets are solved with; the text's length is the median of the questions'."""
-    from vlm_pruner.bench.arms import ModelFacts
-    from vlm_pruner.cost import DecoderShape
-
-    model = answerer.model
-    if str(getattr(model.config, "image_aspect_ratio", "")).startswith("anyres"):
-        raise ValueError("this checkpoint's pictures differ in tokens (AnyRes); compare needs LLaVA-1.5's fixed grid")
-    text = int(statistics.median(answerer.text_tokens(question) for question in questions))
-    return ModelFacts(answerer.side**2, DecoderShape.of(model.config), text, model.dtype.itemsize)
 
 
 def possible_arms(

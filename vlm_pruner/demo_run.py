@@ -41,8 +41,9 @@ A run that was stopped goes on where it was when the same command is given again
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=300, metavar="N", help="number of questions (%(default)s)")
     parser.add_argument(
-        "--budgets", type=_numbers, default=[192, 128, 64], metavar="N,N", help="visual tokens kept (192,128,64)"
-    )
+        "--budgets", "--budget", dest="budgets", type=_words, default=["192", "128", "64"], metavar="B,B",
+        help="64 (tokens kept), ratio:0.889, avg:250 (mean over layers), flops:0.5 (share of dense) (192,128,64)",
+    )  # fmt: skip
     parser.add_argument(
         "--methods",
         type=_words,
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     print(f"loading {shown(args.model)}", file=sys.stderr, flush=True)
     answerer = LlavaAnswerer.load(args.model, args.device)
-    arms = make_arms(args.methods, args.budgets, answerer.side**2, args.seed)
+    arms = make_arms(args.methods, args.budgets, answerer.facts(questions), args.seed)
     header = _describe_config(args, arms, questions) | {"kinds": kinds_of(everything)}
     records, journal_file = _answer(answerer, arms, questions, args, header)
     report(answerer, arms, questions, records, header, args.out, started)
@@ -205,13 +206,6 @@ def shown(path: Path) -> str:
         if path.resolve().is_relative_to(base):
             return str(path.resolve().relative_to(base))
     return str(path)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 192,128,64") from None
 
 
 def _words(text: str) -> list[str]:

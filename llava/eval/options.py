@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,10 @@ def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--reduction_ratio", type=float, default=None, help="share of the visual tokens to remove")
     group.add_argument("--keep_tokens", type=int, default=None, help="or the number of visual tokens to keep per image")
     group.add_argument(
+        "--budget", default=None, metavar="B",
+        help="or in any convention: 64 (tokens), ratio:0.889, avg:64 (mean over layers), flops:0.3 (share of dense)",
+    )  # fmt: skip
+    group.add_argument(
         "--retain_token_num_for_llava_next", type=int, default=None, metavar="N",
         help="for LLaVA-NeXT (1.6): keep N tokens of each picture, whatever the ratio; nothing for other models",
     )  # fmt: skip
@@ -114,12 +119,38 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
     for flag in given:
         if METHOD_FLAGS[flag] not in known:
             raise UsageError(f"--{flag} means nothing to method {method_class.name!r}; leave it out")
-    if not {"reduction_ratio", "keep_tokens"} & given.keys():
-        raise UsageError("--sparse needs a budget: give --reduction_ratio (0.889 keeps 64 of 576) or --keep_tokens")
     settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
     if "seed" in known:
         settings["seed"] = args.seed
+    if args.budget is not None:
+        return _meet_budget(args, method_class, settings)
+    if not {"reduction_ratio", "keep_tokens"} & given.keys():
+        raise UsageError(
+            "--sparse needs a budget: give --reduction_ratio (0.889 keeps 64 of 576), --keep_tokens or --budget"
+        )
     return method_class(**settings)
+
+
+def _meet_budget(args: argparse.Namespace, method_class: type[Pruner], settings: dict[str, Any]) -> Pruner:
+    """The setting that meets --budget; what depends on the model is read from the checkpoint's configuration."""
+    from vlm_pruner import budgets
+    from vlm_pruner.cost import DecoderShape
+
+    if both := {"reduction_ratio", "keep_tokens"} & settings.keys():
+        raise UsageError(f"--budget {args.budget} and --{min(both)} are both given; give one of them")
+    budget, make = budgets.Budget.parse(args.budget), partial(method_class, **settings)
+    if budget.fixed:
+        return budgets.plain(budget, make)
+    from llava.model.builder import open_checkpoint
+
+    config = open_checkpoint(args.model_path).config
+    if str(config.image_aspect_ratio).startswith("anyres"):
+        raise UsageError(f"--budget {budget}: this model's pictures differ in tokens; give tokens or ratio:0.889")
+    tower = config.mm_vision_config
+    visual = (tower["image_size"] // tower["patch_size"]) ** 2
+    setting = budgets.solve(budget, make, visual, DecoderShape.of(config))
+    print(f"budget {setting.chosen}", file=sys.stderr)
+    return setting.method
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -168,7 +199,7 @@ def describe_config(
 
 def _refuse_forgotten_sparse(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """Our own flags always mean pruning; the released scripts' flags may stand there without --sparse."""
-    ours = [name for name in ("method", "keep_tokens") if getattr(args, name) is not None]
+    ours = [name for name in ("method", "keep_tokens", "budget") if getattr(args, name) is not None]
     if ours and args.method != "dense":
         raise UsageError(f"--{ours[0]} prunes only together with --sparse: add --sparse, or leave it out for dense")
     ignored = [f"--{flag}" for flag in given if flag != "compat"]

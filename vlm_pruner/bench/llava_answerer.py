@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from llava.mm_utils import expand2square, process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner import adapters, prune
+from vlm_pruner.bench.arms import ModelFacts
 from vlm_pruner.bench.interleave import Reply
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.chat.answer import cache_bytes
 from vlm_pruner.chat.opening import check_device
+from vlm_pruner.cost import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
@@ -154,9 +157,15 @@ class LlavaAnswerer:
             for remove in removers:
                 remove()
 
-    def text_tokens(self, question: Question) -> int:
-        """Tokens of the prompt beside the picture's."""
-        return len(self._ids(question)) - 1
+    def facts(self, questions: Iterable[Question]) -> ModelFacts:
+        """What budgets are solved and costs are counted with; the text's length is the median of the questions'.
+
+        Raises ValueError for a model whose pictures differ in tokens.
+        """
+        if str(getattr(self.model.config, "image_aspect_ratio", "")).startswith("anyres"):
+            raise ValueError("this checkpoint's pictures differ in tokens (AnyRes); give one with a fixed grid")
+        text = int(median(len(self._ids(question)) - 1 for question in questions))
+        return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
     def _ids(self, question: Question) -> list[int]:
         ids = tokenizer_image_token(build_prompt(question.text, CONVERSATION), self.tokenizer)

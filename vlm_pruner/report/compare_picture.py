@@ -85,8 +85,8 @@ def _axes(cells: Sequence[Cell]) -> Axes:
 
 def _legend(sheet: Image.Image, dense: bool) -> None:
     pen, y, font = ImageDraw.Draw(sheet), SCALE * 13, _font(12)
-    x = SCALE * 700
-    entries = [("line", LINE, "this method, 95 % interval"), ("thin", FAINT, "the others")]
+    x = SCALE * 610
+    entries = [("line", LINE, "the method, 95 % interval (hollow: worse than dense)"), ("thin", FAINT, "the others")]
     for kind, colour, text in entries + ([("dash", DENSE, "dense")] if dense else []):
         if kind == "line":
             pen.rectangle((x, y - SCALE * 6, x + SCALE * 26, y + SCALE * 6), BAND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vlm_pruner.bench.arms import Arm
 from vlm_pruner.bench.statistics import Estimate
 from vlm_pruner.bench.summary import ArmSummary
 from vlm_pruner.report.table import WIDTH, render, split_columns
@@ -29,11 +30,15 @@ def difference_table(summaries: Sequence[ArmSummary]) -> str:
     pruned = [summary for summary in summaries if summary.difference is not None]
     if not pruned:
         return ""
-    budgets = list(dict.fromkeys(summary.arm.tokens for summary in pruned))
-    cells = {(s.arm.label, s.arm.tokens): _signed(s.difference) for s in pruned if s.difference is not None}
+    budgets = list(dict.fromkeys(_budget(summary.arm) for summary in pruned))
+    cells = {(s.arm.label, _budget(s.arm)): _signed(s.difference) for s in pruned if s.difference is not None}
     labels = list(dict.fromkeys(summary.arm.label for summary in pruned))
     rows = [[label, *(cells.get((label, budget), "") for budget in budgets)] for label in labels]
-    return render(["minus dense, points", *(f"{budget} tokens" for budget in budgets)], rows)
+    return render(["minus dense, points", *budgets], rows)
+
+
+def _budget(arm: Arm) -> str:
+    return arm.budget or f"{arm.tokens} tokens"
 
 
 def _fixed_columns(summaries: Sequence[ArmSummary]) -> list[list[str]]:

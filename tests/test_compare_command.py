@@ -1,0 +1,192 @@
+"""`vlm-pruner compare` end to end on a tiny model of random weights: 4 x 4 visual tokens, three decoder layers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
+from vlm_pruner import compare, methods
+from vlm_pruner.bench import answering
+from vlm_pruner.bench.arms import make_arms
+from vlm_pruner.bench.questions import read_questions
+from vlm_pruner.bench.replay import Replay
+from vlm_pruner.cli import main
+
+FILES = ["accuracy.png", "answers.jsonl", "results.json", "table.md", "table.txt"]
+
+
+def arguments(checkpoint: Path, data: Path, out: Path, *more: str) -> argparse.Namespace:  # noqa: F811
+    parser = argparse.ArgumentParser()
+    compare.add_arguments(parser)
+    usual = ["--model", str(checkpoint), "--questions-file", str(data / "mini" / "questions.jsonl"), "--out", str(out)]
+    usual += ["--questions", "12", "--batch-size", "4", "--processes", "1", "--resamples", "200"]
+    return parser.parse_args([*usual, *more])
+
+
+def journal_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()][1:]
+
+
+@pytest.fixture(scope="module")
+def everything(checkpoint, data, answerer, tmp_path_factory) -> Path:  # noqa: F811
+    """A whole run of all methods at two budgets, of which one is out of reach for those that prune before layer 2."""
+    out = tmp_path_factory.mktemp("all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(answerer), "load", classmethod(lambda cls, path, device: answerer))
+        assert compare.run(arguments(checkpoint, data, out, "--budget", "6,avg:9")) == 0
+    return out
+
+
+def test_all_methods_are_in_it_and_none_is_left_out_silently(everything):
+    results = json.loads((everything / "results.json").read_text())
+    ran, refused = {arm["name"] for arm in results["arms"]}, {one["name"] for one in results["not_run"]}
+    assert ran == {"dense", "vlm-pruner-16", *methods.names()} and "cdpruner" in refused
+    text = (everything / "table.txt").read_text()
+    assert "not run: CDPruner at 6, avg:9: cdpruner weighs tokens by the question" in text
+    assert "not run: FastV at avg:9: budget avg:9 cannot be met by fastv with layer=2 of 3 layers" in text
+    rows = [line for line in text.splitlines() if "not run" not in line]
+    assert max(map(len, rows)) <= 100
+    for arm in results["arms"]:
+        assert sum(line.startswith(arm["label"]) for line in rows) >= 2, "costs and kinds"
+    assert sorted(path.name for path in everything.iterdir()) == FILES
+    with Image.open(everything / "accuracy.png") as picture:
+        assert picture.width == 1200
+
+
+def test_what_is_reported_is_what_was_kept(everything):
+    """Accounting and budget of each arm against the tokens that its answers were given with."""
+    results = json.loads((everything / "results.json").read_text())
+    records = journal_of(everything)
+    assert len(records) == 12 * len(results["arms"])
+    for arm in results["arms"]:
+        own = [record for record in records if record["arm"] == arm["key"]]
+        assert len(own) == 12
+        account = arm["accounting"]
+        if arm["settings"] is None:
+            assert all(record["kept"] is None for record in own) and account["kept"] == [16, 16, 16]
+            continue
+        for record in own:
+            assert len(set(record["kept"])) == len(record["kept"]) == arm["tokens"] == account["kept"][-1]
+            assert min(record["kept"]) >= 0 and max(record["kept"]) < 16
+        assert account["average_tokens"] == sum(account["kept"]) / 3
+        assert account["average_tokens"] <= 9 if arm["budget"] == "avg:9" else arm["budget_tokens"] == 6
+
+
+def test_cells_follow_from_the_answers(everything):
+    results = json.loads((everything / "results.json").read_text())
+    right = {(r["arm"], r["question_id"]): r["correct"] for r in journal_of(everything)}
+    text = {(r["arm"], r["question_id"]): r["text"] for r in journal_of(everything)}
+    kinds = {item["question_id"]: item["kind"] for item in results["items"]}
+
+    def mean(values: dict[int, float]) -> float:
+        return sum(sum(values[q] for q in kinds if kinds[q] == k) / 4 for k in KINDS) / len(KINDS)
+
+    for cell in results["cells"]:
+        key, budget = cell["arm"], cell["arm"].partition("@")[2]
+        assert cell["accuracy"]["mean"] == pytest.approx(mean({q: right[key, q] for q in kinds}))
+        if key == "dense@16":
+            assert cell["against"] == {} and cell["loyalty"] is None
+            continue
+        assert cell["loyalty"]["mean"] == pytest.approx(mean({q: text[key, q] == text["dense@16", q] for q in kinds}))
+        assert "dense" in cell["against"] and key.split("@")[0] not in cell["against"]
+        for name, difference in cell["against"].items():
+            other = "dense@16" if name == "dense" else f"{name}@{budget}"
+            wanted = mean({q: right[key, q] - right[other, q] for q in kinds})
+            assert difference["mean"] == pytest.approx(wanted) and difference["p_holm"] >= difference["p"]
+            clear = difference["low"] > 0 or difference["high"] < 0
+            assert (difference["verdict"] != "not distinguishable") == clear
+    count = sum(len(cell["against"]) for cell in results["cells"])
+    assert results["statistics"]["comparisons"] == count and results["statistics"]["unit"] == "picture"
+    assert f"{count} comparisons" in (everything / "table.txt").read_text()
+
+
+def test_a_run_that_was_stopped_goes_on(checkpoint, data, tmp_path, loaded, everything, monkeypatch):  # noqa: F811
+    """And gives the answers of a whole one. After Holm's correction no more is clear than before."""
+    whole, calls = answering.answer, []
+
+    def dies(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    args = arguments(checkpoint, data, tmp_path, "--budget", "6,avg:9", "--holm")
+    monkeypatch.setattr(answering, "answer", dies)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run(args)
+    monkeypatch.setattr(answering, "answer", whole)
+    assert compare.run(args) == 0
+    plain = [{**record, "text": record["text"]} for record in journal_of(everything)]
+    assert sorted(map(str, journal_of(tmp_path))) == sorted(map(str, plain))
+    assert "verdicts after Holm's correction" in (tmp_path / "table.txt").read_text()
+    cells = json.loads((tmp_path / "results.json").read_text())["cells"]
+    for difference in (d for cell in cells for d in cell["against"].values()):
+        assert difference["verdict"] == "not distinguishable" or difference["p_holm"] < 0.05
+
+
+def test_shared_layers_change_nothing(answerer, data):  # noqa: F811
+    """Answers and choices with the first layers computed once are those with every layer computed anew."""
+    questions = read_questions(data / "mini" / "questions.jsonl")
+    names = ["dense", *methods.names(), "fastv:layer=1", "vlm-pruner:layer=0"]
+    arms = make_arms(names, [6], answerer.facts(questions))
+    layers = list(answerer.model.get_model().layers)
+    replay = Replay(answerer.model.get_model(), 2)
+    for batch in answerer.batches(questions, 5):
+        replay.forget()
+        for arm in [*arms, *reversed(arms)]:
+            alone = answerer.look(batch, arm.method)
+            with replay:
+                replay.forget()
+                answerer.look(batch, None)
+                shared = answerer.look(batch, arm.method)
+            assert [look.reply.text for look in shared] == [look.reply.text for look in alone], arm.key
+            assert [look.receipt and look.receipt.order for look in shared] == [
+                look.receipt and look.receipt.order for look in alone
+            ]
+            assert [look.reply.kv_bytes for look in shared] == [look.reply.kv_bytes for look in alone]
+    assert replay.hits > 0 and not any("forward" in vars(layer) for layer in layers)
+
+
+def test_another_batch_is_not_answered_from_memory(answerer, data):  # noqa: F811
+    first, second = answerer.batches(read_questions(data / "mini" / "questions.jsonl"), 2)[:2]
+    alone = [look.reply.text for look in answerer.look(second, None)]
+    with Replay(answerer.model.get_model(), 3) as replay:
+        answerer.look(first, None)
+        assert [look.reply.text for look in answerer.look(second, None)] == alone and replay.hits == 0
+        answerer.look(second, None)
+        assert replay.hits == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--model", "nowhere"], "no checkpoint in nowhere"),
+        (["--methods", "dense,magic"], "unknown method 'magic'"),
+        (["--methods", "vlm-pruner:colour=1"], "'colour=1' in 'vlm-pruner:colour=1' is no setting of vlm-pruner"),
+        (["--methods", "cdpruner", "--budget", "6"], "no arm can be run; the first reason: CDPruner: cdpruner weighs"),
+        (["--budget", "17"], "budget 17 is impossible: a picture has 16 visual tokens"),
+        (["--budget", "share:3"], "budget 'share:3' is not understood"),
+        (["--questions", "0"], "--questions is 0"),
+        (["--processes", "0"], "--processes is 0"),
+    ],
+)
+def test_bad_input_is_one_line(checkpoint, data, tmp_path, loaded, changes, message, capsys):  # noqa: F811
+    usual = ["--model", str(checkpoint), "--questions-file", str(data / "mini" / "questions.jsonl")]
+    assert main(["compare", *usual, "--out", str(tmp_path / "out"), *changes]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error and not (tmp_path / "out").exists()
+
+
+def test_settings_of_methods_are_arms_of_their_own(checkpoint, data, tmp_path, loaded):  # noqa: F811
+    names = "vlm-pruner,vlm-pruner:spatial_weight=0,vlm-pruner:layer=1:token_batch=4"
+    assert compare.run(arguments(checkpoint, data, tmp_path, "--methods", names, "--budget", "6")) == 0
+    arms = json.loads((tmp_path / "results.json").read_text())["arms"]
+    assert [arm["settings"]["spatial_weight"] for arm in arms] == [0.5, 0, 0.5]
+    assert arms[2]["steps"] == [[1, 6]] and arms[2]["label"] == "VLM-Pruner layer=1:token_batch=4"
+    assert "dense" not in (tmp_path / "table.txt").read_text().split("accuracy: exact")[0]
