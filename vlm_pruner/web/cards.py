@@ -1,0 +1,177 @@
+"""What the page shows, as HTML. Whatever a visitor or a model wrote is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+from vlm_pruner.chat import Answer
+from vlm_pruner.show import Kept, Style, overlay_svg
+from vlm_pruner.web.recipe import Recipe
+from vlm_pruner.web.samples import Sample
+from vlm_pruner.web.session import Pane
+from vlm_pruner.web.uploads import Upload
+
+PREVIEW = 480  # longer side in pixels
+DRAWN = 768
+STATES = {
+    "waiting": "waiting for the model",
+    "running": "answering …",
+    "done": "done",
+    "stopped": "stopped",
+    "failed": "failed",
+}
+# Shows the first n kept patches, in order of selection, of the drawing that a slider belongs to.
+_SLIDE = (
+    "const w=this.closest('.vp-overlay'),n=+this.value;w.querySelector('output').textContent=n+' of '+this.max;"
+    "w.querySelectorAll('[data-order]').forEach(g=>{g.style.display=+g.dataset.order&lt;=n?'':'none'})"
+)
+
+
+def message(text: str, kind: str = "error") -> str:
+    """A sentence for the visitor; kind: "error" or "note"."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="vp-message vp-{kind}" role="{role}">{escape(text)}</p>' if text else ""
+
+
+def preview(upload: Upload) -> str:
+    """The picture that will be asked about, small, with its name and what was done to read it."""
+    picture = upload.picture()
+    size = f"{picture.width} × {picture.height}"
+    notes = "; ".join([upload.name, size, *upload.notes])
+    return (
+        f'<figure class="vp-preview"><img src="{data_url(picture)}" '
+        f'alt="The picture asked about: {escape(upload.name)}">'
+        f"<figcaption>{escape(notes)}</figcaption></figure>"
+    )
+
+
+def examples(samples: Sequence[Sample]) -> str:
+    """Buttons with a picture each; the question is the button's name."""
+    buttons = "".join(
+        f'<button type="button" data-index="{number}" title="{escape(sample.question)}">'
+        f'<img src="{data_url(sample.upload.picture(), 160)}" alt="{escape(sample.question)}"></button>'
+        for number, sample in enumerate(samples)
+    )
+    return f'<div class="vp-examples" role="group" aria-label="Examples: a picture and a question">{buttons}</div>'
+
+
+def data_url(picture: Image.Image, longer_side: int = PREVIEW) -> str:
+    small = picture.copy()
+    small.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def answers(panes: Sequence[Pane]) -> str:
+    """All panes side by side (below each other on a narrow screen)."""
+    return '<div class="vp-panes">' + "".join(map(_pane, panes)) + "</div>"
+
+
+def _pane(pane: Pane) -> str:
+    words = f'<p class="vp-text">{escape(pane.text) or "&nbsp;"}</p>'
+    if pane.state == "failed":
+        words = message(pane.error)
+    return (
+        f'<section class="vp-pane" data-state="{pane.state}" aria-busy="{str(pane.state == "running").lower()}">'
+        f'<header><h3>{escape(pane.job.title)}</h3><span class="vp-state">{STATES[pane.state]}</span></header>'
+        f"{words}{_numbers(pane.answer)}</section>"
+    )
+
+
+def _numbers(answer: Answer | None) -> str:
+    rows = [(name, _cell(answer, name)) for name in NUMBERS]
+    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows) + "</dl>"
+
+
+NUMBERS = ("first token", "tokens per second", "visual tokens", "KV cache")
+
+
+def _cell(answer: Answer | None, name: str) -> str:
+    """One number of an answer, or a dash where there is none (yet)."""
+    if answer is None:
+        return "–"
+    if name == "first token":
+        return f"{1000 * answer.first_token_seconds:.0f} ms"
+    if name == "tokens per second":
+        return "–" if answer.tokens_per_second is None else f"{answer.tokens_per_second:.1f}"
+    if name == "KV cache":
+        return f"{answer.kv_bytes / 1e6:.2f} MB"
+    return f"{answer.kept} of {answer.visual_tokens}{_steps(answer)}"
+
+
+def _steps(answer: Answer) -> str:
+    """Of a method with several stages, how many are left after each."""
+    stages = answer.images[0].steps if answer.images else []
+    if len(stages) < 2:
+        return ""
+    return " (" + ", ".join(f"{tokens} from layer {layer}" for layer, tokens in stages) + ")"
+
+
+def overlay(picture: Image.Image, answer: Answer, title: str, slider: bool = True) -> str:
+    """The kept tokens on the picture, and a slider over the order of selection. A sentence where none can be drawn."""
+    if not answer.images:
+        return ""
+    image = answer.images[0]
+    try:
+        svg = overlay_svg(picture, Kept.of(image), Style(side=DRAWN))
+    except ValueError as error:
+        return message(f"kept tokens cannot be drawn: {error}", "note")
+    count = len(image.order)
+    control = _slider(count, title) if slider else ""
+    return f'<div class="vp-overlay"><div class="vp-drawing">{svg}</div>{control}</div>'
+
+
+def _slider(count: int, title: str) -> str:
+    return (
+        f'<label class="vp-slider"><span>Order of selection: show the first <output>{count} of {count}</output></span>'
+        f'<input type="range" min="1" max="{count}" value="{count}" step="1" oninput="{_SLIDE}" '
+        f'aria-label="How many of {escape(title)}\'s kept tokens to show, in order of selection"></label>'
+    )
+
+
+def comparison(panes: Sequence[Pane], picture: Image.Image) -> str:
+    """One row per method with its numbers, then their drawings side by side."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("method", "layer", "answer", *NUMBERS))
+    rows = "".join(_comparison_row(pane) for pane in panes)
+    drawings = "".join(
+        f"<figure><figcaption>{escape(pane.job.title)}</figcaption>"
+        f"{overlay(picture, pane.answer, pane.job.title, slider=False)}</figure>"
+        for pane in panes
+        if pane.answer is not None and pane.answer.images and all(other.finished for other in panes)
+    )
+    return (
+        f'<div class="vp-table" tabindex="0" role="region" aria-label="Methods compared"><table><thead><tr>{head}</tr>'
+        f'</thead><tbody>{rows}</tbody></table></div><div class="vp-gallery">{drawings}</div>'
+    )
+
+
+def _comparison_row(pane: Pane) -> str:
+    layer = "–" if pane.job.method is None else str(pane.job.method.layer)
+    said = escape(pane.error or pane.text) if pane.finished or pane.text else f"<em>{STATES[pane.state]}</em>"
+    numbers = "".join(f"<td>{_cell(pane.answer, name)}</td>" for name in NUMBERS)
+    title = f'<th scope="row">{escape(pane.job.title)}</th>'
+    return f'<tr data-state="{pane.state}">{title}<td>{layer}</td><td>{said}</td>{numbers}</tr>'
+
+
+def repeat(recipe: Recipe, own_file: bool) -> str:
+    """The lines that repeat the answers, each with a button that copies them."""
+    note = message("Put your own file's path in place of its name.", "note") if own_file else ""
+    return note + _code("Python", recipe.python()) + _code("Shell", recipe.shell())
+
+
+def _code(title: str, lines: str) -> str:
+    copy = (
+        "navigator.clipboard.writeText(this.closest('.vp-code').querySelector('code').textContent)"
+        ".then(()=>{this.textContent='Copied';setTimeout(()=>{this.textContent='Copy'},1500)})"
+    )
+    return (
+        f'<div class="vp-code"><header><h4>{title}</h4><button type="button" onclick="{copy}" '
+        f'aria-label="Copy the {title} lines">Copy</button></header>'
+        f'<pre tabindex="0"><code>{escape(lines)}</code></pre></div>'
+    )

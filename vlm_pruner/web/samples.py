@@ -1,0 +1,50 @@
+"""Pictures and questions to begin with: scenes of the mini world, one of each kind of question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_pruner.bench.mini import ROOT, find_questions
+from vlm_pruner.bench.questions import Question, kinds_of, read_questions
+from vlm_pruner.web.uploads import Upload, accept
+
+KINDS = ("reading", "attribute", "existence", "count")  # what the embedded model can do best first
+COUNT = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """question: without the sentence on the answer's form."""
+
+    upload: Upload
+    question: str
+
+
+def samples(data: Path | None = None) -> list[Sample]:
+    """Up to COUNT, each about a picture of its own; none where there is neither `data` nor a clone to make them in."""
+    try:
+        questions = read_questions(find_questions(data))
+    except FileNotFoundError:
+        if data is not None:
+            raise
+        return []
+    return [_sample(question) for question in choose(questions)]
+
+
+def choose(questions: list[Question]) -> list[Question]:
+    """By turns of each kind, the first in the file about a picture that is not taken yet."""
+    kinds = [kind for kind in KINDS if kind in kinds_of(questions)] or kinds_of(questions)
+    chosen: list[Question] = []
+    for turn in range(COUNT):
+        taken = {question.image for question in chosen}
+        own = (q for q in questions if q.kind == kinds[turn % len(kinds)] and q.image not in taken)
+        chosen += [question for question in [next(own, None)] if question is not None]
+    return chosen
+
+
+def _sample(question: Question) -> Sample:
+    path = question.image.resolve()
+    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    upload = accept(question.image.read_bytes(), question.image.name, str(shown))
+    return Sample(upload, question.text.rpartition("\n")[0] or question.text)

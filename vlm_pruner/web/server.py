@@ -1,0 +1,78 @@
+"""Serves the page: on loopback unless told, on a free port, behind the guard, with a folder of its own for uploads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+TRIED = 20  # ports after the one that is wanted
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Where uploads lie until they are read; removed at the end. Must be open before the page is built."""
+    folder = Path(tempfile.mkdtemp(prefix="vlm-pruner-"))
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens on `port`, or says which of the next ports is free. Raises OSError when none is."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for offset in range(TRIED):
+        attempt = socket.socket(family, socket.SOCK_STREAM)
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((host, port + offset if port else 0))
+        except OSError as error:
+            attempt.close()
+            if error.errno not in (98, 48, 10048):  # address in use, on Linux, macOS, Windows
+                raise OSError(f"--host {host} --port {port}: {error.strerror}") from None
+            continue
+        if offset:
+            print(f"port {port} is taken, using {port + offset}", file=sys.stderr)
+        return attempt
+    raise OSError(f"ports {port} to {port + TRIED - 1} are all taken; give another with --port")
+
+
+def serve(page: object, listening: socket.socket, host: str, max_upload_mb: float) -> None:
+    """Answer until interrupted. `page` is what `Page.build` gave."""
+    import gradio as gr
+    import uvicorn
+    from fastapi import FastAPI
+
+    from vlm_pruner.web.guard import Guard
+    from vlm_pruner.web.page import STYLE, theme
+
+    limit = int(max_upload_mb * 1e6)
+    page.state_session_capacity = 100  # type: ignore[attr-defined]  # visitors whose picture is remembered
+    page.queue(max_size=32)  # type: ignore[attr-defined]
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = gr.mount_gradio_app(
+        app, page, path="/", server_name=host, server_port=listening.getsockname()[1], footer_links=[],
+        run_history=False,
+        allowed_paths=[], max_file_size=limit, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
+        theme=theme(), css_paths=[STYLE], show_error=False,
+    )  # fmt: skip
+    hosts = frozenset(LOOPBACK) if host in LOOPBACK else None
+    guarded = Guard(app, max_upload_bytes=limit, hosts=hosts)
+    config = uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=3)
+    server = uvicorn.Server(config)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"VLM-Pruner is at http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", flush=True)
+    server.run(sockets=[listening])

@@ -1,0 +1,88 @@
+"""What visitors upload: read as an upright RGB picture, or refused with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+from PIL import ExifTags, Image
+
+from llava.images import ImageReadError, read_image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
+MAX_MEGAPIXELS = 40
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A picture that can be read. `data` are the file's own bytes; `notes` say what was done to see it.
+
+    path: where the very same picture lies for whoever repeats an answer; a visitor's own file has its name only.
+    """
+
+    name: str
+    data: bytes
+    notes: tuple[str, ...] = ()
+    path: str | None = None
+
+    def picture(self) -> Image.Image:
+        """RGB, upright, without transparency; the first frame of an animation."""
+        return read_image(self.data, name=self.name)
+
+
+def accept(data: bytes, name: str, path: str | None = None) -> Upload:
+    """Check a file's bytes. Raises `ImageReadError` if they are no picture, damaged, or more than MAX_MEGAPIXELS."""
+    name = clean_name(name)
+    header = _open(data, name)
+    megapixels = header.width * header.height / 1e6
+    if megapixels > MAX_MEGAPIXELS:
+        raise ImageReadError(
+            f"{name} is {header.width} x {header.height} pixels; scale it down to {MAX_MEGAPIXELS} megapixels or less"
+        )
+    upload = Upload(name, data, path=path)
+    upload.picture()  # a damaged file is told now, not when a question is asked
+    return replace(upload, notes=tuple(_notes(header)))
+
+
+def clean_name(name: str) -> str:
+    """The file's own name without folders or control characters, at most 80 characters long."""
+    bare = PurePath(name.replace("\\", "/")).name
+    printable = "".join(character for character in bare if character.isprintable())
+    return printable[-80:] or "picture"
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The file's header; no pixel is decoded."""
+    if not data:
+        raise ImageReadError(f"{name} is empty (0 bytes); export it again")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ImageReadError(f"{name} is far too large; scale it down to {MAX_MEGAPIXELS} megapixels or less") from None
+    except Exception:  # whatever a decoder makes of hostile bytes
+        raise ImageReadError(
+            f"{name} is not a picture that can be read here; use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        ) from None
+
+
+def _notes(header: Image.Image) -> list[str]:
+    notes = []
+    frames = _frames(header)
+    if frames > 1:
+        notes.append(f"first of {frames} frames")
+    if header.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        notes.append("turned upright as its EXIF data say")
+    if header.has_transparency_data:
+        notes.append("transparent parts laid over white")
+    return notes
+
+
+def _frames(header: Image.Image) -> int:
+    try:
+        return int(getattr(header, "n_frames", 1))
+    except (OSError, EOFError, SyntaxError, ValueError):  # the first frame is whole, a later one is not
+        return 1
