@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws questions, random's tokens, resamples (%(default)s)")
     parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (%(default)s)")
     parser.add_argument("--holm", action="store_true", help="verdicts corrected for the number of comparisons")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="prompts at once (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts at once (%(default)s)")
     parser.add_argument(
         "--processes", type=int, default=None, metavar="N", help="default: one per core, four at most",
     )  # fmt: skip
