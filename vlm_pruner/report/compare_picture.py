@@ -118,12 +118,13 @@ def _panel(label: str, lines: dict[str, list[Cell]], dense: Cell | None, axes: A
 
 def _band(pen: ImageDraw.ImageDraw, line: Sequence[Cell], axes: Axes) -> None:
     """The intervals; of a single budget a bar."""
-    wide = 4 * SCALE if len(line) == 1 else 0
-    upper = [(axes.x(tokens(c)), axes.y(c.accuracy.high)) for c in line]
-    lower = [(axes.x(tokens(c)), axes.y(c.accuracy.low)) for c in line]
-    pen.polygon([(upper[0][0] - wide, upper[0][1]), *upper[1:], (upper[-1][0] + wide, upper[-1][1]),
-                 *((x + wide, y) for x, y in lower[:0:-1]), (lower[-1][0] + wide, lower[-1][1]),
-                 (lower[0][0] - wide, lower[0][1])], BAND)  # fmt: skip
+    upper = [(axes.x(tokens(cell)), axes.y(cell.accuracy.high)) for cell in line]
+    lower = [(axes.x(tokens(cell)), axes.y(cell.accuracy.low)) for cell in line]
+    if len(line) > 1:
+        pen.polygon([*upper, *reversed(lower)], BAND)
+    else:
+        (x, top), (_, bottom) = upper[0], lower[0]
+        pen.rectangle((x - 4 * SCALE, top, x + 4 * SCALE, bottom), BAND)
 
 
 def _frame(pen: ImageDraw.ImageDraw, axes: Axes, ticks: Sequence[float]) -> None:
