@@ -132,6 +132,9 @@ def test_batched_runs_write_the_same_file(checkpoint: Path, data: Path, tmp_path
     metadata = read(tmp_path / "one.jsonl")[0]["metadata"]
     assert metadata["method"] == arm and metadata["visual_tokens"] == VISUAL_TOKENS
     assert arm == "dense" or (metadata["kept"], metadata["layer"]) == (64, 2)
+    if arm != "dense":  # 576 tokens in the first two layers, 64 from there on
+        assert metadata["average_tokens"] == (2 * VISUAL_TOKENS + (LAYERS - 2) * 64) / LAYERS
+        assert 0 < metadata["flops_share"] < 1 and metadata["kv_bytes"] > 0
 
 
 def test_beam_search_in_batches(loaded: Checkpoint, checkpoint: Path, data: Path) -> None:

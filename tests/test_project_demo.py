@@ -126,6 +126,7 @@ def check_results(results: dict[str, Any]) -> None:
         assert arm["accuracy"]["n"] == 9 and set(arm["kinds"]) == set(KINDS)
         assert all("standard_error" in kind for kind in arm["kinds"].values())
         assert (arm["difference"] is None) == (arm["name"] == "dense")
+        assert arm["accounting"]["kept"] == [16, 16, arm["kept"]], "three layers, pruned before the third"
     dense, smallest = results["arms"][0], results["arms"][-1]
     assert smallest["kv_bytes"] < dense["kv_bytes"]
 

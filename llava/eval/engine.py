@@ -22,6 +22,8 @@ from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
 from llava.mm_utils import process_images, tokenizer_image_token
+from vlm_pruner import accounting
+from vlm_pruner.cost import DecoderShape
 from vlm_pruner.errors import PruningError
 
 if TYPE_CHECKING:
@@ -103,14 +105,21 @@ class LlavaEngine:
         )
 
     def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
-        """Method, layer, visual tokens and kept ones; nothing that depends on the batch the item was in."""
+        """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
         if self.method is None:
             return {"method": "dense", "visual_tokens": sum(map(self.checkpoint.tokens_of, item.sizes))}
+        text = len(item.input_ids) - len(item.places)
+        model = self.checkpoint.model
+        steps = [(image.n_before, image.steps) for image in kept]
+        cost = accounting.of_steps(steps, text, DecoderShape.of(model.config), model.dtype.itemsize)
         return {
             "method": self.method.name,
             "layer": self.method.layer,
-            "visual_tokens": sum(image.n_before for image in kept),
+            "visual_tokens": cost.visual,
             "kept": sum(image.n_after for image in kept),
+            "average_tokens": round(cost.average_tokens, 2),
+            "flops_share": round(cost.flops_share, 4),
+            "kv_bytes": cost.kv_bytes,
         }
 
     def _read(self, image: str | bytes | Image.Image) -> tuple[Tensor, tuple[int, int]]:

@@ -34,7 +34,8 @@ class ArmSummary:
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
         fields = {name: value for name, value in asdict(self).items() if name != "arm"}
-        return {**self.arm.describe(), **fields}
+        account = self.arm.accounting
+        return {**self.arm.describe(), **fields, "accounting": None if account is None else account.to_dict()}
 
 
 def summarise(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]], kinds: Sequence[str] = ()) -> list[ArmSummary]:
