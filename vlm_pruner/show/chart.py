@@ -107,7 +107,7 @@ class _Frame:
     ) -> None:
         self.x_axis, self.y_ticks = x_axis, y_ticks
         self.low, self.high = min(xs), max(xs)
-        self.left, self.top = 62.0, 46.0
+        self.left, self.top = 62.0, 58.0
         self.right = size[0] - max((text_width(name, LABEL) for name in names), default=0) - 26
         self.bottom = size[1] - 52.0
 

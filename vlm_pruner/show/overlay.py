@@ -206,7 +206,7 @@ class _Panel:
         if pivot:
             shapes = [shapes[0], Rectangle(box, None, colour, edge), _diamond(box, size)]
         if self.style.numbers and size >= LEAST_NUMBERED:
-            font = min(max(0.36 * size, 8.0), 15.0)
+            font = min(max(0.41 * size, 8.0), 16.0)
             shapes.append(
                 Text((box[2] - edge - 1, box[3] - edge - 1.5), str(number), font, "#ffffff", "end", "#000000")
             )

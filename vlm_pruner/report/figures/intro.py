@@ -9,25 +9,25 @@ from typing import Any
 import vlm_pruner as vp
 from vlm_pruner.report.figures.choices import Chooser, photo, scene
 from vlm_pruner.show.chart import MARKERS, Axis, Level, Point, Series, line_chart
-from vlm_pruner.show.colours import GREY, INK, LINES
+from vlm_pruner.show.colours import GREY, LINES
 from vlm_pruner.show.overlay import Style, draw_overlay
 from vlm_pruner.show.scene import Scene, moved
 from vlm_pruner.show.sheet import sheet
 
-KEEP, SIDE = 64, 360
+KEEP, SIDE = 64, 552
 METHODS = {"vlm-pruner": "VLM-Pruner", "divprune": "DivPrune", "fastv": "FastV", "random": "random"}
 ALWAYS = {"vlm-pruner": LINES[0], "random": GREY}  # colours that do not depend on what else was run
 
 
 def draw(args: argparse.Namespace, results: dict[str, Any]) -> Scene:
     left = selections(Chooser(args.model))
-    charts = [accuracy_chart(results, benchmark["name"]) for benchmark in results["benchmarks"][:2]]
-    width = max(left.width, 16 + sum(chart.width + 16 for chart in charts))
-    shapes, x = list(left.shapes), 16.0
-    for chart in charts:
-        shapes += moved(chart.shapes, x, left.height + 12)
-        x += chart.width + 16
-    return Scene(width, left.height + max(chart.height for chart in charts) + 12, shapes, left.description)
+    names = [benchmark["name"] for benchmark in results["benchmarks"]][:2]
+    wide = (left.width - 16) / len(names) - 16
+    shapes, height = list(left.shapes), 560.0
+    for number, name in enumerate(names):
+        chart = accuracy_chart(results, name, (wide, height))
+        shapes += moved(chart.shapes, 16 + number * (wide + 16), left.height + 12)
+    return Scene(left.width, left.height + height + 24, shapes, left.description)
 
 
 def selections(chooser: Chooser) -> Scene:
@@ -42,7 +42,7 @@ def selections(chooser: Chooser) -> Scene:
     return sheet(panels, len(METHODS))
 
 
-def accuracy_chart(results: Mapping[str, Any], benchmark: str) -> Scene:
+def accuracy_chart(results: Mapping[str, Any], benchmark: str, size: tuple[float, float]) -> Scene:
     """Accuracy against visual tokens kept, with the intervals that the comparison gives."""
     arms = {arm["key"]: arm for arm in results["arms"]}
     lines: dict[str, list[Point]] = {}
@@ -60,13 +60,15 @@ def accuracy_chart(results: Mapping[str, Any], benchmark: str) -> Scene:
     if not lines:
         raise ValueError(f"the results hold no pruned arm on {benchmark!r}; run the comparison with methods to compare")
     others = [name for name in lines if name not in ALWAYS]
-    colours = {**ALWAYS, **{name: LINES[1:][i % (len(LINES) - 1)] for i, name in enumerate(others)}}
+    paints = LINES[1:6]
+    looks = {name: (paints[i % len(paints)], 7.0 * (i // len(paints))) for i, name in enumerate(others)}
+    looks |= {name: (colour, 0.0) for name, colour in ALWAYS.items()}
     series = [
-        Series(labels[name], points, colours.get(name, INK), MARKERS[i % len(MARKERS)], name == "vlm-pruner")
+        Series(labels[name], points, looks[name][0], MARKERS[i % len(MARKERS)], name == "vlm-pruner", looks[name][1])
         for i, (name, points) in enumerate(lines.items())
     ]
     budgets = sorted({point.x for points in lines.values() for point in points})
     axis = Axis("visual tokens kept per picture", [(budget, f"{budget:g}") for budget in budgets], logarithmic=True)
     n = next(entry["n"] for entry in results["benchmarks"] if entry["name"] == benchmark)
     title = f"{benchmark}: accuracy in %, {n} questions"
-    return line_chart(title, series, axis, "bars: 95 % intervals", levels=levels, size=(740, 460))
+    return line_chart(title, series, axis, "bars: 95 % intervals", levels=levels, size=size)

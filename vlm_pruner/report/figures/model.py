@@ -7,11 +7,11 @@ from typing import Any
 
 import vlm_pruner as vp
 from vlm_pruner.report.figures.choices import Chooser, photo
-from vlm_pruner.show.colours import FAINT, GREY, INK, LINES
+from vlm_pruner.show.colours import GREY, INK, LINES
 from vlm_pruner.show.overlay import Style, draw_overlay
 from vlm_pruner.show.scene import Line, Rectangle, Scene, Shape, Text, moved
 
-KEEP, SIDE, GAP = 64, 372.0, 20.0
+KEEP, SIDE, GAP = 64, 450.0, 20.0
 VISUAL, WORDS = LINES[0], LINES[1]
 LAYERS = 8  # drawn; the names say which they stand for
 
@@ -25,7 +25,11 @@ def draw(args: argparse.Namespace, results: dict[str, Any]) -> Scene:
         ("1  Pivots", f"{method.pivots} tokens whose keys are least alike", Style(first=method.pivots, side=int(SIDE))),
         ("2  Expansion", "near and new tokens first: 24 so far", Style(first=24, side=int(SIDE))),
         ("", f"... until the budget of {KEEP} is met", Style(side=int(SIDE))),
-        ("3  Aggregation", "dropped tokens fold into the most similar", Style(folds="arrows", side=int(SIDE))),
+        (
+            "3  Aggregation",
+            "dropped tokens fold into the most similar one (some shown)",
+            Style(folds="arrows", focus=tuple(range(1, KEEP + 1, 4)), side=int(SIDE)),
+        ),
     )
     shapes, width = _decoder(4 * SIDE + 3 * GAP)
     top = 268.0
@@ -49,10 +53,10 @@ def _decoder(width: float) -> tuple[list[Shape], float]:
     short = long * KEEP / 576
     shapes: list[Shape] = [
         Text((0, 18), "What a layer of the decoder has to work on", 19),
-        Rectangle((left, 6, left + 14, 20), VISUAL),
-        Text((left + 21, 18), "visual tokens", 15, GREY),
-        Rectangle((left + 130, 6, left + 144, 20), WORDS),
-        Text((left + 151, 18), "text tokens", 15, GREY),
+        Rectangle((480, 6, 494, 20), VISUAL),
+        Text((501, 18), "visual tokens", 15, GREY),
+        Rectangle((614, 6, 628, 20), WORDS),
+        Text((635, 18), "text tokens", 15, GREY),
     ]
     for layer in range(LAYERS):
         y = top + layer * (tall + 7) + (12 if layer >= 2 else 0)
@@ -68,11 +72,10 @@ def _decoder(width: float) -> tuple[list[Shape], float]:
     end = left + long + words + 16
     shapes += [
         Text((end, top + 16), "576 visual tokens", 16),
-        Text((end, top + 36), "keys of layer K-1 choose", 15, GREY),
-        Text((left + short + words + 18, cut + 26), f"{KEEP} visual tokens, the others are folded in:", 16),
+        Text((end, top + 36), "as they enter layer K they are judged", 15, GREY),
+        Text((left + short + words + 18, cut + 26), f"{KEEP} visual tokens, into which the others were folded:", 16),
         Text(
             (left + short + words + 18, cut + 48), "shorter sequence, smaller cache, in every layer from K on", 15, GREY
         ),
-        Line([(left + long, cut - 6), (left + short + 6, cut + 10)], FAINT, 2, head=9),
     ]
     return shapes, width
