@@ -23,6 +23,9 @@ METHODS = [
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=0),
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=1),
     vp.methods.get("pyramiddrop")(ratios=(0.6, 0.2), stages=(1, 3)),
+    vp.methods.get("residual")(keep_tokens=8),
+    vp.methods.get("residual")(keep_tokens=8, layer=0, channels=5),
+    vp.methods.get("residual-question")(keep_tokens=8),
     vp.methods.get("sparsevlm")(keep_tokens=10, layer=1),
     vp.methods.get("sparsevlm")(reduction_ratio=0.5, layer=2),
 ]

@@ -14,6 +14,7 @@ from vlm_pruner.methods.fastv import FastVPruner
 from vlm_pruner.methods.prumerge import PruMergePruner
 from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
 from vlm_pruner.methods.random import RandomPruner
+from vlm_pruner.methods.residual import QuestionResidualPruner, ResidualPruner
 from vlm_pruner.methods.sparsevlm import SparseVLMPruner
 from vlm_pruner.methods.view import View
 from vlm_pruner.methods.visionzip import VisionZipPruner
@@ -29,7 +30,9 @@ __all__ = [
     "PruMergePruner",
     "Pruner",
     "PyramidDropPruner",
+    "QuestionResidualPruner",
     "RandomPruner",
+    "ResidualPruner",
     "Selection",
     "SparseVLMPruner",
     "View",

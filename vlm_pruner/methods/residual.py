@@ -1,0 +1,99 @@
+"""Residual selection: each kept token is the one that those before it explain the least. Ours, not the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import TokenLayout
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.view import View
+from vlm_pruner.selection import fold
+from vlm_pruner.selection.residual import order_by_residual
+from vlm_pruner.selection.screening import channel_spread, largest_channels, screen_channels
+
+UNSEEN = 0.05  # what a token counts that no token of the question looks at; the one most looked at counts 1.05
+
+
+@register("residual")
+@dataclass(frozen=True)
+class ResidualPruner(Pruner):
+    """Pivoted QR of the states less their mean; dropped tokens are folded into the kept token most similar to them.
+
+    A token far from the picture's mean state comes early, unless kept tokens, together, already span its state: unlike
+    a rule on the nearest kept token, three kept ones can make a fourth redundant. Nothing depends on places.
+
+    channels:    channels of highest variance that states are compared on.
+    self_weight: share of a kept token in its merged row; 1 folds nothing in.
+    """
+
+    channels: int = 256
+    self_weight: float = 0.7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.channels, int) or self.channels < 1:
+            raise PruningError(f"channels={self.channels!r} must be a whole number of at least 1")
+        if not 0 <= self.self_weight <= 1:
+            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 folds nothing in")
+
+    @torch.no_grad()
+    def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
+        return self._select(hidden, None, budget)
+
+    def _select(self, hidden: Tensor, weight: Tensor | None, budget: int) -> Selection:
+        """weight: [N], what each token's state counts, or None for all the same."""
+        chosen = largest_channels(channel_spread(hidden), self.channels)
+        states = hidden.index_select(1, chosen).to(torch.promote_types(hidden.dtype, torch.float32))
+        rows = states - states.mean(dim=0)
+        if not rows.isfinite().all():
+            raise PruningError("cannot select visual tokens: their hidden states contain NaN or infinity")
+        order = order_by_residual(rows if weight is None else rows * weight.to(rows)[:, None], budget)
+        indices = order.sort().values
+        unit = screen_channels(hidden, self.channels)
+        similarity, nearest = (unit @ unit[indices].T).max(dim=1)
+        nearest[indices] = torch.arange(len(indices), device=nearest.device)
+        return Selection(indices, order, nearest, similarity)
+
+    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
+        if self.self_weight == 1:
+            return hidden[selection.indices]
+        assert selection.nearest is not None and selection.similarity is not None
+        return fold(hidden, selection.indices, selection.nearest, selection.similarity, self.self_weight)
+
+
+@register("residual-question")
+@dataclass(frozen=True)
+class QuestionResidualPruner(ResidualPruner):
+    """Residual selection in which a token counts by the attention that the question pays it in the pruned layer.
+
+    attention: power of that attention (mean over heads and over the text after the image, the largest being 1); 0 is
+               `residual`.
+
+    For budgets so small that a picture cannot be kept for whatever may be asked. What is kept serves the question that
+    comes with the picture, and a later question of the dialogue may miss what it needs. Needs text after the image.
+    """
+
+    attention: float = 0.25
+
+    needs: ClassVar[frozenset[str]] = frozenset({"attend_next", "text_hidden"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.attention < float("inf"):
+            raise PruningError(f"attention={self.attention} must be at least 0; 0 ignores the question")
+
+    def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
+        return Pruner.select(self, hidden, keys, layout, budget)
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        assert view.attend_next is not None and view.text_hidden is not None
+        looked = view.attend_next(torch.arange(len(view.text_hidden))).mean(dim=(0, 1))
+        weight = (looked / looked.max().clamp(min=torch.finfo(looked.dtype).tiny) + UNSEEN) ** self.attention
+        return self._select(view.hidden, weight, view.budget)
