@@ -62,7 +62,7 @@ class NotRun:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", type=_words, default=["all"], metavar="NAME,NAME",
-        help="all, or names; NAME:field=value[:field=value] for settings (%(default)s)",
+        help="all, or names; NAME:field=value[:field=value] for settings (all)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", "--budgets", dest="budgets", type=_words, default=["192", "128", "64"], metavar="B,B",
