@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from vlm_pruner import kernels
+from vlm_pruner import selection as torch_path
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.selection import choose_pivots, expand, fold, screen_channels
 
 
 @register("vlm-pruner")
@@ -85,20 +88,24 @@ class CentrifugalPruner(Pruner):
         Raises PruningError if sizes disagree or `budget` is not between min(pivots, N) and N.
         """
         self._check_sizes(hidden, keys, layout, budget)
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        features = screen_channels(hidden.to(dtype), self.channels)
-        pivots = self._choose_pivots(keys.to(dtype), min(self.pivots, budget))
         assert self.token_batch is not None
+        fused = self._kernels(hidden)
+        features = (fused or torch_path).screen_channels(hidden, self.channels)
+        pivots = self._choose_pivots(keys, min(self.pivots, budget))
+        places = (layout.coords / layout.diagonal).to(features)
+        if fused is not None:
+            expand = fused.expand  # always to the full budget
+        else:
+            expand = partial(torch_path.expand, stop_when_stuck=self.released)
         grown = expand(
             features,
-            (layout.coords / layout.diagonal).to(features),
+            places,
             pivots,
             budget,
             threshold=self.threshold,
             threshold_step=self.threshold_step,
             token_batch=self.token_batch,
             spatial_weight=self.spatial_weight,
-            stop_when_stuck=self.released,
         )
         indices = grown.order.sort().values
         nearest = torch.searchsorted(indices, grown.nearest)
@@ -106,7 +113,12 @@ class CentrifugalPruner(Pruner):
 
     def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
         """Tokens to start from, long [count]. Ablations start elsewhere."""
-        return choose_pivots(keys, count)
+        return (self._kernels(keys) or torch_path).choose_pivots(keys, count)
+
+    def _kernels(self, hidden: Tensor) -> ModuleType | None:
+        """The GPU kernels, if they are to be used and can be: they keep exactly the budget, and work in float32."""
+        possible = not self.released and hidden.dtype != torch.float64 and max(self.pivots, self.token_batch or 1) <= 64
+        return kernels.load() if possible and kernels.wanted(hidden) else None
 
     def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
         n = hidden.shape[0]
@@ -126,7 +138,9 @@ class CentrifugalPruner(Pruner):
         if self.self_weight == 1:
             return hidden[selection.indices]
         assert selection.nearest is not None and selection.similarity is not None
-        return fold(
+        needs_gradient = torch.is_grad_enabled() and hidden.requires_grad  # which the kernels do not give
+        source = (None if needs_gradient else self._kernels(hidden)) or torch_path
+        return source.fold(
             hidden,
             selection.indices,
             selection.nearest,

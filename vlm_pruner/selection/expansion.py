@@ -93,8 +93,13 @@ class _KeptSet:
     def window(self, tokens: Tensor) -> _Window:
         """The candidates `tokens` [w], in the order in which they are to be judged."""
         features, places = self.features[tokens], self.places[tokens]
-        tensors = (self.similarity[tokens], self.distance[tokens], features @ features.T, places.distances(places))
-        return _Window(*(tensor.cpu().numpy() for tensor in tensors), self.spatial_weight)
+        return _Window(
+            similarity=self.similarity[tokens].cpu().numpy(),
+            distance=self.distance[tokens].cpu().numpy(),
+            gram=(features @ features.T).cpu().numpy(),
+            apart=places.distances(places).cpu().numpy(),
+            spatial_weight=self.spatial_weight,
+        )
 
 
 @dataclass

@@ -1,0 +1,34 @@
+"""The functions of `vlm_pruner.selection` as fused GPU kernels, in Triton: same names, same results.
+
+Triton is optional and is imported only when a kernel is wanted. `VLM_PRUNER_KERNELS` in the environment decides:
+auto (default): for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1); off: never.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from types import ModuleType
+
+from torch import Tensor
+
+from vlm_pruner.errors import PruningError
+
+VARIABLE = "VLM_PRUNER_KERNELS"
+
+
+def wanted(tensor: Tensor) -> bool:
+    """Whether the kernels are to work on `tensor`. Raises PruningError if the environment asks for what is not there."""
+    choice = os.environ.get(VARIABLE, "auto")
+    if choice not in ("auto", "on", "off"):
+        raise PruningError(f"{VARIABLE}={choice!r} must be auto, on or off")
+    installed = importlib.util.find_spec("triton") is not None
+    if choice == "on" and not installed:
+        raise PruningError(f"{VARIABLE}=on, but Triton is not installed: pip install triton, or set it to auto")
+    return choice == "on" or (choice == "auto" and installed and tensor.is_cuda)
+
+
+def load() -> ModuleType:
+    """The module with the kernels' functions; imports Triton."""
+    return importlib.import_module("vlm_pruner.kernels.fused")
