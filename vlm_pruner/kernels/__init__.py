@@ -1,7 +1,8 @@
 """The functions of `vlm_pruner.selection` as fused GPU kernels, in Triton: same names, same results.
 
 Triton is optional and is imported only when a kernel is wanted. `VLM_PRUNER_KERNELS` in the environment decides:
-auto (default): for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1); off: never.
+off (default): never; auto: for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1).
+The default is off because the kernels have run in Triton's interpreter only, and on no GPU yet.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ VARIABLE = "VLM_PRUNER_KERNELS"
 
 
 def wanted(tensor: Tensor) -> bool:
-    """Whether the kernels are to work on `tensor`. Raises PruningError if the environment asks for what is not there."""
-    choice = os.environ.get(VARIABLE, "auto")
+    """Whether the kernels are to work on `tensor`. Raises PruningError if what the environment asks for is missing."""
+    choice = os.environ.get(VARIABLE, "off")
     if choice not in ("auto", "on", "off"):
         raise PruningError(f"{VARIABLE}={choice!r} must be auto, on or off")
     installed = importlib.util.find_spec("triton") is not None

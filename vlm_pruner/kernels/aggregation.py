@@ -1,0 +1,59 @@
+"""Similarity-weighted aggregation on the GPU: each program makes one kept token's row, or a strip of it."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _fold_kernel(
+    hidden, indices, members, starts, similarity, out, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    """members: tokens sorted by kept token; those of kept token j are at starts[j] to starts[j + 1]."""
+    j = tl.program_id(0)
+    columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    inside = columns < d
+    kept = tl.load(indices + j)
+    first = tl.load(starts + j)
+    last = tl.load(starts + j + 1)
+    total = 0.0
+    summed = tl.zeros([BLOCK_D], tl.float32)
+    for place in range(first, last):
+        token = tl.load(members + place)
+        weight = tl.load(similarity + token).to(tl.float32)
+        if not NEGATIVE:
+            weight = tl.maximum(weight, 0.0)
+        weight = tl.where(token == kept, 0.0, weight)
+        row = tl.load(hidden + token * d + columns, mask=inside, other=0.0).to(tl.float32)
+        total += weight
+        summed += weight * row
+    least = 1e-8 if NEGATIVE else 1.1754944e-38
+    own = tl.load(hidden + kept * d + columns, mask=inside, other=0.0)
+    folded = self_weight * own.to(tl.float32) + (1 - self_weight) * (summed / tl.maximum(total, least))
+    folded = tl.where(total > 0, folded, own.to(tl.float32))
+    tl.store(out + j * d + columns, folded.to(own.dtype), mask=inside)
+
+
+def fold(
+    hidden: Tensor,
+    indices: Tensor,
+    nearest: Tensor,
+    similarity: Tensor,
+    self_weight: float,
+    *,
+    negative_weights: bool = False,
+) -> Tensor:
+    """As `selection.fold`; sums are taken in float32, token after token in ascending order. Has no gradient."""
+    hidden = hidden.contiguous()
+    r, d = indices.numel(), hidden.shape[1]
+    grouped, members = nearest.sort(stable=True)
+    starts = torch.searchsorted(grouped, torch.arange(r + 1, device=hidden.device))
+    out = torch.empty(r, d, dtype=hidden.dtype, device=hidden.device)
+    block = min(1024, triton.next_power_of_2(d))
+    _fold_kernel[(r, triton.cdiv(d, block))](
+        hidden, indices, members, starts, similarity, out, d, self_weight, NEGATIVE=negative_weights, BLOCK_D=block
+    )
+    return out
