@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": Command("vlm_pruner.compare", "methods x budgets x benchmarks, with intervals and verdicts"),
     "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
     "ablate": Command("vlm_pruner.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
+    "report": Command("vlm_pruner.report.html_command", "result files as one page, with pictures of kept tokens"),
     "demo": Command("vlm_pruner.web.command", "a page in the browser: dense and pruned answers side by side"),
 }
 
