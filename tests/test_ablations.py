@@ -12,7 +12,7 @@ import vlm_pruner as vp
 from playground.mini import variants
 from tests import llava_tiny
 from vlm_pruner import ablate, cli
-from vlm_pruner.bench.ablations import VARIATIONS, LargestKeyPivots, Variation, ablation_arms, fits
+from vlm_pruner.bench.ablations import VARIATIONS, LargestKeyPivots, Variation, ablation_arms, by_key, fits
 from vlm_pruner.bench.arms import Arm
 from vlm_pruner.bench.bootstrap import Interval
 from vlm_pruner.bench.journal import Journal
@@ -160,6 +160,13 @@ def test_a_row_says_whether_the_paper_agrees(paper, difference, verdict, with_pa
     row = AblationRow("x", Variation("g", "x", {}, paper), interval(0.5, 0.4, 0.6), interval(*difference), {})
     assert (row.verdict, row.with_paper) == (verdict, with_paper)
     assert all(len(line) <= 80 for line in ablation_table([row]).splitlines())
+
+
+def test_another_batch_is_compared_with_the_paper_s_figure_of_that_batch():
+    assert by_key(16)["token batch: 1"].paper_difference == 0.32
+    assert by_key(1)["token batch: 16"].paper_difference == -0.32
+    assert by_key(1)["pivots: 1"].paper_difference == by_key(16)["pivots: 1"].paper_difference == -0.94
+    assert by_key(3)["token batch: 1"].paper_difference is None
 
 
 def test_kinds_that_the_dense_model_guesses_are_left_out():

@@ -130,7 +130,7 @@ def _answer(
 
 
 def _report(paired: PairedOutcomes, arms: Sequence[Arm], header: dict[str, Any], out: Path, started: float) -> None:
-    rows = _rows(paired, arms)
+    rows = _rows(paired, arms, header["token_batch"])
     text = _text(paired, rows, header)
     print(text)
     (out / "table.txt").write_text(text + "\n", encoding="utf-8")
@@ -149,11 +149,11 @@ def _report(paired: PairedOutcomes, arms: Sequence[Arm], header: dict[str, Any],
     print(f"\n{time.perf_counter() - started:.0f} s in all; written: {out / 'ablations.json'}")
 
 
-def _rows(paired: PairedOutcomes, arms: Sequence[Arm]) -> list[AblationRow]:
+def _rows(paired: PairedOutcomes, arms: Sequence[Arm], token_batch: int) -> list[AblationRow]:
     from vlm_pruner.bench.ablations import by_key
     from vlm_pruner.report.ablation_table import AblationRow
 
-    known, default = by_key(), arms[1]
+    known, default = by_key(token_batch), arms[1]
     return [
         AblationRow(
             arm.name,
@@ -179,6 +179,6 @@ def _text(paired: PairedOutcomes, rows: Sequence[AblationRow], header: dict[str,
         "accuracy: exact match, mean over kinds, in %; minus default: paired difference in",
         "  points with the 95 % interval of a bootstrap over pictures",
         "paper: LLaVA-1.5-7B at 64 tokens, difference in points of % of dense; agrees or",
-        "  contradicts: its direction, where our interval excludes 0",
+        "  contradicts: its direction, where our interval excludes 0; n.d.: not distinguishable",
     ]
     return "\n".join(lines)

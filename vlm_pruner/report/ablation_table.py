@@ -38,7 +38,7 @@ class AblationRow:
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
-        paper = {"percent_of_dense": None, "difference": None, "says": "nothing"}
+        paper: dict[str, Any] = {"percent_of_dense": None, "difference": None, "says": "nothing"}
         if self.variation is not None:
             says = {-1: "worse", 0: "nothing", 1: "better"}[self.variation.paper_sign]
             paper = {
@@ -62,7 +62,7 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
             f"{100 * row.difference.mean:+.1f}",
             f"[{100 * row.difference.low:+.1f}, {100 * row.difference.high:+.1f}]",
             _paper(row.variation),
-            row.with_paper,
+            "" if row.variation is None or not row.variation.paper_sign else row.with_paper or "n.d.",
         ]
         for row in rows
     ]
