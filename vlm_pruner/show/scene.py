@@ -147,6 +147,27 @@ def _moved(shape: Shape, x: float, y: float) -> Shape:
     return replace(shape, box=shift(shape.box, x, y))
 
 
+def enlarged(shapes: Iterable[Shape], factor: float) -> list[Shape]:
+    """The shapes of a chart `factor` times as large, texts and lines included."""
+
+    def box(old: Box) -> Box:
+        return old[0] * factor, old[1] * factor, old[2] * factor, old[3] * factor
+
+    large: list[Shape] = []
+    for shape in shapes:
+        if isinstance(shape, Text):
+            place = shape.place[0] * factor, shape.place[1] * factor
+            large.append(replace(shape, place=place, size=shape.size * factor))
+        elif isinstance(shape, Line | Polygon):
+            points = [(x * factor, y * factor) for x, y in shape.points]
+            large.append(replace(shape, points=points, width=shape.width * factor))
+        elif isinstance(shape, Rectangle):
+            large.append(replace(shape, box=box(shape.box), round=shape.round * factor))
+        else:
+            raise TypeError(f"a {type(shape).__name__} is not part of a chart, and is not enlarged")
+    return large
+
+
 def shift(box: Box, x: float, y: float) -> Box:
     """The box, shifted."""
     return box[0] + x, box[1] + y, box[2] + x, box[3] + y

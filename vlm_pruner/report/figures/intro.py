@@ -11,10 +11,10 @@ from vlm_pruner.report.figures.choices import Chooser, photo, scene
 from vlm_pruner.show.chart import MARKERS, Axis, Level, Point, Series, line_chart
 from vlm_pruner.show.colours import GREY, LINES
 from vlm_pruner.show.overlay import Style, draw_overlay
-from vlm_pruner.show.scene import Scene, moved
+from vlm_pruner.show.scene import Scene, enlarged, moved
 from vlm_pruner.show.sheet import sheet
 
-KEEP, SIDE = 64, 552
+KEEP, SIDE, ENLARGED = 64, 416, 1.4  # a chart's texts must still be read when the figure is shown small
 METHODS = {"vlm-pruner": "VLM-Pruner", "divprune": "DivPrune", "fastv": "FastV", "random": "random"}
 ALWAYS = {"vlm-pruner": LINES[0], "random": GREY}  # colours that do not depend on what else was run
 
@@ -25,8 +25,8 @@ def draw(args: argparse.Namespace, results: dict[str, Any]) -> Scene:
     wide = (left.width - 16) / len(names) - 16
     shapes, height = list(left.shapes), 560.0
     for number, name in enumerate(names):
-        chart = accuracy_chart(results, name, (wide, height))
-        shapes += moved(chart.shapes, 16 + number * (wide + 16), left.height + 12)
+        chart = accuracy_chart(results, name, (wide / ENLARGED, height / ENLARGED))
+        shapes += moved(enlarged(chart.shapes, ENLARGED), 16 + number * (wide + 16), left.height + 12)
     return Scene(left.width, left.height + height + 24, shapes, left.description)
 
 
