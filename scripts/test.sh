@@ -4,6 +4,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_env.sh || exit 1
+bash scripts/setup_browser.sh  # without a browser, tests of pages skip; in CI they fail
 
 # Nothing here may need a network: a test that reaches for a hub fails at once instead of waiting for it.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

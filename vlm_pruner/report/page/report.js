@@ -116,7 +116,9 @@
     rest.addEventListener("toggle", () => { // made when it is opened
       if (rest.open && rest.children.length === 1) rest.append(list(Object.entries(item.a).map(([i, answer]) => [armName(run.arms[i]), verdict(answer)])));
     });
-    const whole = make("article", {class: "card", tabindex: "-1"}, canvas, make("h3", {}, item.t), list(lines), rest, make("p", {class: "meta"}, `${item.b} · ${item.k} · question ${item.q}`));
+    const [question, ...instruction] = item.t.split("\n");
+    const whole = make("article", {class: "card", tabindex: "-1"}, canvas, make("h3", {}, question),
+      instruction.length ? make("p", {class: "meta asked"}, instruction.join("\n")) : null, list(lines), rest, make("p", {class: "meta"}, `${item.b} · ${item.k} · question ${item.q}`));
     canvas.item = {picture: run.pictures[item.p], kept};
     near.observe(canvas);
     return whole;
