@@ -4,8 +4,8 @@
     python benchmarks/ideas.py ideas   --scenes 60 --budgets 192,128,64,32,16,8
     python benchmarks/ideas.py tune3   --scenes 40 --budgets 16,8 --split tune
 
-`suites.py` says what each suite compares. Tables for docs/ablations.md are written beside the JSON. Scenes of the splits differ; what is chosen on "tune" is reported
-on "test". A run that was stopped goes on where it was. The last line is one JSON document's path.
+`suites.py` says what each suite compares. Scenes of the splits differ; what is chosen on "tune" is reported on "test".
+A run that was stopped goes on where it was. The last line is the path of a JSON document; tables lie beside it as .md.
 """
 
 from __future__ import annotations
