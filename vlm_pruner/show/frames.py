@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
@@ -82,7 +83,7 @@ def _from_video(path: Path, count: int) -> list[Image.Image]:
         return _nothing(path, str(error).splitlines()[0] if str(error) else "no video stream")
 
 
-def _decode(path: Path) -> Iterator:  # type: ignore[type-arg]  # of av.VideoFrame
+def _decode(path: Path) -> Iterator[Any]:
     """All frames in order of time. Counting them first costs a second pass, but the count in a file's head may lie."""
     import av
 

@@ -136,9 +136,10 @@ class _Panel:
         self.shown = [token for token in kept.order[: style.first] if token in self.boxes]
 
     def scene(self) -> Scene:
+        whole = (0.0, 0.0, float(self.plane.picture.width), float(self.plane.picture.height))
         shapes: list[Shape] = [
             Rectangle((0, 0, self.width, self.height), PADDING),
-            Picture(self.plane.picture, self._place((0, 0, *map(float, self.plane.picture.size)))),
+            Picture(self.plane.picture, self._place(whole)),
             *self._dropped(),
             *(self._token(token) for token in self.shown),
             *(self._arrows() if self.style.folds == "arrows" else []),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from functools import singledispatch
 from xml.sax.saxutils import escape, quoteattr
 
@@ -124,7 +125,7 @@ def _box(box: Box) -> str:
     return f'x="{_n(left)}" y="{_n(top)}" width="{_n(right - left)}" height="{_n(bottom - top)}"'
 
 
-def _points(points: list[Point] | tuple[Point, ...]) -> str:
+def _points(points: Sequence[Point]) -> str:
     return " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
 
 

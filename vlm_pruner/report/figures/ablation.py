@@ -22,4 +22,5 @@ def _row(row: dict[str, Any]) -> Row:
     difference = row["difference"]
     says = row["paper"]["says"]
     note = "" if says == "nothing" else f"paper: {says}"
-    return Row(row["change"], *(100 * difference[name] for name in ("mean", "low", "high")), note=note)
+    value, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    return Row(row["change"], value, low, high, note)
