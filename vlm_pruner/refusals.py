@@ -42,6 +42,15 @@ def check_not_checkpointed(layers: Iterable[nn.Module]) -> None:
         )
 
 
+def check_room_is_hidden(cache: Any, mask: Any, attention: str | None) -> None:
+    """Raises PruningError if FlashAttention is given a static cache and no mask: it then looks at unused room too."""
+    if mask is None and getattr(cache, "is_compileable", False) and "flash" in (attention or ""):
+        raise PruningError(
+            f"attn_implementation={attention!r} with a static cache and no padding: transformers passes no mask, and "
+            "unused room in the cache is attended to, dense or pruned; use a dynamic cache, or sdpa"
+        )
+
+
 def counting_positions(call: dict[str, Any]) -> str | None:
     """The name of an argument of a call of the whole model that counts positions of the un-pruned sequence, if any.
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.packing import Packing, join_keys, visible_keys
+from vlm_pruner.refusals import check_room_is_hidden
 from vlm_pruner.short_caches import ShortCache, ShortCaches
 from vlm_pruner.shortening import Task, check_inside, shorten
 from vlm_pruner.towers import TowerTap
@@ -139,6 +140,7 @@ class Stage(threading.local):
             left = [task.keep_all(self.layer) for task in tasks]
             self._report(Cut(left, prefill, rows, length, length, None))
             return None
+        check_room_is_hidden(cache, kwargs.get("attention_mask"), self.decoder.config._attn_implementation)
         full = full if self.layer else held  # what the mask that came with this call counts by
         visible = visible_keys(kwargs.get("attention_mask"), rows, full + length)
         past, new = (None, None) if visible is None else (visible[:, :full], visible[:, full:])
@@ -224,6 +226,9 @@ class Stage(threading.local):
         """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""
         from transformers.masking_utils import create_causal_mask
 
+        if keys is None and getattr(cache, "is_compileable", False):
+            # A static cache hands on its unused room too. FlashAttention is told by the mask alone where that begins.
+            keys = hidden.new_ones(len(hidden), int(cache.get_seq_length(self.layer)) + hidden.shape[1]).bool()
         return create_causal_mask(
             config=self.decoder.config,
             inputs_embeds=hidden,

@@ -81,7 +81,7 @@ class LlavaNextAdapter(Adapter):
         if columns < 0 or len(features) != base + rows * (columns + 1):
             raise PruningError(
                 f"a picture's {len(features)} features are not {base} of the base and a grid whose rows end with "
-                "image_newline; give the prompt uncut, in one forward call, and features as get_image_features packs them"
+                "image_newline; give the prompt in one forward call, and features as get_image_features packs them"
             )
         return unpadded_layout(self._side, rows, columns)
 
