@@ -20,7 +20,10 @@ from vlm_pruner.web.uploads import Upload, accept
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 STYLE = Path(__file__).with_name("page.css")
-_MODEL = {"concurrency_id": "model", "concurrency_limit": 1}  # visitors queue for the model, and see their place
+_MODEL: dict[str, Any] = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+}  # visitors queue for the model, and see their place
 _PICK = """element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
   if (button) trigger('select', {index: +button.dataset.index});
@@ -106,12 +109,12 @@ class Page:
     # Which click does what
 
     def _connect(self, upload: gr.State) -> None:
-        quick = {"show_progress": "hidden", "api_visibility": "private"}
+        quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         self.file.upload(self.on_upload, [self.file], [self.file, upload, self.preview, self.problem], **quick)
         self.examples.select(self.on_example, None, [upload, self.preview, self.question, self.problem], **quick)
         self.method.change(settings.default_layer, [self.method], [self.layer], **quick)
         settings_ = [upload, self.question, self.short, self.method, self.keep, self.layer]
-        asking = {"show_progress": "minimal", "api_visibility": "private", **_MODEL}
+        asking: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", **_MODEL}
         told = [self.answers, self.overlay, self.lines, self.asked_wrongly]
         gr.on([self.ask.click, self.question.submit], self.on_ask, settings_, told, trigger_mode="once", **asking)
         comparing = [upload, self.question, self.short, self.chosen, self.keep, self.layer]

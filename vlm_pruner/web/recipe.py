@@ -47,9 +47,9 @@ print("kept, in order of selection:", *(image.order for image in pruned.images))
         words = ["vlm-pruner", "ask", self.picture, "--question", self.question, "--model", self.model]
         for name, value in self._loading().items():
             words += [f"--{name}", value]
-        settings = own_settings(self.method)
-        words += ["--method", self.method.name, "--keep", settings["keep_tokens"], "--layer", settings["layer"]]
-        return shlex.join(map(str, [*words, "--max-new-tokens", self.max_new_tokens]))
+        keep, layer = (str(value) for value in own_settings(self.method).values())
+        words += ["--method", self.method.name, "--keep", keep, "--layer", layer]
+        return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens)])
 
     def _loading(self) -> Mapping[str, str]:
         given = {"device": self.device if self.device != "cpu" else None, "dtype": self.dtype}
