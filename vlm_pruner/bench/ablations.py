@@ -65,7 +65,7 @@ def _series(group: str, name: str, values: dict[Any, float | None]) -> list[Vari
     return [Variation(group, str(value), {name: value}, paper) for value, paper in values.items()]
 
 
-PAPER_BATCHES = {1: 95.62, 2: 95.64, 4: 95.38, 8: 95.20, PAPER_BATCH: PAPER_DEFAULT}
+PAPER_BATCHES: dict[Any, float | None] = {1: 95.62, 2: 95.64, 4: 95.38, 8: 95.20, PAPER_BATCH: PAPER_DEFAULT}
 
 # The embedded decoder is 320 wide: the paper's 512 and 1,024 of 4,096 channels have no counterpart, "all" has.
 VARIATIONS: tuple[Variation, ...] = (
