@@ -70,7 +70,7 @@ class Page:
         )
 
     def _inputs(self, upload: gr.State, first: Sample | None) -> None:
-        self.file = gr.File(label="Picture", show_label=False, file_types=["image"], height=110, elem_id="vp-file")
+        self.file = gr.File(label="Picture", show_label=False, file_types=["image"], height=135, elem_id="vp-file")
         self.problem = gr.HTML("", elem_id="vp-problem")
         self.preview = gr.HTML(cards.preview(first.upload) if first else "", elem_id="vp-picture")
         self.examples = gr.HTML(
