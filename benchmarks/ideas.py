@@ -1,9 +1,10 @@
 """Methods and candidates at small budgets, on several worlds, with paired intervals.
 
-    python benchmarks/ideas.py budgets --worlds default,crowded,cluttered --budgets 192,128,64,32,16,8
-    python benchmarks/ideas.py tune    --worlds default,crowded,cluttered --split tune
+    python benchmarks/ideas.py budgets --scenes 60 --budgets 192,128,64,32,16,8
+    python benchmarks/ideas.py ideas   --scenes 60 --budgets 192,128,64,32,16,8
+    python benchmarks/ideas.py tune3   --scenes 40 --budgets 16,8 --split tune
 
-`suites` says what each suite compares, and with what. Scenes of the splits differ; what is chosen on "tune" is reported
+`suites.py` says what each suite compares. Tables for docs/ablations.md are written beside the JSON. Scenes of the splits differ; what is chosen on "tune" is reported
 on "test". A run that was stopped goes on where it was. The last line is one JSON document's path.
 """
 
@@ -56,7 +57,41 @@ def main(argv: list[str] | None = None) -> None:
     }
     path = args.out / f"{args.suite}-{args.split}.json"
     path.write_text(json.dumps(document, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(results))
     print(path)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The same as tables for docs/ablations.md: an arm per row, a budget per column, significant differences bold."""
+    parts = []
+    for world, result in results.items():
+        cells = {(cell["arm"], cell["tokens"]): cell for cell in result["cells"]}
+        budgets = list(dict.fromkeys(tokens for _, tokens in cells))
+        names = list(dict.fromkeys(name for name, _ in cells))
+        title = f"{world}: {result['n']} questions, {result['pictures']} pictures, dense {_percent(result['dense'])}"
+        lines = [
+            title,
+            "",
+            "| | " + " | ".join(str(tokens) for tokens in budgets) + " |",
+            "|---" * (len(budgets) + 1) + "|",
+        ]
+        for name in names:
+            row = [cells[name, tokens] for tokens in budgets]
+            plain = name == REFERENCE
+            shown = [_percent(cell["accuracy"]) if plain else _points(cell[f"against_{REFERENCE}"]) for cell in row]
+            lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _percent(interval: dict[str, float]) -> str:
+    return f"{100 * interval['mean']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def _points(interval: dict[str, float]) -> str:
+    mean, low, high = (100 * interval[name] for name in ("mean", "low", "high"))
+    shown = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"**{shown}**" if low > 0 or high < 0 else shown
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
