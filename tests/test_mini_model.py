@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from playground.mini.model import MiniModel, Pack, opening_ids
 from playground.mini.muon import orthogonalise
 from playground.mini.questions import Question
 from playground.mini.textures import Gallery
-from playground.mini.train import PLAN, Recipe, Trainer
+from playground.mini.train import DOUBLED, FIRST, REFINEMENT, REFINING, Curriculum, Recipe, Trainer, load
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,8 @@ def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, 
 
 def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
     """Steps 0..3 in one go equal steps 0..1, a save, and steps 2..3 by a new process' trainer."""
-    monkeypatch.setattr("playground.mini.train.BATCH", {6: 2})
-    monkeypatch.setattr("playground.mini.train.PLAN", {0: {"6": 1.0}})
+    small = replace(FIRST, plan={0: {"6": 1.0}}, batch={6: 2}, rates={0: 1.0})
+    monkeypatch.setattr("playground.mini.train.FIRST", small)
     recipe = Recipe(tower_steps=0, steps=4, decay=2, tower_frozen_for=1)
     straight, first, second = (Trainer(recipe, tmp_path) for _ in range(3))
     for _ in range(4):
@@ -100,4 +101,29 @@ def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
         second.advance()
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
-    assert max(PLAN) < Recipe().steps
+
+
+@pytest.mark.parametrize(("curriculum", "recipe"), [(FIRST, Recipe()), (REFINING, REFINEMENT)])
+def test_curricula_fit_their_recipes(curriculum: Curriculum, recipe: Recipe) -> None:
+    assert max(curriculum.plan) < recipe.steps and max(curriculum.rates) < recipe.steps
+    grids = {int(topic.split()[0]) for shares in curriculum.plan.values() for topic in shares}
+    assert grids <= set(curriculum.batch) and grids <= set(curriculum.share)
+
+
+def test_a_grown_model_gives_the_same_answers(model: MiniModel, surfaces: Gallery) -> None:
+    lesson = make_lesson(np.random.default_rng(0), surfaces, 6, 1, 0.3)
+    deeper = model.grown((3, 5))
+    assert len(deeper.decoder.model.layers) == len(model.decoder.model.layers) + 2
+    with torch.no_grad():
+        features = model.see(lesson.pixels, lesson.raster)
+        before, after = (m.read(features, lesson.raster, lesson.packs) for m in (model, deeper))
+    torch.testing.assert_close(after, before)
+
+
+def test_refining_starts_from_a_saved_run(tmp_path) -> None:
+    recipe = Recipe(tower_steps=0, steps=1)
+    first = Trainer(recipe, tmp_path)
+    first.save()
+    refined = Trainer(REFINEMENT, tmp_path / "refined", load(tmp_path).grown(DOUBLED))
+    assert refined.curriculum is REFINING and not refined.tower_learns()
+    assert len(refined.model.decoder.model.layers) == len(first.model.decoder.model.layers) + len(DOUBLED)

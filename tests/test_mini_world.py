@@ -137,3 +137,11 @@ def test_every_word_has_a_token(some_scenes: list[Scene]) -> None:
                 spelled = tokenizer(question.answer, add_special_tokens=False).input_ids
                 assert tokenizer.decode(spelled) == question.answer
     assert len(COLOR_NAMES) == len(SHAPES) == 6
+
+
+def test_yes_and_no_are_equally_often_right(tmp_path) -> None:
+    benchmarks.write(tmp_path, ["mini"], count=12)
+    lines = [json.loads(line) for line in (tmp_path / "mini" / "questions.jsonl").read_text().splitlines()]
+    for kind in benchmarks.YES_NO:
+        answers = Counter(line["answer"] for line in lines if line["kind"] == kind)
+        assert abs(answers["yes"] - answers["no"]) <= 1 and sum(answers.values()) >= 11, kind

@@ -24,6 +24,7 @@ from playground.mini.questions import KINDS, Question, absent, ask, verify
 from playground.mini.world import TEST_GALLERY, Scene, gallery, make_scene
 
 TEST_SEED = 20_251_202
+YES_NO = ("existence", "relation")
 MME_SUBTASKS = ("existence", "count", "position", "color", "OCR")
 
 
@@ -36,10 +37,16 @@ def scenes(name: str, count: int) -> Iterator[tuple[np.random.Generator, Scene]]
 
 def certain(rng: np.random.Generator, scene: Scene, kind: str, tries: int = 20) -> Question | None:
     """A question of `kind`, unless the scene really has nothing to ask about."""
-    for _ in range(tries):
-        if (question := ask(rng, scene, kind)) is not None:
-            return question
-    return None
+    return next((question for _ in range(tries) if (question := ask(rng, scene, kind)) is not None), None)
+
+
+def balanced(rng: np.random.Generator, scene: Scene, kind: str, index: int) -> Question | None:
+    """As `certain`; of yes/no kinds every second scene wants a yes, so that saying always the same earns 50 %."""
+    if kind not in YES_NO:
+        return certain(rng, scene, kind)
+    wanted = ("yes", "no")[(index + YES_NO.index(kind)) % 2]
+    drawn = (certain(rng, scene, kind) for _ in range(20))
+    return next((question for question in drawn if question and question.answer == wanted), None)
 
 
 def write_mini(out: Path, count: int) -> int:
@@ -48,7 +55,7 @@ def write_mini(out: Path, count: int) -> int:
     for index, (rng, scene) in enumerate(scenes("mini", count)):
         name = _save(scene.image, out / "images" / f"{index:06d}.png")
         for kind in KINDS:
-            if question := certain(rng, scene, kind):
+            if question := balanced(rng, scene, kind, index):
                 line = {"question_id": len(lines), "image": name, "text": question.prompt, "kind": kind}
                 lines.append(line | {"answer": question.answer})
     return _lines(out / "questions.jsonl", lines)
@@ -84,7 +91,7 @@ def write_gqa(out: Path, count: int) -> int:
     for index, (rng, scene) in enumerate(scenes("gqa", count)):
         name = _save(scene.image, out / "data" / "images" / f"n{index}.png")
         for kind, (structural, semantic) in types.items():
-            if question := certain(rng, scene, kind):
+            if question := balanced(rng, scene, kind, index):
                 number = f"{20_000_000 + len(asked)}"
                 asked.append({"question_id": number, "image": name, "text": question.prompt, "category": "default"})
                 truths[number] = {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from playground.mini import tokenizer
 from playground.mini.model import MiniModel
+from playground.mini.train import load
 from playground.mini.world import GRID, PATCH
 
 HERE = Path(__file__).parent
@@ -107,12 +108,9 @@ def main(argv: list[str] | None = None) -> None:
         "--out", type=Path, default=HERE, help="where checkpoint/ and clip/ go (default: beside this file)"
     )
     args = parser.parse_args(argv)
-    state = torch.load(args.run / "state.pt", weights_only=True)
-    model = MiniModel(len(tokenizer.build()))
-    model.load_state_dict(state["model"])
-    export(model, args.out)
+    export(load(args.run), args.out)
     size = sum(p.stat().st_size for name in ("checkpoint", "clip") for p in (args.out / name).iterdir())
-    print(f"step {state['progress']['step']}: {args.out}/checkpoint and clip, {size / 2**20:.1f} MiB")
+    print(f"{args.run}: {args.out}/checkpoint and clip, {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -35,12 +35,12 @@ def tower_config() -> CLIPVisionConfig:
     )
 
 
-def decoder_config(vocab_size: int) -> LlamaConfig:
+def decoder_config(vocab_size: int, layers: int = 6) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=320,
         intermediate_size=576,
-        num_hidden_layers=6,
+        num_hidden_layers=layers,
         num_attention_heads=5,
         num_key_value_heads=5,
         head_dim=64,
@@ -69,9 +69,9 @@ class MiniModel(nn.Module):
     forward equals one forward per question (tested); the picture is computed once instead of Q times.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, layers: int = 6) -> None:
         super().__init__()
-        tower, decoder = tower_config(), decoder_config(vocab_size)
+        tower, decoder = tower_config(), decoder_config(vocab_size, layers)
         self.tower = CLIPVisionModel(tower)
         self.projector = nn.Sequential(
             nn.Linear(tower.hidden_size, decoder.hidden_size),
@@ -112,6 +112,23 @@ class MiniModel(nn.Module):
             seen = PREFIX if late and index < PRUNED_LAYER else prefix
             x = _layer(layer, x, tables, prefix, seen, shapes)
         return x[:, prefix:]
+
+    def grown(self, doubled: tuple[int, ...]) -> MiniModel:
+        """A deeper model with the same answers: behind each decoder layer in `doubled` stands a copy of it.
+
+        The copy's outputs are zero at first, so that it adds nothing until it has learned something.
+        """
+        sources = sorted([*range(len(self.decoder.model.layers)), *doubled])
+        model = MiniModel(self.decoder.config.vocab_size, len(sources))
+        layers, prefix = model.decoder.model.layers, "decoder.model.layers."
+        rest = {name: t for name, t in self.state_dict().items() if not name.startswith(prefix)}
+        model.load_state_dict(rest, strict=False)
+        for place, source in enumerate(sources):
+            layers[place].load_state_dict(self.decoder.model.layers[source].state_dict())
+            if place and sources[place - 1] == source:
+                nn.init.zeros_(layers[place].self_attn.o_proj.weight)
+                nn.init.zeros_(layers[place].mlp.down_proj.weight)
+        return model
 
     def answer(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states."""

@@ -171,12 +171,12 @@ def _where(rng: np.random.Generator, scene: Scene) -> Question | None:
     if not named:
         return None
     a, name = _pick(rng, named)
-    b, other = _pick(rng, named)
+    b, other = (a, name) if rng.random() < 0.5 else _pick(rng, named)
     horizontal = rng.random() < 0.5
     low, high = ("left", "right") if horizontal else ("above", "below")
     if b is a:
-        middle = (scene.image.width if horizontal else scene.image.height) / 2
-        offset = (a.x if horizontal else a.y) - middle
+        # Halves of the model's plane, not of a small scene's picture: the patches' places tell nothing of the latter.
+        offset = a.x - scene.middle[0] if horizontal else a.y - scene.middle[1]
         text = f"Is the {name} in the {'left or right' if horizontal else 'upper or lower'} half?"
         low, high = ("left", "right") if horizontal else ("upper", "lower")
     else:

@@ -1,14 +1,19 @@
-"""Train the embedded model from a seed: `python -m playground.mini.train --out playground/mini/runs/main`.
+"""Train the embedded model from a seed:
+
+    python -m playground.mini.train --out playground/mini/runs/first
+    python -m playground.mini.train --out playground/mini/runs/refined --refine playground/mini/runs/first
 
 1. The tower learns patch labels (what shape, colour, size, character is here) on small scenes, then on full ones.
 2. Tower, projector and decoder learn to answer, from small scenes to full ones; the patch labels stay as a side loss
    until the tower is frozen for the last 900 steps.
+3. `--refine`: two decoder layers are added that do nothing at first, the tower stays as it is, and questions of two
+   steps of thought (multiple choice, where things are) are asked more often, again from small scenes to full ones.
 
-In 7 of 8 lessons of the first 2,300 steps of part 2, questions see the picture from the pruned layer on only ("late
-fusion"); without that this small decoder reads all but the printed texts in its first two layers, and pruning behind
-them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by attention in those
-layers. Nothing is ever pruned while training. State is saved every few minutes; the same command goes on where it was
-killed.
+Most lessons let questions see the picture from the pruned layer on only ("late fusion": 7 of 8 in the first 2,300 steps
+of part 2, and in part 3); without that this small decoder reads all but the printed texts in its first two layers, and
+pruning behind them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by
+attention in those layers. Nothing is ever pruned while training. State is saved every few minutes; the same command
+goes on where it was killed.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from playground.mini.lessons import ALL_KINDS, HEADS, IGNORE, Lesson, make_lesson
+from playground.mini.lessons import ALL_KINDS, FIRST_MIX, HARD_MIX, HEADS, IGNORE, LAST_MIX, Lesson, Mix, make_lesson
 from playground.mini.model import MiniModel
 from playground.mini.muon import Muon
 from playground.mini.tokenizer import build
@@ -37,7 +42,7 @@ VALIDATION_GALLERY, VALIDATION_SEED = 3, 31337
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result, beside the code."""
+    """What decides the result, beside the code and the curriculum."""
 
     seed: int = 0
     tower_steps: int = 2000
@@ -47,27 +52,75 @@ class Recipe:
     late_fusion: int = 2300  # until this step, in 7 of 8 lessons
     rate: float = 0.02  # Muon, 2-D weights of decoder and projector
     adam_rate: float = 3e-3
-    joint_tower_scale: float = 0.1  # of both rates, for the tower in step 2
+    joint_tower_scale: float = 0.1  # of both rates, for the tower in part 2
     side_loss: float = 0.3
 
 
-# step -> share of lessons by grid size, from that step on; "position" marks lessons on how two or three things lie
-TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # shares of tower_steps
-PLAN = {
-    0: {"6": 0.3, "8": 0.5, "8 position": 0.2},
-    400: {"8": 0.25, "12": 0.4, "8 position": 0.15, "12 position": 0.2},
-    900: {"12": 0.4, "12 position": 0.2, "16": 0.4},
-    1050: {"8": 0.3, "12": 0.5, "12 position": 0.2},
-    1300: {"12": 0.45, "12 position": 0.1, "16": 0.45},
-    1800: {"12": 0.15, "16": 0.4, "24": 0.45},
-    2300: {"16": 0.2, "24": 0.8},
-}
-# step -> share of the peak rates from that step on, before the final decay. The run that made the embedded weights
-# stood still from step 300 on and learned as soon as the rate was lowered: a better recipe would start low.
-RATES = {0: 1.0, 1050: 0.4}
+REFINEMENT = Recipe(
+    seed=7,
+    tower_steps=0,
+    steps=850,
+    decay=370,
+    tower_frozen_for=850,
+    late_fusion=850,
+    rate=0.008,
+    adam_rate=1.2e-3,
+)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What is taught when. Keys of `plan`, `mixes` and `rates` are steps from which on the entry holds.
+
+    plan: share of lessons by grid size; "position" marks lessons on how two or three things lie. mixes: what is asked.
+    rates: share of the peak rates, before the final decay. batch: scenes per lesson, and share: questions per scene,
+    by grid size.
+    """
+
+    plan: dict[int, dict[str, float]]
+    mixes: dict[int, Mix]
+    batch: dict[int, int]
+    share: dict[int, float]
+    rates: dict[int, float] = field(default_factory=lambda: {0: 1.0})
+
+
+FIRST = Curriculum(
+    plan={
+        0: {"6": 0.3, "8": 0.5, "8 position": 0.2},
+        400: {"8": 0.25, "12": 0.4, "8 position": 0.15, "12 position": 0.2},
+        900: {"12": 0.4, "12 position": 0.2, "16": 0.4},
+        1050: {"8": 0.3, "12": 0.5, "12 position": 0.2},
+        1300: {"12": 0.45, "12 position": 0.1, "16": 0.45},
+        1800: {"12": 0.15, "16": 0.4, "24": 0.45},
+        2300: {"16": 0.2, "24": 0.8},
+    },
+    mixes={0: FIRST_MIX},
+    batch={6: 24, 8: 20, 12: 14, 16: 9, 24: 6},
+    share={6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0},
+    # The run that made the embedded weights stood still from step 300 on and learned as soon as the rate was lowered:
+    # a better recipe would start low.
+    rates={0: 1.0, 1050: 0.4},
+)
+REFINING = Curriculum(
+    plan={
+        0: {"8": 0.4, "12 position": 0.6},
+        250: {"12": 0.35, "12 position": 0.35, "16": 0.3},
+        300: {"12": 0.25, "12 position": 0.6, "16": 0.15},
+        500: {"12": 0.2, "16": 0.4, "24": 0.4},
+        650: {"16": 0.25, "24": 0.75},
+    },
+    mixes={0: HARD_MIX, 500: LAST_MIX},
+    batch={8: 24, 12: 16, 16: 10, 24: 6},
+    share={8: 0.6, 12: 0.8, 16: 1.0, 24: 1.1},
+)
+DOUBLED = (3, 5)  # decoder layers that refining puts a new one behind
+TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # as `plan`, by the share of tower_steps done
 TOWER_BATCH = {8: 48, 12: 28, 24: 8}
-BATCH = {6: 24, 8: 20, 12: 14, 16: 9, 24: 6}
-SHARE = {6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0}
+
+
+def at_step(table: dict, step: float):
+    """The entry that holds from the last key up to `step` on."""
+    return [entry for start, entry in table.items() if step >= start][-1]
 
 
 def pick_topic(rng: np.random.Generator, shares: dict[str, float]) -> tuple[int, bool]:
@@ -115,11 +168,11 @@ def _per_question(right: Tensor, lesson: Lesson) -> Tensor:
 class Trainer:
     """Owns model, optimisers and the random state; `run` goes from wherever the saved state stands to the end."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        self.recipe, self.out = recipe, out
+    def __init__(self, recipe: Recipe, out: Path, start: MiniModel | None = None) -> None:
+        self.recipe, self.out, self.curriculum = recipe, out, REFINING if start else FIRST
         torch.manual_seed(recipe.seed)
         self.rng = np.random.default_rng(recipe.seed + 1000)
-        self.model = MiniModel(len(build()))
+        self.model = start or MiniModel(len(build()))
         self.head = nn.Linear(self.model.tower.config.hidden_size, sum(HEADS.values()) + 2)
         self.step, self.seconds, self.questions = -recipe.tower_steps, 0.0, 0
         self.optimisers = self._optimisers()
@@ -146,10 +199,12 @@ class Trainer:
         r = self.recipe
         if self.step < 0:
             done = 1 + self.step / r.tower_steps
-            grid, _ = pick_topic(self.rng, [shares for at, shares in TOWER_PLAN.items() if done >= at][-1])
+            grid, _ = pick_topic(self.rng, at_step(TOWER_PLAN, done))
             return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, TOWER_BATCH[grid], 0.05)
-        grid, position = pick_topic(self.rng, [shares for at, shares in PLAN.items() if self.step >= at][-1])
-        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, BATCH[grid], SHARE[grid], position)
+        c = self.curriculum
+        grid, position = pick_topic(self.rng, at_step(c.plan, self.step))
+        mix = at_step(c.mixes, self.step)
+        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, c.batch[grid], c.share[grid], position, mix)
 
     def rate(self) -> float:
         """Share of the peak rate at this step."""
@@ -157,7 +212,7 @@ class Trainer:
         if self.step < 0:
             done = 1 + self.step / r.tower_steps
             return min(1.0, (self.step + r.tower_steps + 1) / 40) * min(1.0, 0.02 + (1 - done) / 0.5)
-        plateau = [share for at, share in RATES.items() if self.step >= at][-1]
+        plateau = at_step(self.curriculum.rates, self.step)
         return plateau * min(1.0, (self.step + 1) / 60) * min(1.0, (r.steps - self.step) / r.decay)
 
     def tower_learns(self) -> bool:
@@ -271,17 +326,31 @@ class Trainer:
         print(f"resumed at step {self.step}", flush=True)
 
 
+def load(run: Path) -> MiniModel:
+    """The model of a run's saved state, with as many decoder layers as it has there."""
+    weights = torch.load(run / "state.pt", weights_only=True)["model"]
+    layers = 1 + max(int(name.split(".")[3]) for name in weights if name.startswith("decoder.model.layers."))
+    model = MiniModel(len(build()), layers)
+    model.load_state_dict(weights)
+    return model
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for log and state; resumes what it finds there")
+    parser.add_argument("--refine", type=Path, metavar="RUN", help="part 3, from this run's folder (parts 1 and 2)")
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        refined = getattr(REFINEMENT, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), help=f"default {value}, refining {refined}"
+        )
     args = vars(parser.parse_args(argv))
-    out, threads = args.pop("out"), args.pop("threads")
+    out, run, threads = args.pop("out"), args.pop("refine"), args.pop("threads")
+    recipe = replace(REFINEMENT if run else Recipe(), **{k: v for k, v in args.items() if v is not None})
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(Recipe(**args), out)
+    trainer = Trainer(recipe, out, load(run).grown(DOUBLED) if run else None)
     trainer.resume()
     trainer.run()
 

@@ -68,12 +68,13 @@ class Sign:
 
 @dataclass
 class Scene:
-    """A picture and what is in it."""
+    """A picture and what is in it; `middle` (x, y), in its pixels, of the 24 x 24 plane that it is a window of."""
 
     image: Image.Image
     things: list[Thing] = field(default_factory=list)
     signs: list[Sign] = field(default_factory=list)
     distractors: list[Box] = field(default_factory=list)
+    middle: tuple[float, float] = (GRID * PATCH / 2, GRID * PATCH / 2)
 
     def foreground(self) -> float:
         """Share of patches that a thing, a sign or a distractor reaches into (by its box)."""
