@@ -282,7 +282,7 @@ class Pruning:
         return self._decoder_pruning.receipts
 
     def show(self, pictures: Sequence[Picture]) -> None:
-        """For prompts that are given as embeddings: what a `towers.TowerTap` read off when their pictures were encoded."""
+        """For prompts given as embeddings: what a `towers.TowerTap` read off when their pictures were encoded."""
         self._decoder_pruning.show(pictures)
 
     def __enter__(self) -> Pruning:

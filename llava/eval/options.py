@@ -147,6 +147,7 @@ def _meet_budget(args: argparse.Namespace, method_class: type[Pruner], settings:
     if str(config.image_aspect_ratio).startswith("anyres"):
         raise UsageError(f"--budget {budget}: this model's pictures differ in tokens; give tokens or ratio:0.889")
     tower = config.mm_vision_config
+    assert tower is not None, "open_checkpoint fills it in"
     visual = (tower["image_size"] // tower["patch_size"]) ** 2
     setting = budgets.solve(budget, make, visual, DecoderShape.of(config))
     print(f"budget {setting.chosen}", file=sys.stderr)
