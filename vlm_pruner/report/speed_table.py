@@ -95,8 +95,8 @@ def results_text(results: Mapping[str, Any]) -> str:
     """All that a run has to say."""
     model, machine = results["model"], results["machine"]
     blocks = [
-        f"{model['name']}: {model['class']}, {model['parameters'] / 1e9:.2f} billion parameters, {model['dtype']}, "
-        f"attention {model['attention']}",
+        f"{model['name']}: {model['class']}",
+        f"{model['parameters'] / 1e9:.2f} billion parameters, {model['dtype']}, attention {model['attention']}",
         f"machine: {machine['name']}, {machine['flops'] / 1e12:.2f} TFLOP/s, {machine['bandwidth'] / 1e9:.1f} GB/s",
         "",
     ]
@@ -105,8 +105,10 @@ def results_text(results: Mapping[str, Any]) -> str:
     if results["break_even"]:
         blocks += [break_even_text(results["break_even"]), ""]
     blocks += [
-        "select is part of prefill, and the vision tower is not; 1st token counts from the start of generate",
-        "predicted: cost.py's roofline; the vision tower counts as measured, and choosing tokens as free",
+        "select is part of prefill, the vision tower is not; 1st token counts from the",
+        "start of generate",
+        "predicted: cost.py's roofline; the vision tower counts as measured, choosing",
+        "tokens as free",
         *(f"left out: {note}" for note in results["notes"]),
     ]
     return "\n".join(blocks)
