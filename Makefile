@@ -1,7 +1,7 @@
 # By hand what CI does in one go; `bash scripts/test.sh` makes the environment first and then runs `check` and `test`.
 PYTHON ?= .venv/bin/python
 
-.PHONY: format check test docs clean
+.PHONY: format check test bench-check docs clean
 
 format:
 	$(PYTHON) -m ruff format .
@@ -12,6 +12,9 @@ check:
 
 test:
 	$(PYTHON) -m pytest
+
+bench-check:
+	$(PYTHON) benchmarks/bench_check.py
 
 docs:
 	$(PYTHON) -m sphinx -q -W --keep-going -b html docs build/docs

@@ -36,12 +36,8 @@ def inputs(model: Qwen2VLForConditionalGeneration) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--repeats", type=int, default=100)
-    args = parser.parse_args()
-    model = Qwen2VLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
+def overhead(model: Qwen2VLForConditionalGeneration, repeats: int = 100) -> dict[str, float]:
+    """Milliseconds of a dense prefill, what keeping every token adds, and the second over the first."""
     batch, pruning = inputs(model), vp.prune(model, vp.CentrifugalPruner(reduction_ratio=0.0))
 
     def milliseconds() -> float:
@@ -51,14 +47,23 @@ def main() -> None:
 
     milliseconds()
     dense, kept = [], []
-    for _ in range(args.repeats):
+    for _ in range(repeats):
         dense.append(milliseconds())
         with pruning:
             kept.append(milliseconds())
     more = median(long - short for short, long in zip(dense, kept, strict=True))
     record = {"dense_ms": median(dense), "more_ms": more, "overhead": more / median(dense)}
-    record |= {"tokens": batch["input_ids"].numel(), "repeats": args.repeats, "threads": torch.get_num_threads()}
-    print(json.dumps(record | {"torch": torch.__version__}))
+    return record | {"tokens": batch["input_ids"].numel(), "repeats": repeats}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--repeats", type=int, default=100)
+    args = parser.parse_args()
+    model = Qwen2VLForConditionalGeneration.from_pretrained(args.model, dtype=torch.float32).eval()
+    record = overhead(model, args.repeats)
+    print(json.dumps(record | {"threads": torch.get_num_threads(), "torch": torch.__version__}))
 
 
 if __name__ == "__main__":

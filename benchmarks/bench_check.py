@@ -1,0 +1,96 @@
+"""The CPU ratios that must not fall: `make bench-check`. Fails, with exit code 1, when one misses its bar.
+
+    python benchmarks/bench_check.py
+
+One process, under three minutes on two quiet cores. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import selection_speed
+from benchmarks.prefill_overhead import overhead
+from benchmarks.selection_speed import Gate
+from vlm_pruner.bench import models
+from vlm_pruner.bench.arms import make_arms
+from vlm_pruner.bench.speed import Run, run_once
+from vlm_pruner.bench.workload import make_workload
+from vlm_pruner.cost import DecoderShape, lengths, prefill_seconds
+from vlm_pruner.machine import measure
+
+CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "qwen2_vl" / "qwen2-vl-tiny"
+KEPT, ROUNDS = 64, 7
+SIZE = "llava-1.5"  # of those in benchmarks/selection_speed.py
+
+
+def overhead_gate() -> Gate | None:
+    """What keeping every token adds to a dense prefill of the model that the bar was set for; None if it is absent.
+
+    The time added hardly depends on the model, so the share does: see docs/performance.md for a smaller one.
+    """
+    if not CONFORMANCE.is_dir():
+        return None
+    model = Qwen2VLForConditionalGeneration.from_pretrained(CONFORMANCE, dtype=torch.float32).eval()
+    return Gate("overhead, share of a dense prefill", overhead(model, 60)["overhead"], 0.02, at_least=False)
+
+
+def prefill_and_decode() -> Iterator[Gate]:
+    """The model `small`: share of the predicted prefill speed-up that is reached; dense over pruned decoding."""
+    model = models.build("small")
+    work = make_workload(model, 576, 60, 1)
+    arms = make_arms(["dense", "vlm-pruner"], [KEPT], 576)
+    for arm in arms:
+        run_once(model, work, arm, 2)
+    runs: dict[str, list[Run]] = {arm.key: [] for arm in arms}
+    for _ in range(ROUNDS):
+        for arm in arms:
+            runs[arm.key].append(run_once(model, work, arm, 12))
+    dense, pruned = runs.values()
+
+    def ratio(name: str) -> float:
+        return median(run.seconds[name] for run in dense) / median(run.seconds[name] for run in pruned)
+
+    shape, machine = DecoderShape.of(model.config.get_text_config()), measure("cpu")
+    long, short = (
+        prefill_seconds(shape, lengths(shape, work.text, work.visual, steps), machine, bytes_per_number=4)
+        for steps in ([], [(2, KEPT)])
+    )
+    yield Gate("prefill, share of the predicted speed-up", ratio("prefill") * short / long, 0.85, at_least=True)
+    yield Gate("decoding, dense over pruned", ratio("per_token"), 1.0, at_least=True)
+
+
+def _measured() -> Iterator[Gate]:
+    gate = overhead_gate()
+    if gate is None:
+        print("overhead: not measured, ../shared/conformance/qwen2_vl is not here", flush=True)
+    else:
+        yield gate
+    yield from prefill_and_decode()
+    yield from selection_speed.ratios((SIZE,), repeats=9)  # the larger sizes alone take longer than all of this may
+
+
+def main() -> None:
+    started = time.perf_counter()
+    gates = []
+    for gate in _measured():
+        print(gate, flush=True)
+        gates.append(gate)
+    record = {"gates": [asdict(gate) | {"met": gate.met} for gate in gates], "seconds": time.perf_counter() - started}
+    print(json.dumps(record | {"threads": torch.get_num_threads(), "torch": torch.__version__}))
+    sys.exit(not all(gate.met for gate in gates))
+
+
+if __name__ == "__main__":
+    main()
