@@ -69,7 +69,7 @@ def run_once(model: nn.Module, work: Workload, arm: Arm, new_tokens: int) -> Run
         pruning = stack.enter_context(vp.prune(model, _timed(arm, watch))) if arm.method else None
         watch.clock.wait()
         start = watch.clock.now()
-        model.generate(  # type: ignore[operator]
+        model.generate(
             **work.inputs,
             past_key_values=cache,
             use_cache=True,
@@ -100,7 +100,7 @@ def peak_cpu_bytes(run: Callable[[], object]) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results = profiler.profiler.kineto_results
     events = sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
     held = most = 0
     for event in events:

@@ -90,7 +90,8 @@ def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder
 
     The vision tower is not modelled: what it took the dense model counts for both, so that the ratios of sums hold.
     """
-    shape, numbers = decoder.shape, {"bytes_per_number": decoder.bytes_per_number}
+    shape = decoder.shape
+    numbers: Any = {"bytes_per_number": decoder.bytes_per_number}
     visual, text = run["visual"], run["text"]
     tokens = lengths(shape, text, visual, run["steps"])
     held = [n + case.new_tokens - 1 for n in tokens]
