@@ -37,12 +37,16 @@ def interval(mean: float) -> dict[str, float]:
 
 @pytest.fixture
 def comparison() -> dict[str, Any]:
-    arms = [{"key": "dense@576", "name": "dense", "label": "dense", "settings": None, "tokens": 576}]
+    arms = [
+        {"key": "dense@576", "name": "dense", "label": "dense", "settings": None, "tokens": 576, "budget_tokens": 576}
+    ]
     cells = [{"benchmark": "mini", "arm": "dense@576", "accuracy": interval(0.77)}]
     for name, label, loss in (("vlm-pruner", "VLM-Pruner", 0.01), ("dart", "DART", 0.03), ("random", "random", 0.1)):
         for tokens in (64, 128):
             key = f"{name}@{tokens}"
-            arms.append({"key": key, "name": name, "label": label, "settings": {}, "tokens": tokens})
+            arms.append(
+                {"key": key, "name": name, "label": label, "settings": {}, "tokens": tokens, "budget_tokens": tokens}
+            )
             cells.append({"benchmark": "mini", "arm": key, "accuracy": interval(0.77 - loss * 128 / tokens)})
     return {"command": "vlm-pruner compare", "benchmarks": [{"name": "mini", "n": 480}], "arms": arms, "cells": cells}
 

@@ -55,7 +55,7 @@ def accuracy_chart(results: Mapping[str, Any], benchmark: str, size: tuple[float
             levels.append(Level(f"dense, {arm['tokens']} tokens", value["mean"], value["low"], value["high"]))
             continue
         labels[arm["name"]] = arm["label"]
-        point = Point(arm["tokens"], value["mean"], value["low"], value["high"])
+        point = Point(arm["budget_tokens"], value["mean"], value["low"], value["high"])
         lines.setdefault(arm["name"], []).append(point)
     if not lines:
         raise ValueError(f"the results hold no pruned arm on {benchmark!r}; run the comparison with methods to compare")
@@ -68,7 +68,11 @@ def accuracy_chart(results: Mapping[str, Any], benchmark: str, size: tuple[float
         for i, (name, points) in enumerate(lines.items())
     ]
     budgets = sorted({point.x for points in lines.values() for point in points})
-    axis = Axis("visual tokens kept per picture", [(budget, f"{budget:g}") for budget in budgets], logarithmic=True)
+    axis = Axis(
+        "visual tokens kept per picture, mean over the layers that are pruned",
+        [(budget, f"{budget:g}") for budget in budgets],
+        logarithmic=True,
+    )
     n = next(entry["n"] for entry in results["benchmarks"] if entry["name"] == benchmark)
     title = f"{benchmark}: accuracy in %, {n} questions"
     return line_chart(title, series, axis, "bars: 95 % intervals", levels=levels, size=size)
