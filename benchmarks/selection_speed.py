@@ -126,43 +126,49 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return peak - before
 
 
-def milliseconds(run: Callable[[], object], repeats: int) -> list[float]:
-    """Times of `repeats` runs, after one that is not counted, sorted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(1000 * (time.perf_counter() - start))
-    return sorted(times)
+def milliseconds(calls: list[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """For each of `calls` the sorted times of `repeats` runs, after one that is not counted.
+
+    The calls take turns, and every round starts with another one: what drifts meanwhile drifts for all of them.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    for repeat in range(-1, repeats):
+        for turn in range(len(calls)):
+            which = (repeat + turn) % len(calls)
+            start = time.perf_counter()
+            calls[which]()
+            if repeat >= 0:
+                times[which].append(1000 * (time.perf_counter() - start))
+    return [sorted(each) for each in times]
 
 
 def measure(size: Size, repeats: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
     """One row for each token batch: median times in ms and their spread, peak memory in bytes, and the ratios."""
     states, keys, layout = picture(size.height, size.width, size.hidden, seed)
     states, keys = states.to(dtype), keys.to(dtype)
-    return [_measure(states, keys, layout, size, token_batch, repeats) for token_batch in TOKEN_BATCHES]
 
+    def prepared(token_batch: int) -> Callable[[], list[int]]:
+        method = CentrifugalPruner(keep_tokens=size.keep, token_batch=token_batch)
 
-def _measure(
-    states: Tensor, keys: Tensor, layout: TokenLayout, size: Size, token_batch: int, repeats: int
-) -> dict[str, Any]:
-    method = CentrifugalPruner(keep_tokens=size.keep, token_batch=token_batch)
+        def run() -> list[int]:
+            selection = method.select(states, keys, layout, size.keep)
+            method.merge(states, selection)
+            return selection.order.tolist()
 
-    def fast() -> list[int]:
-        selection = method.select(states, keys, layout, size.keep)
-        method.merge(states, selection)
-        return selection.order.tolist()
+        return run
 
-    times = milliseconds(fast, repeats)
-    row: dict[str, Any] = {"tokens": size.tokens, "token_batch": token_batch, "repeats": repeats}
-    row |= {"fast_ms": statistics.median(times), "fast_min_ms": times[0], "fast_p95_ms": times[int(0.95 * repeats)]}
-    row["fast_bytes"] = peak_bytes(fast)
-    if size.faster is not None:
-        row |= _beside_reference(states, keys, layout, size, token_batch, fast())
-        row["faster"] = row["slow_ms"] / row["fast_ms"]
-        row["leaner"] = row["slow_bytes"] / max(1, row["fast_bytes"])
-    return row
+    calls = [prepared(token_batch) for token_batch in TOKEN_BATCHES]
+    rows = []
+    for token_batch, call, times in zip(TOKEN_BATCHES, calls, milliseconds(list(calls), repeats), strict=True):
+        row: dict[str, Any] = {"tokens": size.tokens, "token_batch": token_batch, "repeats": repeats}
+        row |= {"fast_ms": statistics.median(times), "fast_min_ms": times[0], "fast_p95_ms": times[int(0.95 * repeats)]}
+        row["fast_bytes"] = peak_bytes(call)
+        if size.faster is not None:
+            row |= _beside_reference(states, keys, layout, size, token_batch, call())
+            row["faster"] = row["slow_ms"] / row["fast_ms"]
+            row["leaner"] = row["slow_bytes"] / max(1, row["fast_bytes"])
+        rows.append(row)
+    return rows
 
 
 def _beside_reference(

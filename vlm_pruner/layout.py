@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ class TokenLayout:
 
     coords: Tensor
     diagonal: float
+    _copies: dict[tuple[torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.coords.ndim != 2 or self.coords.shape[1] not in (2, 3):
@@ -51,6 +54,20 @@ class TokenLayout:
 
     def __len__(self) -> int:
         return self.coords.shape[0]
+
+    def places(self, like: Tensor) -> Tensor:
+        """`coords` in units of the diagonal, in `like`'s dtype and on its device.
+
+        Copied there once for each layout, from pinned memory, so that the host need not wait for a GPU; from the second
+        time on nothing is copied, and a CUDA graph can hold the call.
+        """
+        key = (like.device, like.dtype)
+        if key not in self._copies:
+            places = (self.coords / self.diagonal).to(like.dtype)
+            if like.is_cuda and not places.is_cuda:
+                places = places.pin_memory()
+            self._copies[key] = places.to(like.device, non_blocking=True)
+        return self._copies[key]
 
 
 @dataclass(frozen=True)

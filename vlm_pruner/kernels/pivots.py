@@ -29,6 +29,7 @@ def _score_kernel(keys, pivots, score, step, n, d, BLOCK_N: tl.constexpr, BLOCK_
             total += tl.sum(apart * apart, axis=1)
     if step > 0:
         total = tl.sqrt(total)
+        total = tl.where(total == total, total, -0.5)  # NaN: after every number, but before a pivot's second time
     if step > 1:  # a pivot's own score is -1 and stays the smallest
         total = tl.minimum(total, tl.load(score + rows, mask=rows < n, other=0.0))
     total = tl.where((rows == pivot) & (step > 0), -1.0, total)
@@ -51,7 +52,11 @@ def _argmax_kernel(score, pivots, step, n, BLOCK_N: tl.constexpr):
 
 
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
-    """Long [count], as `selection.choose_pivots` of `keys` [N, k]. Ties go to the lowest index."""
+    """Long [count], as `selection.choose_pivots` of `keys` [N, k]. Ties go to the lowest index.
+
+    A key with NaN or infinity is no error here, where the host does not wait: it is farthest from nothing, and of such
+    keys each is chosen once at most.
+    """
     keys = keys.contiguous()
     n, d = keys.shape
     pivots = torch.zeros(count, dtype=torch.long, device=keys.device)

@@ -92,7 +92,7 @@ class CentrifugalPruner(Pruner):
         fused = self._kernels(hidden)
         features = (fused or torch_path).screen_channels(hidden, self.channels)
         pivots = self._choose_pivots(keys, min(self.pivots, budget))
-        places = (layout.coords / layout.diagonal).to(features)
+        places = layout.places(features)
         if fused is not None:
             expand = fused.expand  # always to the full budget
         else:

@@ -1,0 +1,145 @@
+"""The GPU kernels, in Triton's interpreter where there is no GPU: the same tokens as the torch path, at small sizes.
+
+The interpreter runs programs one after the other: what several programs of one image do to each other is not tested
+here but by benchmarks/gpu_check.py.
+
+Kernels and torch path add the same products in different orders, so scores that differ by less than float32's rounding
+may be ordered differently: hidden states of 10 + 0.01 x noise, whose cosines differ by 1e-6, are such a case. Inputs
+here are free of that; what is tied exactly comes by the lowest index on both paths, which has a test of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+from safetensors.torch import load_file  # noqa: E402
+
+from tests.conformance import conformance  # noqa: E402
+from tests.test_selection import golden_configurations, golden_method, picture  # noqa: E402
+from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
+from vlm_pruner.errors import PruningError  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu" and not triton.knobs.runtime.interpret:
+    pytest.skip("Triton was imported without its interpreter before this file", allow_module_level=True)
+
+
+def both(monkeypatch, method, hidden, keys, layout, budget):
+    """Selections and merged rows of the kernels and of the torch path."""
+    made = []
+    for choice in ("on", "off"):
+        monkeypatch.setenv(kernels.VARIABLE, choice)
+        chosen = method.select(hidden.to(DEVICE), keys.to(DEVICE), layout, budget)
+        made.append((chosen, method.merge(hidden.to(DEVICE), chosen)))
+    return made
+
+
+def check(monkeypatch, method, hidden, keys, layout, budget, tolerance=1e-5):
+    (fused, rows), (plain, wanted) = both(monkeypatch, method, hidden, keys, layout, budget)
+    assert fused.order.tolist() == plain.order.tolist()
+    assert fused.nearest.tolist() == plain.nearest.tolist()
+    torch.testing.assert_close(fused.similarity, plain.similarity, rtol=1e-5, atol=1e-5)
+    assert rows.dtype == wanted.dtype
+    torch.testing.assert_close(rows, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("token_batch", [1, 5, 16])
+@pytest.mark.parametrize("grid", [(5, 3), (9, 8)])
+def test_pictures(monkeypatch, grid, token_batch):
+    hidden, keys, layout = picture(*grid, seed=2)
+    for budget in (6, len(hidden) // 2):
+        method = CentrifugalPruner(keep_tokens=budget, token_batch=token_batch, channels=31, threshold=0.5)
+        check(monkeypatch, method, hidden, keys, layout, budget)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_sixteen_bits(monkeypatch, dtype, tolerance):
+    hidden, keys, layout = picture(6, 7)
+    check(monkeypatch, CentrifugalPruner(keep_tokens=12), hidden.to(dtype), keys.to(dtype), layout, 12, tolerance)
+
+
+def test_videos(monkeypatch):
+    hidden, keys, _ = picture(12, 5, seed=4)
+    method = CentrifugalPruner(keep_tokens=15, threshold=0.5, spatial_weight=1.0)
+    check(monkeypatch, method, hidden, keys, TokenLayout.video(3, 4, 5), 15)
+
+
+def test_a_threshold_that_has_to_rise(monkeypatch):
+    """Cosines around 0.997: above the threshold, yet far enough apart for float32 to order them (see below)."""
+    hidden = 10 + 0.5 * torch.randn(40, 32, generator=torch.Generator().manual_seed(0))
+    keys = torch.randn(40, 8, generator=torch.Generator().manual_seed(1))
+    check(monkeypatch, CentrifugalPruner(keep_tokens=9, threshold_step=0.013), hidden, keys, TokenLayout.grid(5, 8), 9)
+
+
+def test_equal_tokens_come_by_index(monkeypatch):
+    method = CentrifugalPruner(keep_tokens=6)
+    (fused, _), _ = both(monkeypatch, method, torch.ones(12, 8), torch.ones(12, 8), TokenLayout.grid(3, 4), 6)
+    assert fused.order.tolist() == list(range(6))
+
+
+def test_no_number_at_all_ends_and_keeps_the_budget(monkeypatch):
+    hidden, keys, layout = picture(4, 5)
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    chosen = CentrifugalPruner(keep_tokens=9).select(
+        torch.full_like(hidden, torch.nan).to(DEVICE), torch.full_like(keys, torch.nan).to(DEVICE), layout, 9
+    )
+    assert len(set(chosen.indices.tolist())) == 9
+
+
+def test_nan_ends_and_keeps_the_budget(monkeypatch):
+    hidden, keys, layout = picture(4, 5)
+    hidden[7] = float("nan")
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    chosen = CentrifugalPruner(keep_tokens=9).select(hidden.to(DEVICE), keys.to(DEVICE), layout, 9)
+    assert len(set(chosen.indices.tolist())) == 9 and chosen.indices.min() >= 0 and chosen.indices.max() < 20
+
+
+def test_several_images_in_one_launch():
+    fused, settings = kernels.load(), {"threshold": 0.6, "threshold_step": 0.1, "token_batch": 1, "spatial_weight": 0.5}
+    pictures = [picture(5, 6, seed=seed) for seed in (0, 1)]
+    features = torch.stack([selection.screen_channels(hidden, 16) for hidden, _, _ in pictures]).to(DEVICE)
+    pivots = torch.stack([selection.choose_pivots(keys, 3) for _, keys, _ in pictures]).to(DEVICE)
+    places = torch.stack([layout.coords / layout.diagonal for _, _, layout in pictures]).to(DEVICE)
+    order, nearest, _ = fused.expand_images(features, places, pivots, 11, **settings)
+    for image in range(2):
+        alone = selection.expand(features[image], places[image], pivots[image], 11, **settings)
+        assert order[image].tolist() == alone.order.tolist()
+        assert nearest[image].tolist() == alone.nearest.tolist()
+
+
+def test_conformance_kit(monkeypatch):
+    """The smallest grid of the kit, in every configuration whose budget the released code meets."""
+    tensors = load_file(conformance("selection") / "selection.safetensors")
+    smallest = min(case["grid"][0] * case["grid"][1] for case, _ in golden_configurations())
+    checked = 0
+    for case, config in golden_configurations():
+        if case["grid"][0] * case["grid"][1] == smallest:
+            hidden, keys = (tensors[f"case{case['case']}.{part}"].float() for part in ("hidden", "keys"))
+            monkeypatch.setenv(kernels.VARIABLE, "on")
+            method = golden_method(config)
+            chosen = method.select(
+                hidden.to(DEVICE), keys.to(DEVICE), TokenLayout.grid(*case["grid"]), config["budget"]
+            )
+            if not config["underfilled"]:
+                assert chosen.indices.tolist() == config["retained"], json.dumps(config)[:200]
+                checked += 1
+    assert checked > 0
+
+
+def test_unknown_choice_is_named(monkeypatch):
+    monkeypatch.setenv(kernels.VARIABLE, "maybe")
+    with pytest.raises(PruningError, match="'maybe' must be auto, on or off"):
+        kernels.wanted(torch.zeros(1))
+
+
+def test_without_a_choice_a_cpu_tensor_takes_the_torch_path(monkeypatch):
+    monkeypatch.delenv(kernels.VARIABLE, raising=False)
+    assert not kernels.wanted(torch.zeros(1))
