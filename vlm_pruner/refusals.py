@@ -35,7 +35,7 @@ def _compiled(module: nn.Module, remedy: str) -> PruningError:
 
 def check_not_checkpointed(layers: Iterable[nn.Module]) -> None:
     """Raises PruningError if a backward pass would run the layers a second time."""
-    if any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers):
+    if any(True for layer in layers if layer.training and getattr(layer, "gradient_checkpointing", False)):
         raise PruningError(
             "gradient checkpointing runs every layer again in the backward pass, without its cache, and pruning cannot "
             "follow; call model.gradient_checkpointing_disable() or model.eval()"

@@ -107,19 +107,30 @@ def shorten(
     keep = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
     if visible is not None:
         keep &= visible.to(keep.device)
-    changed = hidden.clone()  # views show the batch as it was, also after another image of the row is done
-    selections = [None if task.keeps_all else method.choose(look(task)) for task in tasks]
-    for task, selection in zip(tasks, selections, strict=True):
+    selections: list[Selection | None] = []
+    for task in tasks:
+        selection = None if task.keeps_all else method.choose(look(task))
+        selections.append(selection)
         if selection is not None:
             positions = task.span.positions().to(hidden.device)
-            stays = positions[selection.indices]
-            changed[task.row, stays] = method.merge(hidden[task.row, positions], selection)
             keep[task.row, positions] = False
-            keep[task.row, stays] = True
+            keep[task.row, positions[selection.indices]] = True
     packing = Packing.of(keep)
+    short = packing.gather(hidden)
     places = packing.places(hidden.shape[1]).cpu()
     left = [_carry_on(*pair, layer, places) for pair in zip(tasks, selections, strict=True)]
-    return Shortened(packing.gather(changed), packing, left)
+    for task, selection, rest in zip(tasks, selections, left, strict=True):
+        if selection is not None:
+            now = rest.span.positions().to(short.device)
+            short[task.row, now] = method.merge(rows_of(hidden[task.row], task.span), selection)
+    return Shortened(short, packing, left)
+
+
+def rows_of(tokens: Tensor, span: VisualSpan) -> Tensor:
+    """[N, ...]: the rows of `tokens` [T, ...] at a span's positions. Not to be written to: without gaps, not a copy."""
+    if span.offsets is None:
+        return tokens[span.start : span.stop]
+    return tokens[span.positions().to(tokens.device)]
 
 
 def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tensor) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.view import AttentionRows, View
-from vlm_pruner.shortening import Task
+from vlm_pruner.shortening import Task, rows_of
 from vlm_pruner.towers import Picture, TowerTap
 
 SUPPLIED = frozenset(
@@ -44,17 +45,22 @@ class Scene:
     tower: TowerTap | None
 
     def view(self, task: Task) -> View:
-        """What the method sees of a task's image."""
+        """What the method sees of a task's image: for reading, as it may be a part of the batch itself."""
         here, row = self.now.hidden, task.row
-        image, text = task.span.positions(), self._text_after(task)
         return View(
-            hidden=here[row, image.to(here.device)],
-            keys=self._keys(row, image).to(here.device),
+            hidden=rows_of(here[row], task.span),
+            keys=rows_of(self.keys[row].transpose(0, 1), task.span).flatten(1).to(here.device),
             layout=task.span.layout,
             budget=task.budget,
             start=int(self._visible(self.now, row)[: task.span.start].sum()),
-            **{need: getattr(self, f"_{need}")(task, image, text) for need in self.needs},
+            **self._asked_for(task),
         )
+
+    def _asked_for(self, task: Task) -> dict[str, Any]:
+        if not self.needs:
+            return {}
+        image, text = task.span.positions(), self._text_after(task)
+        return {need: getattr(self, f"_{need}")(task, image, text) for need in self.needs}
 
     # What each need is met with. image: long [N], text: long [T], positions in the row.
 
@@ -62,7 +68,8 @@ class Scene:
         return self.now.hidden[task.row, text.to(self.now.hidden.device)]
 
     def _text_keys(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        return self._keys(task.row, text).to(self.now.hidden.device)
+        keys = self.keys[task.row].transpose(0, 1)
+        return keys[text.to(keys.device)].flatten(1).to(self.now.hidden.device)
 
     def _final_norm(self, task: Task, image: Tensor, text: Tensor) -> nn.Module:
         return self.decoder.get_submodule("norm")
@@ -121,10 +128,6 @@ class Scene:
             return rows[..., image.to(rows.device)]
 
         return attend
-
-    def _keys(self, row: int, positions: Tensor) -> Tensor:
-        """[positions, heads x head size], keys of the layer before."""
-        return self.keys[row][:, positions.to(self.keys.device)].transpose(0, 1).flatten(1)
 
     def _text_after(self, task: Task, first: bool = False) -> Tensor:
         """Positions of the text tokens after an image in its row, long [T]: neither visual nor padding.
