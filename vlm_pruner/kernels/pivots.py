@@ -48,7 +48,7 @@ def _argmax_kernel(score, pivots, step, n, BLOCK_N: tl.constexpr):
         first = tl.min(tl.where(block == highest, rows, _NO_TOKEN), axis=0)
         token = tl.where(highest > best, first, token)
         best = tl.maximum(best, highest)
-    tl.store(pivots + step, token.to(tl.int64))
+    tl.store(pivots + step, token.to(tl.int64))  # type: ignore[attr-defined]  # a tensor by then
 
 
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
