@@ -12,6 +12,11 @@ status=0
 bash scripts/check.sh || status=1
 echo "== tests"
 .venv/bin/python -m pytest "$@" </dev/null || status=1
+# lmms-eval has an environment of its own; with options for pytest, the run is about something else.
+if (($# == 0)); then
+    echo "== lmms-eval"
+    bash scripts/test_lmms_eval.sh </dev/null || status=1
+fi
 
 echo "finished in ${SECONDS} s, $([[ $status == 0 ]] && echo "all passed" || echo "with failures, see above")"
 exit "$status"
