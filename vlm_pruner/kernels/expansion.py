@@ -7,9 +7,9 @@ a barrier before shared memory is written and after. Ties are broken by the lowe
 
 Why the barrier cannot deadlock: programs that wait need all C of their image to run. The grid never has more programs
 than the GPU has multiprocessors (`_programs`), each fits on one, and kernels of other streams end without waiting for
-this one: so every program gets a place at some time, and none gives its place up. Triton's interpreter runs programs one
-after the other and could not pass a barrier: there C is 1. What it does not test is therefore the barrier itself, the
-visibility of one program's writes to another, and the split of tokens among programs.
+this one: so every program gets a place at some time, and none gives its place up. Triton's interpreter runs programs
+one after the other and could not pass a barrier: there C is 1. What it does not test is therefore the barrier itself,
+the visibility of one program's writes to another, and the split of tokens among programs.
 
 Nothing of the result is known on the host until it is read, so there is no error for NaN as on the CPU: a token whose
 score is NaN ranks last, and exactly `budget` tokens are kept whatever the features hold.

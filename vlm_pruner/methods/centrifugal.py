@@ -93,10 +93,8 @@ class CentrifugalPruner(Pruner):
         features = (fused or torch_path).screen_channels(hidden, self.channels)
         pivots = self._choose_pivots(keys, min(self.pivots, budget))
         places = layout.places(features)
-        if fused is not None:
-            expand = fused.expand  # always to the full budget
-        else:
-            expand = partial(torch_path.expand, stop_when_stuck=self.released)
+        # The kernel always goes on to the full budget.
+        expand = fused.expand if fused else partial(torch_path.expand, stop_when_stuck=self.released)
         grown = expand(
             features,
             places,

@@ -1,0 +1,372 @@
+"""Checks the GPU kernels and measures selection and prefills on this machine's GPU, in one call of at most 8 minutes.
+
+    python benchmarks/gpu_check.py --out gpu_check.json    # needs a GPU, torch >= 2.11, transformers, Triton
+    python benchmarks/gpu_check.py --cpu-dry-run           # every section at a tiny size in Triton's interpreter
+
+Each section stands alone: one that fails says so, and the others run. A line of the table is a figure with its bar:
+PASS, FAIL, ERROR, or `-` where there is no bar or nothing to check. Ends with 0 if nothing failed, 1 if something
+did, 2 without a GPU. Models have random weights at the published shapes, which decide the speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if "--cpu-dry-run" in sys.argv:  # Triton reads it when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+import vlm_pruner as vp
+from benchmarks.selection_speed import picture
+from vlm_pruner import CentrifugalPruner, TokenLayout, kernels
+from vlm_pruner.bench import models
+from vlm_pruner.bench.arms import Arm
+from vlm_pruner.bench.speed import run_once
+from vlm_pruner.bench.workload import make_workload
+from vlm_pruner.errors import PruningError
+from vlm_pruner.provenance import environment
+
+SECONDS = 420  # no section starts later, so that the whole stays under 8 minutes
+KIT = Path(__file__).resolve().parents[2] / "shared" / "conformance"
+TEXT = 60  # words beside the picture
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line. value: None for an error or where nothing was checked. at_least: the bar's sense."""
+
+    name: str
+    value: float | None
+    unit: str = ""
+    bar: float | None = None
+    at_least: bool = False
+    note: str = ""
+    error: bool = False
+
+    @property
+    def verdict(self) -> str:
+        if self.error:
+            return "ERROR"
+        if self.bar is None or self.value is None:
+            return "-"
+        return "PASS" if (self.value >= self.bar if self.at_least else self.value <= self.bar) else "FAIL"
+
+    def __str__(self) -> str:
+        figure = "" if self.value is None else f"{self.value:.3f} {self.unit}"
+        bar = "" if self.bar is None else f"{'at least' if self.at_least else 'at most'} {self.bar:g}"
+        return f"{self.verdict:<6}{self.name:<58}{figure:>14}  {bar:<15}{self.note}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: the whole, or a tiny share of it on a CPU, without bars of speed."""
+
+    device: str
+    pictures: tuple[tuple[int, int, int, int], ...]  # height, width, channels, kept: for agreement
+    sizes: tuple[tuple[int, int, int, int, float], ...]  # the same and the bar in ms: for timing
+    model: str
+    next_model: str
+    layers: int | None
+    rounds: int
+
+    @property
+    def dry(self) -> bool:
+        return self.device == "cpu"
+
+    def bar(self, value: float) -> float | None:
+        return None if self.dry else value
+
+
+WHOLE = Plan(
+    "cuda",
+    ((5, 3, 64, 6), (13, 11, 300, 20), (24, 24, 4096, 64)),
+    ((24, 24, 4096, 64, 0.30), (48, 60, 4096, 320, 1.0), (128, 128, 4096, 1820, 10.0)),
+    "llava-1.5-7b",
+    "llava-next-7b",
+    None,
+    10,
+)
+DRY = Plan("cpu", ((5, 3, 32, 6),), ((5, 4, 32, 7, 1.0),), "tiny", "tiny", 3, 1)
+
+
+@contextmanager
+def kernels_set(choice: str) -> Iterator[None]:
+    before = os.environ.get(kernels.VARIABLE)
+    os.environ[kernels.VARIABLE] = choice
+    try:
+        yield
+    finally:
+        del os.environ[kernels.VARIABLE]
+        if before is not None:
+            os.environ[kernels.VARIABLE] = before
+
+
+def choose(method: CentrifugalPruner, hidden: Tensor, keys: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
+    """Order and merged rows, by the kernels."""
+    assert method.keep_tokens is not None
+    with kernels_set("on"):
+        selection = method.select(hidden, keys, layout, method.keep_tokens)
+        return selection.order, method.merge(hidden, selection)
+
+
+def agreement(plan: Plan) -> Iterator[Check]:
+    """The same tokens in the same order as the torch path on the CPU, and merged rows within the dtype's rounding."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for height, width, channels, keep in plan.pictures:
+            for token_batch in (1, 16):
+                yield _agreement(plan, (height, width, channels), keep, token_batch, dtype)
+
+
+def _agreement(plan: Plan, size: tuple[int, int, int], keep: int, token_batch: int, dtype: torch.dtype) -> Check:
+    states, keys, layout = picture(*size, seed=0)
+    states, keys = states.to(dtype), keys.to(dtype)
+    method = CentrifugalPruner(keep_tokens=keep, token_batch=token_batch)
+    with kernels_set("off"):
+        plain = method.select(states, keys, layout, keep)
+        wanted = method.merge(states, plain)
+    order, rows = choose(method, states.to(plan.device), keys.to(plan.device), layout)
+    same = order.cpu() == plain.order
+    differs = "" if same.all() else f"differs first at position {int((~same).nonzero()[0])}"
+    error = float((rows.cpu().float() - wanted.float()).abs().max() / wanted.float().abs().max())
+    if not differs and error > 4 * torch.finfo(dtype).eps + 1e-5:
+        differs = f"merged rows differ by {error:.1e} of the largest"
+    name = f"as on the CPU: {size[0] * size[1]} tokens, batch {token_batch}, {str(dtype).removeprefix('torch.')}"
+    return Check(name, float(not differs), "", 1, True, differs)
+
+
+def goldens(plan: Plan) -> Iterator[Check]:
+    """The released code's selections in the conformance kit, wherever it meets its own budget."""
+    folder = Path(os.environ.get("VLM_PRUNER_CONFORMANCE", KIT)) / "selection"
+    if not folder.is_dir():
+        yield Check("goldens", None, note="no conformance kit here; VLM_PRUNER_CONFORMANCE names its folder")
+        return
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / "selection.safetensors")
+    cases = json.loads((folder / "selection.json").read_text())["cases"]
+    if plan.dry:
+        cases = [min(cases, key=lambda case: case["grid"][0] * case["grid"][1])]
+    same = total = 0
+    for case in cases:
+        hidden, keys = (tensors[f"case{case['case']}.{part}"].float().to(plan.device) for part in ("hidden", "keys"))
+        for config in [config for config in case["configs"] if not config["underfilled"]]:
+            method = CentrifugalPruner(
+                keep_tokens=config["budget"],
+                **{name: config[name] for name in ("threshold", "token_batch", "pivots")},
+            )
+            order, _ = choose(method, hidden, keys, TokenLayout.grid(*case["grid"]))
+            same += order.sort().values.tolist() == config["retained"]
+            total += 1
+    yield Check("goldens: share of configurations with the same tokens", same / total, "", 1, True, f"{total} of them")
+
+
+def example(plan: Plan, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> tuple[CentrifugalPruner, Any]:
+    height, width, channels, keep = plan.sizes[0][:4]
+    states, keys, layout = picture(height, width, channels, seed)
+    return CentrifugalPruner(keep_tokens=keep), (states.to(plan.device, dtype), keys.to(plan.device, dtype), layout)
+
+
+def no_wait(plan: Plan) -> Iterator[Check]:
+    """Nothing between the inputs and the merged rows makes the host wait for the device: torch would raise."""
+    method, inputs = example(plan)
+    choose(method, *inputs)
+    if plan.dry:
+        yield Check("the host never waits", None, note="nothing to wait for on a CPU")
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        choose(method, *inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    yield Check("the host never waits", 1, "", 1, True)
+
+
+def graph(plan: Plan) -> Iterator[Check]:
+    """Captured once and replayed on another picture: the same as run anew."""
+    method, (hidden, keys, layout) = example(plan)
+    _, (other, other_keys, _) = example(plan, seed=1)
+    choose(method, hidden, keys, layout)  # what is compiled or copied once is not for the graph
+    wanted, wanted_rows = choose(method, other, other_keys, layout)
+    if plan.dry:
+        yield Check("CUDA graph", None, note="no graphs on a CPU; the selection to compare with ran")
+        return
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(captured):
+        order, rows = choose(method, hidden, keys, layout)
+    hidden.copy_(other)
+    keys.copy_(other_keys)
+    captured.replay()
+    torch.cuda.synchronize()
+    yield Check("CUDA graph: replay equals run", float(order.equal(wanted) and rows.equal(wanted_rows)), "", 1, True)
+
+
+def compiled(plan: Plan) -> Iterator[Check]:
+    """A compiled model is refused by name; layers with a compiled `forward` are pruned as without."""
+    backend = "eager" if plan.dry else "inductor"
+    model: Any = models.build("tiny", device=plan.device, layers=3)
+    work = make_workload(model, 16 if plan.dry else 576, 8, 1)
+    method = CentrifugalPruner(keep_tokens=8)
+
+    def kept() -> list[int]:
+        with kernels_set("on"), torch.no_grad(), vp.prune(model, method) as pruning:
+            model(**work.inputs)
+        return list(pruning.receipts[-1].images[0].indices)
+
+    wanted = kept()
+    try:
+        with vp.prune(torch.compile(model, backend=backend), method):
+            refused = False
+    except PruningError:
+        refused = True
+    yield Check("torch.compile of the model is refused by name", float(refused), "", 1, True)
+    for layer in model.model.language_model.layers:
+        layer.mlp.forward = torch.compile(layer.mlp.forward, backend=backend)
+    yield Check("parts of layers compiled: the same tokens", float(kept() == wanted), "", 1, True)
+
+
+def milliseconds(run: Callable[[], object], plan: Plan, repeats: int) -> list[float]:
+    """Sorted. Device events around single runs that were all queued before the first is waited for."""
+    for _ in range(1 if plan.dry else 5):
+        run()
+    if plan.dry:
+        start = time.perf_counter()
+        run()
+        return [1000 * (time.perf_counter() - start)]
+    torch.cuda.synchronize()
+    marks = [tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(repeats)]
+    for begin, end in marks:
+        begin.record()
+        run()
+        end.record()
+    torch.cuda.synchronize()
+    return sorted(begin.elapsed_time(end) for begin, end in marks)
+
+
+def selection(plan: Plan) -> Iterator[Check]:
+    """Selection and SWA together, bf16: as called from Python, and as a captured graph, without the host's share."""
+    for height, width, channels, keep, bar in plan.sizes:
+        states, keys, layout = picture(height, width, channels, seed=0)
+        inputs = states.to(plan.device, torch.bfloat16), keys.to(plan.device, torch.bfloat16), layout
+        method = CentrifugalPruner(keep_tokens=keep)
+        run = lambda method=method, inputs=inputs: choose(method, *inputs)  # noqa: E731
+        title = f"selection + SWA, {height * width} to {keep} tokens, d = {channels}"
+        yield _median(title, milliseconds(run, plan, 50), plan.bar(bar))
+        if not plan.dry:
+            captured = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(captured):
+                run()
+            yield _median(title + ", graph", milliseconds(captured.replay, plan, 50), None)
+
+
+def _median(title: str, times: list[float], bar: float | None) -> Check:
+    note = f"min {times[0]:.3f}, p95 {times[int(0.95 * len(times))]:.3f}"
+    return Check(title, statistics.median(times), "ms", bar, False, note)
+
+
+def llava(plan: Plan) -> Iterator[Check]:
+    """LLaVA-1.5-7B, 576 to 64 tokens: prefill at batch 1 and 8, and the share of choosing in the dense prefill."""
+    dtype = torch.float32 if plan.dry else torch.bfloat16
+    model = models.build(plan.model, device=plan.device, dtype=dtype, layers=plan.layers)
+    visual, keep = (16, 8) if plan.dry else (576, 64)
+    for batch, bar in ((1, 2.6), (8, 3.5)):
+        dense, pruned, chosen = _prefills(plan, model, visual, keep, 1 if plan.dry else batch)
+        yield _speedup(f"{plan.model} prefill, {keep} of {visual} tokens, batch {batch}", dense, pruned, plan.bar(bar))
+        if batch == 1:
+            share = 100 * statistics.median(chosen) / statistics.median(dense)
+            yield Check(f"{plan.model}: choosing, of the dense prefill", share, "%", plan.bar(3))
+
+
+def llava_next(plan: Plan) -> Iterator[Check]:
+    """LLaVA-NeXT-7B: 320 tokens of one picture."""
+    dtype = torch.float32 if plan.dry else torch.bfloat16
+    model = models.build(plan.next_model, device=plan.device, dtype=dtype, layers=plan.layers)
+    visual, keep = (25, 8) if plan.dry else (2880, 320)
+    dense, pruned, _ = _prefills(plan, model, visual, keep, 1)
+    yield _speedup(f"{plan.next_model} prefill, {keep} of about {visual} tokens", dense, pruned, plan.bar(4.5))
+
+
+def _prefills(plan: Plan, model: Any, visual: int, keep: int, batch: int) -> tuple[list[float], ...]:
+    """Seconds of dense prefills, of pruned ones and of choosing in these; taking turns, after two of each."""
+    work = make_workload(model, visual, 8 if plan.dry else TEXT, batch)
+    arms = [Arm("dense", work.visual), Arm("vlm-pruner", keep, CentrifugalPruner(keep_tokens=keep))]
+    dense, pruned, chosen = [], [], []
+    warm_up = 0 if plan.dry else 2
+    with kernels_set("on"), torch.no_grad():
+        for turn in range(-warm_up, plan.rounds):
+            short, long = (run_once(model, work, arm, 1).seconds for arm in reversed(arms))
+            if turn >= 0:
+                dense.append(long["prefill"])
+                pruned.append(short["prefill"])
+                chosen.append(short["selection"])
+    return dense, pruned, chosen
+
+
+def _speedup(title: str, dense: list[float], pruned: list[float], bar: float | None) -> Check:
+    ratios = sorted(long / short for long, short in zip(dense, pruned, strict=True))
+    note = f"dense {1000 * statistics.median(dense):.1f} ms, pairs {ratios[0]:.2f} to {ratios[-1]:.2f}"
+    return Check(title, statistics.median(dense) / statistics.median(pruned), "x", bar, True, note)
+
+
+SECTIONS = (agreement, goldens, no_wait, graph, compiled, selection, llava, llava_next)
+
+
+def run_section(section: Callable[[Plan], Iterator[Check]], plan: Plan) -> Iterator[Check]:
+    """The section's checks; what it raises becomes a line, with the traceback on stderr."""
+    try:
+        yield from section(plan)
+    except Exception as error:
+        traceback.print_exc()
+        yield Check(section.__name__, None, note=f"{type(error).__name__}: {str(error)[:200]}", error=True)
+    finally:
+        if not plan.dry:
+            torch.cuda.empty_cache()
+
+
+def _too_late(section: Callable[[Plan], Iterator[Check]]) -> Callable[[Plan], Iterator[Check]]:
+    """Stands in for a section that there is no time left for."""
+    return lambda plan: iter([Check(section.__name__, None, note=f"not run: {SECONDS} s were over", error=True)])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON with all lines and the environment")
+    parser.add_argument("--sections", nargs="+", choices=[section.__name__ for section in SECTIONS])
+    parser.add_argument("--cpu-dry-run", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.cpu_dry_run and not torch.cuda.is_available():
+        print("no GPU: torch.cuda.is_available() is False; --cpu-dry-run tries this script without one")
+        return 2
+    plan, began, checks = DRY if arguments.cpu_dry_run else WHOLE, time.monotonic(), []
+    for section in SECTIONS:
+        if arguments.sections and section.__name__ not in arguments.sections:
+            continue
+        for check in run_section(section if time.monotonic() - began < SECONDS else _too_late(section), plan):
+            print(check, flush=True)
+            checks.append(check)
+    failed = [check for check in checks if check.verdict in ("FAIL", "ERROR")]
+    print(f"{len(failed)} of {len(checks)} lines failed; {time.monotonic() - began:.0f} s")
+    if arguments.out:
+        lines = [asdict(check) | {"verdict": check.verdict} for check in checks]
+        record = {"dry_run": plan.dry, "checks": lines, "failed": len(failed), "environment": environment()}
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
