@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from tests import tiny_qwen
+from tests import tiny_original, tiny_qwen
 from vlm_pruner.chat.original import OriginalChat
 from vlm_pruner.chat.processed import ProcessedChat
 from vlm_pruner.cli import main
@@ -29,32 +28,9 @@ QUESTION = ["--question", "is there a red circle?"]
 
 @pytest.fixture(scope="module")
 def llava() -> OriginalChat:
-    from transformers import CLIPImageProcessorPil
-
     from llava.eval.checkpoint import Checkpoint
-    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-    from playground.mini.tokenizer import build
 
-    torch.manual_seed(0)
-    tokenizer = build()
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlavaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        mm_vision_config={**vision, "image_size": 56, "patch_size": 14},
-        mm_vision_select_layer=-1,
-        mm_projector_type="mlp2x_gelu",
-        mm_hidden_size=16,
-        image_aspect_ratio="pad",
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
-    return OriginalChat(Checkpoint("tiny", tokenizer, LlavaLlamaForCausalLM(config).eval(), processor))
+    return OriginalChat(Checkpoint("tiny", *tiny_original.parts(image_aspect_ratio="pad")))
 
 
 class QwenProcessor:

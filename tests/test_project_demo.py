@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import tiny_original
 from vlm_pruner import demo_run
 from vlm_pruner.bench import mini
 from vlm_pruner.cli import main
@@ -55,32 +56,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answerer() -> Any:
-    from transformers import CLIPImageProcessorPil
-
-    from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
-    from playground.mini.tokenizer import build
     from vlm_pruner.bench.llava_answerer import LlavaAnswerer
 
-    torch.manual_seed(0)
-    tokenizer = build()
-    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlavaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        mm_vision_config={**vision, "image_size": 56, "patch_size": 14},
-        mm_vision_select_layer=-1,
-        mm_projector_type="mlp2x_gelu",
-        mm_hidden_size=16,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = LlavaLlamaForCausalLM(config).eval()
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
-    return LlavaAnswerer(tokenizer, model, processor)
+    return LlavaAnswerer(*tiny_original.parts())
 
 
 def arguments(checkpoint: Path, data: Path, out: Path, **changes: Any) -> argparse.Namespace:
