@@ -22,6 +22,7 @@ import vlm_pruner as vp
 from vlm_pruner import adapters
 from vlm_pruner.bench import models
 from vlm_pruner.bench.workload import Workload, make_workload
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.cost import DecoderShape, lengths, prefill_seconds
 from vlm_pruner.machine import measure
 
@@ -38,7 +39,7 @@ def plain(decoder: nn.Module, hidden_size: int, tokens: Sequence[int]) -> float:
     phases = {n: decoder.rotary_emb(states[n], position_ids=torch.arange(n)[None]) for n in states}
     cache, start = DynamicCache(config=decoder.config), now()
     for layer, n in zip(decoder.layers, tokens, strict=True):
-        layer(states[n], attention_mask=None, position_embeddings=phases[n], past_key_values=cache, use_cache=True)
+        layer(states[n], position_embeddings=phases[n], use_cache=True, **cache_argument(cache))
     return now() - start
 
 

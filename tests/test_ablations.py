@@ -20,6 +20,7 @@ from vlm_pruner.bench.llava_answerer import LlavaAnswerer
 from vlm_pruner.bench.questions import Question
 from vlm_pruner.bench.shared_picture import UNASKED, SharedPicture
 from vlm_pruner.bench.shared_run import PairedOutcomes, run_shared
+from vlm_pruner.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.report.ablation_table import AblationRow, ablation_table
@@ -70,7 +71,7 @@ def separate_logits(answerer: LlavaAnswerer, question: Question, method) -> torc
             out = decoder(inputs_embeds=prompt.inputs_embeds, visual_spans=prompt.visual_spans, use_cache=True)
             rows = [out.last_hidden_state[0, -1]]
             for token in answer:
-                out = decoder(input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values, use_cache=True)
+                out = decoder(input_ids=torch.tensor([[token]]), **cache_argument(cache_of(out)), use_cache=True)
                 rows.append(out.last_hidden_state[0, -1])
             return answerer.model.lm_head(torch.stack(rows))
     finally:

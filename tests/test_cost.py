@@ -12,6 +12,7 @@ from torch.utils import flop_counter
 import vlm_pruner as vp
 from tests.families import FAMILIES, ONE
 from vlm_pruner import adapters
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.cost import (
     DecoderShape,
     Machine,
@@ -198,7 +199,7 @@ def test_cache_bytes_are_exact(family, method):
     out, visual, steps = prefill(family.model, batch, method)
     shape = DecoderShape.of(family.model.config.get_text_config())
     held = lengths(shape, batch["input_ids"].shape[1] - visual, visual, steps)
-    tensors = [tensor for layer in out.past_key_values.layers for tensor in (layer.keys, layer.values)]
+    tensors = [tensor for layer in cache_of(out).layers for tensor in (layer.keys, layer.values)]
     real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert cache_bytes(shape, held, bytes_per_number=4, batch=2) == real
     if len(steps) == 1:

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, ONE, TWO, Family, Film, Picture, Prompt
 from tests.tiny_qwen import text
+from vlm_pruner.cache_names import cache_argument
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 SECOND: dict[str, Prompt] = {
@@ -33,7 +34,7 @@ def prefill(family: Family, cache: DynamicCache, turns: list[Prompt], new: list[
     whole, start = family.dialogue(*turns), cache.get_seq_length()
     call = {"input_ids": whole["input_ids"][:, start:], **family.seen(family.inputs(*new))}
     call |= family.positions(family.model, whole, start)
-    return family.model(**call, past_key_values=cache, use_cache=True).logits[0, -1]
+    return family.model(**call, **cache_argument(cache), use_cache=True).logits[0, -1]
 
 
 @pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
@@ -65,10 +66,10 @@ def test_generate_goes_on_with_the_cache(family, second):
         pytest.skip("takes the new pictures' features: test_qwen_model.py")
     cache = DynamicCache()
     with vp.prune(family.model, METHOD):
-        first = answer(family, **family.inputs(ONE), past_key_values=cache)
+        first = answer(family, **family.inputs(ONE), **cache_argument(cache))
         turns = [ONE, first, second]
         whole = family.dialogue(*turns)
         new = family.seen(family.inputs(second))
         told = {name: whole[name] for name in ("input_ids", "attention_mask")}
-        went_on = answer(family, **told, **new, past_key_values=cache)
+        went_on = answer(family, **told, **new, **cache_argument(cache))
         assert went_on == answer(family, **whole)

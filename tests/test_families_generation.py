@@ -11,6 +11,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family
 from tests.tiny_qwen import text
+from vlm_pruner.cache_names import cache_argument, with_cache
 from vlm_pruner.errors import CacheError, PruningError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
@@ -102,10 +103,10 @@ def test_a_prefix_may_be_cached_before(family):
     whole, receipts = generate(family, family.inputs([*prefix, *TWO]))
     prefilled = DynamicCache()
     with torch.no_grad():
-        family.model(input_ids=torch.tensor([prefix]), past_key_values=prefilled, use_cache=True)
+        family.model(input_ids=torch.tensor([prefix]), **cache_argument(prefilled), use_cache=True)
     for _ in range(2):
         batch = family.inputs([*prefix, *TWO])
-        after, again = generate(family, batch, past_key_values=copy.deepcopy(prefilled))
+        after, again = generate(family, batch, **cache_argument(copy.deepcopy(prefilled)))
         assert torch.equal(after, whole)
         assert [one.indices for one in again[0].images] == [one.indices for one in receipts[0].images]
 
@@ -116,11 +117,11 @@ def test_a_copied_cache_of_a_picture_goes_on_for_one_row_and_is_refused_for_seve
         words = torch.tensor([text(2, 50 + row) for row in range(len(prompts))])
         more = {"input_ids": words, "use_cache": True}
         with torch.no_grad(), vp.prune(family.model, METHOD):
-            family.model(**batch, past_key_values=cache, use_cache=True)
+            family.model(**batch, **cache_argument(cache), use_cache=True)
             copied = copy.deepcopy(cache)
-            wanted = family.model(**more, past_key_values=cache).logits
+            wanted = family.model(**with_cache(more, cache)).logits
             if len(prompts) == 1:
-                torch.testing.assert_close(family.model(**more, past_key_values=copied).logits, wanted)
+                torch.testing.assert_close(family.model(**with_cache(more, copied)).logits, wanted)
                 continue
             with pytest.raises(CacheError, match="pruned elsewhere"):
-                family.model(**more, past_key_values=copied)
+                family.model(**with_cache(more, copied))

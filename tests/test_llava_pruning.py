@@ -15,6 +15,7 @@ import vlm_pruner as vp
 from llava.model.builder import load_model
 from tests import llava_tiny
 from tests.conformance import conformance
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 
 NEW = {"do_sample": False, "max_new_tokens": 8}
@@ -120,7 +121,7 @@ def test_cache_is_short_from_the_pruned_layer_on(model):
     model.model.method = vp.CentrifugalPruner(keep_tokens=12)
     ids = llava_tiny.prompt_ids()
     out = model.generate(ids, images=llava_tiny.pixels(0), return_dict_in_generate=True, **NEW)
-    lengths = [out.past_key_values.get_seq_length(layer) for layer in range(4)]
+    lengths = [cache_of(out).get_seq_length(layer) for layer in range(4)]
     dense = 36 + ids.shape[1] - 1 + 7  # the last new token is never fed
     assert lengths == [dense, dense, dense - 24, dense - 24]
 

@@ -9,6 +9,7 @@ from transformers import DynamicCache, StaticCache
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, text, tiny_llava
+from vlm_pruner.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import CacheError, PruningError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=8, layer=0)
@@ -53,13 +54,13 @@ def test_vlm_pruner_at_the_input_takes_embeddings_for_keys(model):
 def test_every_layer_holds_the_short_sequence(model):
     batch = inputs(prompt(), images=[0])
     with vp.prune(model, METHOD):
-        cache = model.generate(**batch, max_new_tokens=4, return_dict_in_generate=True).past_key_values
+        cache = cache_of(model.generate(**batch, max_new_tokens=4, return_dict_in_generate=True))
     assert [cache.get_seq_length(i) for i in range(LAYERS)] == [36 - N + 8 + 3] * LAYERS
 
 
 def feed(model, cache, ids, **more):
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **more).logits[0, -1]
+        return model(input_ids=torch.tensor([ids]), **cache_argument(cache), use_cache=True, **more).logits[0, -1]
 
 
 @pytest.mark.parametrize("method", [METHOD, STAIRS], ids=lambda m: m.name)
@@ -85,14 +86,14 @@ def test_a_second_turn_by_hand_with_padding(model):
         cache = DynamicCache()
         mask = batch["attention_mask"]
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        model(**batch, position_ids=positions, past_key_values=cache, use_cache=True)
+        model(**batch, position_ids=positions, **cache_argument(cache), use_cache=True)
         mask = torch.cat([mask, mask.new_ones(2, 2)], 1)
         later = (mask.cumsum(1) - 1)[:, -2:]
         both = model(
             input_ids=torch.tensor(words),
             attention_mask=mask,
             position_ids=later,
-            past_key_values=cache,
+            **cache_argument(cache),
             use_cache=True,
         ).logits[:, -1]
         for row in range(2):
@@ -116,7 +117,7 @@ def test_a_conversation_that_generate_would_cut_wrongly_is_refused(model):
         out = model.generate(**first, max_new_tokens=3, do_sample=False, return_dict_in_generate=True)
         longer = torch.cat([out.sequences, torch.tensor([text(3, 70)])], dim=1)
         with pytest.raises(CacheError, match="continued by hand"):
-            model.generate(input_ids=longer, past_key_values=out.past_key_values, max_new_tokens=2)
+            model.generate(input_ids=longer, **cache_argument(cache_of(out)), max_new_tokens=2)
 
 
 def test_both_doors_of_llava_agree():

@@ -7,6 +7,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 
@@ -197,7 +198,7 @@ def test_a_second_picture_is_rated_with_the_first_in_view(model):
     cache = DynamicCache()
     with torch.no_grad(), vp.prune(model, method):
         for ids, number in ((first, 0), (second, 1)):
-            model(input_ids=torch.tensor([ids]), pixel_values=image(number), past_key_values=cache, use_cache=True)
+            model(input_ids=torch.tensor([ids]), pixel_values=image(number), **cache_argument(cache), use_cache=True)
     late = method.views[1]
     both = {"input_ids": torch.tensor([first + second]), "pixel_values": torch.cat([image(0), image(1)])}
     method = Recorder("attend", layer=2, rows=4)

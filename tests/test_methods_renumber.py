@@ -12,6 +12,7 @@ import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.test_methods_stages import STAIRS, kept_by_stairs
 from tests.tiny_llava import N, image, inputs, prompt, text, tiny_llava
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 
 AT_INPUT = vp.methods.get("divprune")(keep_tokens=8, renumber=True)
@@ -84,8 +85,8 @@ def test_a_second_picture_in_a_later_turn(model, method):
     with torch.no_grad(), vp.prune(model, method):
         for ids, number in ((first, 0), (second[:-1], 1)):
             turn = {"input_ids": torch.tensor([ids]), "pixel_values": image(number)}
-            model(**turn, past_key_values=cache, use_cache=True)
-        last = model(input_ids=torch.tensor([second[-1:]]), past_key_values=cache, use_cache=True).logits[0, -1]
+            model(**turn, **cache_argument(cache), use_cache=True)
+        last = model(input_ids=torch.tensor([second[-1:]]), **cache_argument(cache), use_cache=True).logits[0, -1]
         at_once = model(**whole).logits[0, -1]
     torch.testing.assert_close(last, at_once, atol=1e-4, rtol=1e-4)
 

@@ -10,6 +10,7 @@ import torch
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.schedule import spread_budget, stage_layers
@@ -92,7 +93,7 @@ def test_stages_hold_on_while_decoding(model, options):
 def test_each_stage_has_its_own_cache_length(model):
     batch = inputs(prompt(), images=[0])
     with vp.prune(model, STAIRS):
-        cache = model.generate(**batch, max_new_tokens=3, return_dict_in_generate=True).past_key_values
+        cache = cache_of(model.generate(**batch, max_new_tokens=3, return_dict_in_generate=True))
     long = batch["input_ids"].shape[1] + 2
     assert [cache.get_seq_length(i) for i in range(LAYERS)] == [long, long - 13, long - 13, long - 20]
 

@@ -11,6 +11,7 @@ import torch
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, tiny_llava
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.prumerge import class_attention, prumerge_rows, spread_order
@@ -163,7 +164,7 @@ def test_dropping_later_is_possible_where_nothing_is_merged(model, name):
     with vp.prune(model, vp.methods.get(name)(keep_tokens=9, layer=2)) as late:
         out = model.generate(**batch, max_new_tokens=2, return_dict_in_generate=True)
     assert early.receipts[0].images[0].order == late.receipts[0].images[0].order
-    lengths = [out.past_key_values.get_seq_length(i) for i in range(LAYERS)]
+    lengths = [cache_of(out).get_seq_length(i) for i in range(LAYERS)]
     assert lengths == [37, 37, 37 - N + 9, 37 - N + 9]
 
 

@@ -11,6 +11,7 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests.tiny_llava import IMAGE, LAYERS, N, image, inputs, prompt, text, tiny_llava
+from vlm_pruner.cache_names import cache_argument, cache_of, with_cache
 from vlm_pruner.cost import DecoderShape, kv_bytes
 from vlm_pruner.errors import CacheError, PruningError, UnsupportedModelError
 from vlm_pruner.pruning import PruningWarning
@@ -42,7 +43,7 @@ def generate(model, batch, method=None, new=6, **options):
         with vp.prune(model, method) as pruning:
             out = model.generate(**batch, **arguments)
         receipts = pruning.receipts
-    return out.sequences[:, -new:], torch.stack(out.logits, 1), out.past_key_values, receipts
+    return out.sequences[:, -new:], torch.stack(out.logits, 1), cache_of(out), receipts
 
 
 def assert_same(a, b, atol=1e-4):
@@ -127,7 +128,7 @@ def layer_inputs(model, batch, index, cache=None):
     layer = model.model.language_model.layers[index]
     hook = layer.register_forward_pre_hook(lambda m, args, kwargs: seen.append((args[0], kwargs)), with_kwargs=True)
     with torch.no_grad():
-        model(**batch, past_key_values=cache)
+        model(**with_cache(batch, cache))
     hook.remove()
     return seen[0]
 
@@ -240,7 +241,7 @@ def test_released_code_prunes_the_first_image_only(model):
 
 def feed(model, cache, ids, **more):
     with torch.no_grad():
-        return model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **more).logits[0, -1]
+        return model(input_ids=torch.tensor([ids]), **cache_argument(cache), use_cache=True, **more).logits[0, -1]
 
 
 def test_a_second_turn_equals_one_long_prompt(model):
@@ -293,9 +294,9 @@ def test_a_batch_pruned_elsewhere_is_refused(model):
     batch = inputs(prompt(4, 6, 0), prompt(2, 3, 1), images=[0, 1])
     cache = DynamicCache()
     with torch.no_grad(), vp.prune(model, METHOD):
-        model(**batch, past_key_values=cache)
+        model(**with_cache(batch, cache))
     with torch.no_grad(), vp.prune(model, METHOD), pytest.raises(CacheError, match="pruned elsewhere"):
-        model(input_ids=torch.tensor([[7], [8]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[7], [8]]), **cache_argument(cache))
 
 
 # No trace is left
@@ -400,8 +401,8 @@ def test_settings_that_do_not_fit_the_model_stop_before_it_runs(model, one, meth
 def test_a_placeholder_that_the_model_generates_is_a_word(model, one):
     with torch.no_grad(), vp.prune(model, METHOD) as pruning:
         cache = DynamicCache()
-        model(**one, past_key_values=cache)
-        model(input_ids=torch.tensor([[IMAGE]]), past_key_values=cache)
+        model(**with_cache(one, cache))
+        model(input_ids=torch.tensor([[IMAGE]]), **cache_argument(cache))
     assert len(pruning.receipts) == 1
 
 
@@ -461,10 +462,10 @@ def test_static_cache_argument_is_used_in_full(model, one):
     """A static cache given by the caller, rather than made by generate."""
     cache = StaticCache(config=model.config.text_config, max_cache_len=64)
     with torch.no_grad(), vp.prune(model, METHOD):
-        static = model(**one, past_key_values=cache).logits[0, -1]
+        static = model(**with_cache(one, cache)).logits[0, -1]
         static_next = feed(model, cache, [9])
         other = DynamicCache()
-        dynamic = model(**one, past_key_values=other).logits[0, -1]
+        dynamic = model(**with_cache(one, other)).logits[0, -1]
         dynamic_next = feed(model, other, [9])
     torch.testing.assert_close(static, dynamic)
     torch.testing.assert_close(static_next, dynamic_next)

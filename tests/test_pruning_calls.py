@@ -12,6 +12,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import vlm_pruner as vp
 from tests import tiny_llava
+from vlm_pruner.cache_names import cache_argument, with_cache
 
 PACKAGE = str(Path(vp.__file__).parent)
 FEW, MANY = 4, 12  # decoder layers
@@ -46,8 +47,8 @@ def prefill_and_step(layers: int, method: vp.Pruner) -> tuple[int, int]:
     model, cache = model_of(layers), DynamicCache()
     prompt = tiny_llava.inputs(tiny_llava.prompt(), images=[0])
     with torch.no_grad(), vp.prune(model, method) as pruning:
-        prefill = calls_of_ours(lambda: model(**prompt, past_key_values=cache))
-        step = calls_of_ours(lambda: model(input_ids=torch.tensor([[5]]), past_key_values=cache))
+        prefill = calls_of_ours(lambda: model(**with_cache(prompt, cache)))
+        step = calls_of_ours(lambda: model(input_ids=torch.tensor([[5]]), **cache_argument(cache)))
     assert len(pruning.receipts) == 1 and cache.get_seq_length(layers - 1) == pruning.receipts[0].tokens_after + 1
     return prefill, step
 

@@ -17,6 +17,7 @@ from Qwen2VL_VLMPruner.modeling_qwen2_vl_self import VLMPruner, VLMPrunerForCond
 from tests import tiny_qwen
 from tests.conformance import conformance
 from tests.tiny_qwen import image, inputs, text
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.pruning import PruningWarning
 
@@ -206,14 +207,14 @@ def test_a_new_image_in_a_dialogue_that_generate_goes_on_with(model):
     model.model.method = vp.CentrifugalPruner(keep_tokens=6)
     first, second = [*text(4, 1), image(5, 7, 1), *text(6, 2)], [*text(2, 4), image(3, 4, 2), *text(3, 3)]
     cache = DynamicCache()
-    answer = model.generate(**inputs("qwen2_vl", first), past_key_values=cache, do_sample=False, max_new_tokens=4)
+    answer = model.generate(**inputs("qwen2_vl", first), **cache_argument(cache), do_sample=False, max_new_tokens=4)
     whole = inputs("qwen2_vl", [*first, *answer[0, -4:].tolist(), *second])
     new = inputs("qwen2_vl", second)
     with torch.no_grad():
         features = model.get_image_features(new["pixel_values"], new["image_grid_thw"])
     given = {name: whole[name] for name in ("input_ids", "mm_token_type_ids", "image_grid_thw")}
     options = {"do_sample": False, "max_new_tokens": 4}
-    continued = model.generate(**given, mm_encoder_outputs={"image": features}, past_key_values=cache, **options)
+    continued = model.generate(**given, mm_encoder_outputs={"image": features}, **cache_argument(cache), **options)
     kept = [one.indices for receipt in model.model.receipts for one in receipt.images]
     assert continued.tolist() == model.generate(**whole, **options).tolist()
     assert kept == [one.indices for one in model.model.receipts[-1].images]

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.views import SUPPLIED
 
@@ -111,7 +112,7 @@ def test_generate_and_a_forward_call_prune_alike(family, model, prompt):
 def test_layers_from_k_on_hold_the_short_sequence(family, model):
     cache = DynamicCache()
     batch = inputs(family, TWO)
-    logits(model, batch, METHOD, past_key_values=cache)
+    logits(model, batch, METHOD, **cache_argument(cache))
     long = batch["input_ids"].shape[1]
     assert [cache.get_seq_length(i) for i in range(LAYERS)] == [long] * 2 + [long - 19 + 12] * 2
 
@@ -198,7 +199,7 @@ def turn(model, family, cache, wholes, new):
     given = {name: value for name, value in own.items() if "pixel" in name or name.endswith("grid_thw")}
     start = cache.get_seq_length()
     given |= {"input_ids": ids[:, start:], "mm_token_type_ids": types[:, start:], "attention_mask": mask}
-    return model(**given, position_ids=positions[..., start:], past_key_values=cache, use_cache=True).logits[:, -1]
+    return model(**given, position_ids=positions[..., start:], **cache_argument(cache), use_cache=True).logits[:, -1]
 
 
 @pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)
@@ -240,9 +241,9 @@ def test_generate_goes_on_with_a_dialogue(family, model):
     first, second = TWO, text(5, 24)  # no video: Qwen2.5-VL, dense too, goes on after one at other positions
     with vp.prune(model, METHOD):
         batch, cache = inputs(family, first), DynamicCache()
-        answer = model.generate(**batch, past_key_values=cache, do_sample=False, max_new_tokens=4)
+        answer = model.generate(**batch, **cache_argument(cache), do_sample=False, max_new_tokens=4)
         ids = torch.cat([answer, torch.tensor([second])], dim=1)
-        continued = model.generate(input_ids=ids, past_key_values=cache, do_sample=False, max_new_tokens=4)
+        continued = model.generate(input_ids=ids, **cache_argument(cache), do_sample=False, max_new_tokens=4)
         whole = [*first, *answer[0, -4:].tolist(), *second]
         at_once = model.generate(**inputs(family, whole), do_sample=False, max_new_tokens=4)
     assert torch.equal(continued, at_once)
@@ -254,8 +255,8 @@ def test_generate_goes_on_with_a_dialogue(family, model):
 def test_a_placeholder_that_the_model_generates_is_a_word(family, model):
     with torch.no_grad(), vp.prune(model, METHOD) as pruning:
         cache = DynamicCache()
-        model(**inputs(family, ONE), past_key_values=cache)
-        model(input_ids=torch.tensor([[IMAGE]]), past_key_values=cache)
+        model(**inputs(family, ONE), **cache_argument(cache))
+        model(input_ids=torch.tensor([[IMAGE]]), **cache_argument(cache))
     assert len(pruning.receipts) == 1
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.deepstack import DeepStack
 from vlm_pruner.errors import PruningError
 from vlm_pruner.fit import Fit
@@ -147,7 +148,7 @@ class DecoderPruning:
         If the first layer's cache is short too, the decoder cannot count positions and padding by it. With `prune` a
         hook sees to that; who opens this inside the decoder's own forward calls `arguments` there.
         """
-        cache: Any = kwargs.get("past_key_values")
+        cache = cache_of(kwargs)
         state = self._stages[0].caches.get(cache) if self._stages[0].layer == 0 else None
         if state is None or cache.get_seq_length(0) == 0:
             return kwargs

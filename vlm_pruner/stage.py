@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_pruner.attention_rows import LayerCall
+from vlm_pruner.cache_names import cache_argument, cache_of, with_cache
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.packing import Packing, join_keys, visible_keys
 from vlm_pruner.refusals import check_room_is_hidden
@@ -120,14 +121,14 @@ class Stage(threading.local):
         self._tap = self._replacements = self._before = None
         if all(task.keeps_all for task in self.tasks):
             return None
-        self._tap = _KeyTap(kwargs.get("past_key_values"))
+        self._tap = _KeyTap(cache_of(kwargs))
         if "attend" in self.method.needs:
             self._before = layer_call(layer, args, kwargs, self.layer - 1)
-        return args, {**kwargs, "past_key_values": self._tap}
+        return args, with_cache(kwargs, self._tap)
 
     def _before_first_short(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         tasks, self.tasks = self.tasks, []
-        hidden, cache = hidden_states(args, kwargs), kwargs.get("past_key_values")
+        hidden, cache = hidden_states(args, kwargs), cache_of(kwargs)
         tap = self._take_tap(hidden, tasks)
         rows, length = hidden.shape[:2]
         check_inside(tasks, rows, length)
@@ -233,9 +234,9 @@ class Stage(threading.local):
             config=self.decoder.config,
             inputs_embeds=hidden,
             attention_mask=keys,
-            past_key_values=cache,
             position_ids=None,
             layer_idx=self.layer,
+            **cache_argument(cache),
         )
 
 
@@ -254,7 +255,7 @@ def with_hidden(
 
 def layer_call(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], index: int) -> LayerCall:
     """What the layer numbered `index` is about to run on; its cache has not got the new tokens yet."""
-    hidden, cache = hidden_states(args, kwargs), kwargs.get("past_key_values")
+    hidden, cache = hidden_states(args, kwargs), cache_of(kwargs)
     past = 0 if cache is None else int(cache.get_seq_length(index))
     visible = visible_keys(kwargs.get("attention_mask"), hidden.shape[0], past + hidden.shape[1])
     return LayerCall(layer, hidden, kwargs["position_embeddings"], visible)

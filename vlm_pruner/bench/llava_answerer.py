@@ -27,6 +27,7 @@ from vlm_pruner import adapters, prune
 from vlm_pruner.bench.arms import ModelFacts
 from vlm_pruner.bench.interleave import Reply
 from vlm_pruner.bench.questions import Question
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.chat.answer import cache_bytes
 from vlm_pruner.chat.opening import check_device
 from vlm_pruner.cost import DecoderShape
@@ -108,9 +109,9 @@ class LlavaAnswerer:
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 visual_spans=prompt.visual_spans,
-                past_key_values=cache,
                 max_new_tokens=MAX_NEW_TOKENS,
                 do_sample=False,
+                **cache_argument(cache),
             )
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}

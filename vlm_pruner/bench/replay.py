@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm_pruner.cache_names import cache_of, with_cache
+
 
 @dataclass(frozen=True)
 class _Prefill:
@@ -66,7 +68,7 @@ class Replay:
 
     def _remembering(self, number: int, layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def remembering(hidden_states: Tensor, **kwargs: Any) -> Tensor:
-            cache = kwargs.get("past_key_values")
+            cache = cache_of(kwargs)
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):
                 return forward(hidden_states, **kwargs)
             mask, phases = kwargs.get("attention_mask"), kwargs["position_embeddings"]
@@ -76,7 +78,7 @@ class Replay:
                 cache.update(last.keys, last.values, layer.self_attn.layer_idx)
                 return last.output
             note = _Note(cache)
-            output = forward(hidden_states, **{**kwargs, "past_key_values": note})
+            output = forward(hidden_states, **with_cache(kwargs, note))
             if last is None or hidden_states.shape[1] >= last.hidden.shape[1]:
                 self._last[number] = _Prefill(hidden_states, mask, tuple(phases), output, *note.added)
             return output

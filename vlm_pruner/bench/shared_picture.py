@@ -26,6 +26,7 @@ from llava.model.multimodal_prompt import prepare_prompt
 from vlm_pruner.attention_rows import LayerCall
 from vlm_pruner.bench.llava_answerer import CONVERSATION, LlavaAnswerer
 from vlm_pruner.bench.questions import Question
+from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, Selection, View
 from vlm_pruner.methods.view import AttentionRows
@@ -203,11 +204,11 @@ class SharedPicture:
     ) -> tuple[Tensor, Tensor, States, States]:
         """One layer: picture [1 or Q, P, d], texts [Q, T, d], and the states that both leave."""
         first = _Behind()
-        picture = layer(picture, position_embeddings=phases, past_key_values=first)
+        picture = layer(picture, position_embeddings=phases, **cache_argument(first))
         assert first.new is not None
         second = _Behind(first.new)
         mask = _text_mask(picture.shape[1], texts)
-        texts = layer(texts, attention_mask=mask, position_embeddings=self.text_phases, past_key_values=second)
+        texts = layer(texts, attention_mask=mask, position_embeddings=self.text_phases, **cache_argument(second))
         assert second.new is not None
         return picture, texts, first.new, second.new
 

@@ -18,6 +18,7 @@ from vlm_pruner.bench.interleave import schedule
 from vlm_pruner.bench.journal import Journal
 from vlm_pruner.bench.stopwatch import Clock, Stopwatch, timed
 from vlm_pruner.bench.workload import Workload, make_workload
+from vlm_pruner.cache_names import with_cache
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ def run_once(model: nn.Module, work: Workload, arm: Arm, new_tokens: int) -> Run
         watch.clock.wait()
         start = watch.clock.now()
         model.generate(
-            **work.inputs,
-            past_key_values=cache,
+            **with_cache(work.inputs, cache),
             use_cache=True,
             do_sample=False,
             min_new_tokens=new_tokens,

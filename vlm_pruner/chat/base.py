@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from vlm_pruner import adapters
+from vlm_pruner.cache_names import cache_of
 from vlm_pruner.chat.answer import Answer, Watch, cache_bytes
 from vlm_pruner.methods import Pruner
 from vlm_pruner.pruning import prune
@@ -100,7 +101,7 @@ class Chat:
             tokens=len(watch.ids),
             first_token_seconds=watch.first_token_seconds,
             seconds=watch.seconds,
-            kv_bytes=cache_bytes(output.past_key_values),
+            kv_bytes=cache_bytes(cache_of(output)),
             prompt_tokens=prompt.text_tokens,
             visual_tokens=prompt.visual_tokens,
             kept=sum(image.n_after for image in images) if images else prompt.visual_tokens,

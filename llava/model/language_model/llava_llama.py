@@ -14,6 +14,7 @@ from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
 from llava.model.llava_config import LlavaConfig
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt, repeat_pictures
+from vlm_pruner.cache_names import with_cache
 from vlm_pruner.layout import VisualSpan
 from vlm_pruner.refusals import counting_positions
 
@@ -62,15 +63,19 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         inputs_embeds: Tensor | None = None,
         images: Images | None = None,
         image_sizes: ImageSizes | Tensor | None = None,
         pixel_values: Tensor | None = None,
         visual_spans: list[list[VisualSpan]] | None = None,
+        past_key_values: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence."""
+        """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence.
+
+        cache: the key-value cache, which may also be called `past_key_values`, whichever transformers is installed.
+        """
         by_position = counting_positions(kwargs)
         if input_ids is None and pixel_values is not None:
             raise ValueError(
@@ -91,11 +96,10 @@ class LlavaLlamaForCausalLM(LlamaForCausalLM):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             visual_spans=visual_spans,
             by_position=by_position,
-            **kwargs,
+            **with_cache(kwargs, past_key_values if cache is None else cache),
         )
 
     @torch.no_grad()

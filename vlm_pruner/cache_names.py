@@ -1,0 +1,40 @@
+"""The key-value cache among the arguments and results of a forward call, under whichever name it has there.
+
+transformers called it `past_key_values` before 5.24, and calls it `cache` since. Its own code passes the name of its
+version; who calls a model may still use the old one, which transformers translates only after hooks have run.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+
+def cache_argument(cache: Any) -> dict[str, Any]:
+    """`cache` under the name that the installed transformers has for it: `model(**batch, **cache_argument(cache))`."""
+    return {_current_name(): cache}
+
+
+def cache_of(call: Mapping[str, Any]) -> Any:
+    """The cache among a call's arguments by name, or in a model's output; None if there is none."""
+    name = _name_in(call)
+    return None if name is None else call[name]
+
+
+def with_cache(call: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """A call's arguments by name, with `cache` in place of theirs, or added to them."""
+    return {**call, _name_in(call) or _current_name(): cache}
+
+
+def _name_in(call: Mapping[str, Any]) -> str | None:
+    """As transformers decides: of both names, the new one counts, whatever its value."""
+    return next((name for name in ("cache", "past_key_values") if name in call), None)
+
+
+@lru_cache(maxsize=1)
+def _current_name() -> str:
+    from transformers.masking_utils import create_causal_mask
+
+    return "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
