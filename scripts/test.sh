@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that CI checks: make the environment when it is missing, then format, lint, types, docs and tests.
+# Everything that CI checks: make the environment when it is missing, then format, lint, types, docs and tests, some of
+# them again with the oldest transformers and inside lmms-eval.
 # Options are passed on to pytest, for example: bash scripts/test.sh -k selection
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -12,8 +13,10 @@ status=0
 bash scripts/check.sh || status=1
 echo "== tests"
 .venv/bin/python -m pytest "$@" </dev/null || status=1
-# lmms-eval has an environment of its own; with options for pytest, the run is about something else.
+# These have environments of their own; with options for pytest, the run is about something else.
 if (($# == 0)); then
+    echo "== tests with the oldest transformers"
+    bash scripts/test_oldest.sh </dev/null || status=1
     echo "== lmms-eval"
     bash scripts/test_lmms_eval.sh </dev/null || status=1
 fi

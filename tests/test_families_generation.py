@@ -11,6 +11,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family
 from tests.tiny_qwen import text
+from tests.versions import skip_before
 from vlm_pruner.cache_names import cache_argument, with_cache
 from vlm_pruner.errors import CacheError, PruningError
 
@@ -34,6 +35,11 @@ def generate(family, batch, method=METHOD, model=None, **options):
     return out[:, batch["input_ids"].shape[1] :], pruning.receipts
 
 
+def check_rows_are_repeated(family):
+    if family.name != "llava_original":  # which repeats its pictures itself
+        skip_before("5.20", "repeats the pictures of a prompt in the wrong order for beams and samples")
+
+
 def ragged(family):
     return family.inputs(TWO, WORDS, MIXED if family.videos else ONE)
 
@@ -41,6 +47,7 @@ def ragged(family):
 @pytest.mark.column("beam")
 def test_beams_are_the_same_without_a_cache(family):
     """Without one, every step is a prefill of all beams, and so knows nothing of reordered caches."""
+    check_rows_are_repeated(family)
     batch = family.inputs(TWO, ONE)
     cached, receipts = generate(family, batch, num_beams=3)
     plain, _ = generate(family, batch, num_beams=3, use_cache=False)
@@ -54,6 +61,7 @@ def test_beams_are_the_same_without_a_cache(family):
 
 @pytest.mark.column("beam")
 def test_several_samples_of_a_row_see_its_pictures(family):
+    check_rows_are_repeated(family)
     batch = family.inputs(TWO, WORDS, ONE)
     torch.manual_seed(0)
     tokens, receipts = generate(family, batch, do_sample=True, num_return_sequences=2)
@@ -91,6 +99,7 @@ def test_drafts_change_nothing(family):
 
 
 def test_a_prefill_in_chunks_is_refused(family):
+    skip_before("5.23", "forgets the pictures of a prefill in chunks; pruning warns that nothing is visual")
     reason = "in one forward call|Chunked prefill cannot split the raw multimodal inputs"
     for size in (7, 8, 9):
         with pytest.raises((PruningError, ValueError), match=reason):
@@ -99,6 +108,8 @@ def test_a_prefill_in_chunks_is_refused(family):
 
 def test_a_prefix_may_be_cached_before(family):
     """A system prompt is prefilled once, outside the context or in it, and its cache copied for every question."""
+    if family.name.startswith("qwen"):
+        skip_before("5.23", "counts positions behind a cached prefix wrongly for models with three axes")
     prefix = text(5, 40)
     whole, receipts = generate(family, family.inputs([*prefix, *TWO]))
     prefilled = DynamicCache()

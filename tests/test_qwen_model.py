@@ -17,6 +17,7 @@ from Qwen2VL_VLMPruner.modeling_qwen2_vl_self import VLMPruner, VLMPrunerForCond
 from tests import tiny_qwen
 from tests.conformance import conformance
 from tests.tiny_qwen import image, inputs, text
+from tests.versions import skip_before
 from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.pruning import PruningWarning
@@ -204,6 +205,7 @@ def test_saved_checkpoints_load_again(model, tmp_path):
 
 def test_a_new_image_in_a_dialogue_that_generate_goes_on_with(model):
     """transformers wants all grids for positions but features of new images alone, so those are encoded beforehand."""
+    skip_before("5.23", "does not take features that were encoded beforehand")
     model.model.method = vp.CentrifugalPruner(keep_tokens=6)
     first, second = [*text(4, 1), image(5, 7, 1), *text(6, 2)], [*text(2, 4), image(3, 4, 2), *text(3, 3)]
     cache = DynamicCache()

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
+from tests.versions import at_least
 from vlm_pruner.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.views import SUPPLIED
@@ -262,8 +263,9 @@ def test_a_placeholder_that_the_model_generates_is_a_word(family, model):
 
 def test_bad_input_is_named(family, model):
     batch = inputs(family, ONE)
-    with pytest.raises(PruningError, match="mm_token_type_ids"):
-        generate(model, {name: value for name, value in batch.items() if name != "mm_token_type_ids"}, METHOD)
+    if at_least("5.18"):  # 5.17 does not encode pictures before the call, and hands on their grids
+        with pytest.raises(PruningError, match="mm_token_type_ids"):
+            generate(model, {name: value for name, value in batch.items() if name != "mm_token_type_ids"}, METHOD)
     cut = {**batch, "input_ids": batch["input_ids"][:, :9], "mm_token_type_ids": batch["mm_token_type_ids"][:, :9]}
     with pytest.raises(PruningError, match="one forward call"):
         logits(model, {**cut, "attention_mask": torch.ones(1, 9).long()}, METHOD)
