@@ -43,7 +43,7 @@ def overhead_gate() -> Gate | None:
     if not CONFORMANCE.is_dir():
         return None
     model = Qwen2VLForConditionalGeneration.from_pretrained(CONFORMANCE, dtype=torch.float32).eval()
-    return Gate("overhead, share of a dense prefill", overhead(model, 60)["overhead"], 0.02, at_least=False)
+    return Gate("overhead, share of a dense prefill", overhead(model)["overhead"], 0.02, at_least=False)
 
 
 def prefill_and_decode() -> Iterator[Gate]:

@@ -18,19 +18,17 @@ def cache_argument(cache: Any) -> dict[str, Any]:
 
 
 def cache_of(call: Mapping[str, Any]) -> Any:
-    """The cache among a call's arguments by name, or in a model's output; None if there is none."""
-    name = _name_in(call)
-    return None if name is None else call[name]
+    """The cache among a call's arguments by name, or in a model's output; None if there is none.
+
+    As in transformers, the new name counts if there are both.
+    """
+    return call["cache"] if "cache" in call else call.get("past_key_values")
 
 
 def with_cache(call: Mapping[str, Any], cache: Any) -> dict[str, Any]:
     """A call's arguments by name, with `cache` in place of theirs, or added to them."""
-    return {**call, _name_in(call) or _current_name(): cache}
-
-
-def _name_in(call: Mapping[str, Any]) -> str | None:
-    """As transformers decides: of both names, the new one counts, whatever its value."""
-    return next((name for name in ("cache", "past_key_values") if name in call), None)
+    given = [name for name in ("cache", "past_key_values") if name in call]
+    return {**call, (given or [_current_name()])[0]: cache}
 
 
 @lru_cache(maxsize=1)

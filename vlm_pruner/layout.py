@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -101,11 +102,14 @@ class VisualSpan:
         return self.start + (self.length if self.offsets is None else int(self.offsets[-1]) + 1)
 
     @classmethod
-    def at(cls, positions: Tensor, layout: TokenLayout, released_layout: TokenLayout | None = None) -> VisualSpan:
-        """The span of the tokens at `positions`, long [N] and ascending, with or without gaps."""
-        offsets = positions - positions[0]
-        gaps = int(offsets[-1]) + 1 > len(offsets)
-        return cls(int(positions[0]), len(positions), layout, offsets if gaps else None, released_layout)
+    def at(
+        cls, positions: Sequence[int], layout: TokenLayout, released_layout: TokenLayout | None = None
+    ) -> VisualSpan:
+        """The span of the tokens at `positions`, [N] and ascending, with or without gaps."""
+        start, length = positions[0], len(positions)
+        gaps = positions[-1] - start + 1 > length
+        offsets = torch.tensor(positions) - start if gaps else None
+        return cls(start, length, layout, offsets, released_layout)
 
     def positions(self) -> Tensor:
         """Long [length], ascending: where in the sequence the visual tokens are."""
@@ -120,7 +124,8 @@ class VisualSpan:
 
     def _part(self, tokens: Tensor) -> VisualSpan:
         """The span of some of the tokens: long [n], counted within this span, ascending."""
-        return VisualSpan.at(self.positions()[tokens], TokenLayout(self.layout.coords[tokens], self.layout.diagonal))
+        layout = TokenLayout(self.layout.coords[tokens], self.layout.diagonal)
+        return VisualSpan.at(self.positions()[tokens].tolist(), layout)
 
     def as_released(self) -> VisualSpan:
         """The span with the coordinates that the released code gives it."""

@@ -89,21 +89,30 @@ class DecoderPruning:
             if self.decoder in _ACTIVE:
                 raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
             _ACTIVE.add(self.decoder)
-        first, *later = self._stages
-        layers = self.decoder.layers
-        hooks: list[tuple[nn.Module, Hook]] = [
-            (self.decoder, self._before_decoder),  # not called if this is opened in the decoder's own forward
-            (layers[0], self._before_layer_0),
+        self._hooks = [
+            module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in self._needed_hooks()
         ]
-        # In this order: a later stage finds the arguments as the earlier ones have made them.
-        hooks += first.hooks()
-        if "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters:
-            hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
-        hooks += [hook for stage in later for hook in stage.hooks()]
-        self._hooks = [module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in hooks]
         if self._tower:
             self._hooks += self._tower.hooks()
         return self
+
+    def _needed_hooks(self) -> list[tuple[nn.Module, Hook]]:
+        """Modules and what is to run before each. A later stage finds the arguments as the earlier ones have made them.
+
+        None without need: a module with hooks costs more to call, whatever they do.
+        """
+        first, *later = self._stages
+        layers = self.decoder.layers
+        deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
+        hooks: list[tuple[nn.Module, Hook]] = []
+        if first.layer == 0 or deepstack:  # not called if this is opened in the decoder's own forward
+            hooks.append((self.decoder, self._before_decoder))
+        if FROM_FIRST_LAYER & self.method.needs:
+            hooks.append((layers[0], self._before_layer_0))
+        hooks += first.hooks()
+        if deepstack:
+            hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
+        return hooks + [hook for stage in later for hook in stage.hooks()]
 
     def __exit__(self, *exception: object) -> None:
         for remove in self._hooks:
@@ -169,7 +178,7 @@ class DecoderPruning:
         return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._stages[0].tasks and FROM_FIRST_LAYER & self.method.needs:
+        if self._stages[0].tasks:
             call = layer_call(layer, args, kwargs, 0)
             for stage in self._stages:
                 stage.first = call

@@ -49,7 +49,8 @@ class Task:
 
     def keep_all(self, layer: int) -> Task:
         """After a stage before `layer` that left the sequence as it was."""
-        return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.span.length)))
+        steps = (*self.steps, (layer, self.span.length))
+        return Task(self.row, self.image, self.budgets[1:], self.span, self.kept, steps)
 
 
 def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, depth: int) -> list[Task]:
@@ -143,7 +144,7 @@ def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tenso
     return replace(
         task,
         budgets=task.budgets[1:],
-        span=VisualSpan.at(now, layout),
+        span=VisualSpan.at(now.tolist(), layout),
         kept=_within_image(task, chosen),
         steps=(*task.steps, (layer, len(indices))),
     )

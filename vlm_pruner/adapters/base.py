@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.fit import Fit
@@ -83,13 +84,16 @@ def encoded(call: dict[str, Any], kind: str) -> Any:
     return None if output is None else output.pooler_output
 
 
-def placeholders(call: dict[str, Any], token_id: int) -> Tensor:
-    """Bool [B, T], where the call's prompts have placeholders. Raises PruningError if it gives embeddings instead."""
+def placeholders(call: dict[str, Any], token_id: int) -> list[list[int]]:
+    """Per row of the call's prompts, the positions of its placeholders, ascending.
+
+    Plain lists: right after a model's matrix products, each tensor or NumPy operation takes longer than a loop over a
+    prompt. A GPU is waited for once. Raises PruningError if the call gives embeddings instead of ids.
+    """
     ids = call.get("input_ids")
     if ids is None:
         raise _embeddings()
-    where: Tensor = ids == token_id
-    return where
+    return [[place for place, token in enumerate(row) if token == token_id] for row in ids.tolist()]
 
 
 def rows_without_spans(call: dict[str, Any]) -> list[list[VisualSpan]]:
@@ -97,7 +101,7 @@ def rows_without_spans(call: dict[str, Any]) -> list[list[VisualSpan]]:
     ids = call.get("input_ids")
     if ids is None and call["inputs_embeds"].shape[1] > 1:
         raise _embeddings()
-    return [[] for _ in (call["inputs_embeds"] if ids is None else ids)]
+    return [[] for _ in range((call["inputs_embeds"] if ids is None else ids).shape[0])]
 
 
 def _embeddings() -> PruningError:
@@ -107,14 +111,15 @@ def _embeddings() -> PruningError:
     )
 
 
-def check_not_cut(visual: Tensor) -> None:
-    """For families that end every picture with a word. visual: bool [B, T], where the placeholders are.
+def check_not_cut(call: dict[str, Any], places: list[list[int]]) -> None:
+    """For families that end every picture with a word. places: as `placeholders` returns them.
 
     Raises PruningError if a row ends with one, as in a prefill by chunks: each would be taken for a whole picture.
     """
-    if bool(visual[:, -1].any()):
-        row = int(visual[:, -1].nonzero()[0])
-        raise PruningError(f"row {row} ends within a picture; give the prompt uncut and in one forward call")
+    last = call["input_ids"].shape[1] - 1
+    for row, places_of_row in enumerate(places):
+        if places_of_row and places_of_row[-1] == last:
+            raise PruningError(f"row {row} ends within a picture; give the prompt uncut and in one forward call")
 
 
 def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> list[list[VisualSpan]]:
@@ -133,23 +138,29 @@ def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> l
     return spans
 
 
-def placeholder_positions(visual: Tensor, sizes: list[int]) -> list[list[Tensor]]:
-    """Per row of `visual`, bool [B, T], the positions of each of its images, long [tokens], ascending.
+def placeholder_positions(places: list[list[int]], sizes: list[int]) -> list[list[list[int]]]:
+    """Per row of `places`, as `placeholders` returns them, those of each of its images.
 
     sizes: visual tokens of the images of all rows, in order. Text may stand within an image. Raises PruningError if a
     row's placeholders are not those of whole images, as when a prompt is cut or prefilled in chunks.
     """
     wanted = iter(sizes)
-    rows: list[list[Tensor]] = [[] for _ in visual]
+    rows: list[list[list[int]]] = [[] for _ in places]
     for row, images in enumerate(rows):
-        left = visual[row].nonzero().squeeze(1).cpu()
-        while len(left):
+        left = places[row]
+        while left:
             size = next(wanted, 0)
             if not 0 < size <= len(left):
                 raise PruningError(
-                    f"row {row}: the {len(left)} placeholders from position {int(left[0])} on are not those of whole "
+                    f"row {row}: the {len(left)} placeholders from position {left[0]} on are not those of whole "
                     f"images (of {sizes} tokens in all rows); give the prompt uncut and in one forward call"
                 )
             images.append(left[:size])
             left = left[size:]
     return rows
+
+
+def runs(positions: Sequence[int]) -> list[int]:
+    """Lengths of the runs of consecutive positions, which are ascending."""
+    breaks = [place for place, (one, next_one) in enumerate(pairwise(positions), 1) if next_one != one + 1]
+    return [end - start for start, end in pairwise([0, *breaks, len(positions)])] if positions else []

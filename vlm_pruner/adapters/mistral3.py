@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlm_pruner.adapters.base import (
     Adapter,
@@ -18,6 +17,7 @@ from vlm_pruner.adapters.base import (
     named_arguments,
     placeholder_positions,
     placeholders,
+    runs,
 )
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
@@ -31,9 +31,9 @@ class Mistral3Adapter(Adapter):
         sizes = self._sizes(call)
         if not sizes:
             return lay_out(call, {})
-        visual = placeholders(call, token_id)
-        check_not_cut(visual)
-        rows = placeholder_positions(visual, sizes)
+        places = placeholders(call, token_id)
+        check_not_cut(call, places)
+        rows = placeholder_positions(places, sizes)
         return lay_out(call, {token_id: [_grid(where) for row in rows for where in row]})
 
     def _sizes(self, call: dict[str, Any]) -> list[int]:
@@ -48,13 +48,12 @@ class Mistral3Adapter(Adapter):
         return (torch.as_tensor(call["image_sizes"]) // pixels).prod(dim=-1).tolist()
 
 
-def _grid(where: Tensor) -> TokenLayout:
+def _grid(where: list[int]) -> TokenLayout:
     """Of the picture at positions `where` [N]: a row ends where the positions break off."""
-    breaks = (where.diff() != 1).nonzero()
-    width = int(breaks[0]) + 1 if len(breaks) else len(where)
-    if len(where) != width * (len(breaks) + 1):
+    rows = runs(where)
+    if len(set(rows)) != 1:
         raise PruningError(
-            f"the {len(where)} placeholders of a picture do not form rows of {width}; give the prompt as the processor "
-            "returns it, with a break after every row"
+            f"the {len(where)} placeholders of a picture do not form rows of {rows[0]}; give the prompt as the "
+            "processor returns it, with a break after every row"
         )
-    return TokenLayout.grid(len(where) // width, width)
+    return TokenLayout.grid(len(rows), rows[0])

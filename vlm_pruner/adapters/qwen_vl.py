@@ -10,7 +10,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm_pruner.adapters.base import (
     Adapter,
@@ -19,6 +19,7 @@ from vlm_pruner.adapters.base import (
     placeholder_positions,
     placeholders,
     rows_without_spans,
+    runs,
 )
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout, VisualSpan
@@ -31,6 +32,12 @@ class QwenVLAdapter(Adapter):
 
     released_rounding = "floor"
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        config = model.config  # read once: a look into a configuration of transformers takes microseconds
+        self._merge: int = config.vision_config.spatial_merge_size
+        self._placeholders = {"image": config.image_token_id, "video": config.video_token_id}
+
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
         spans = rows_without_spans(call)
@@ -38,17 +45,17 @@ class QwenVLAdapter(Adapter):
             shapes = self._shapes(call, kind, pixels)
             if not shapes:
                 continue  # a placeholder is then a word that the model has generated
-            visual = placeholders(call, getattr(self.model.config, f"{kind}_token_id"))
-            check_not_cut(visual)
-            places = placeholder_positions(visual, [math.prod(shape) for shape in shapes])
+            where = placeholders(call, self._placeholders[kind])
+            check_not_cut(call, where)
+            places = placeholder_positions(where, [math.prod(shape) for shape in shapes])
             in_order = iter(shapes)
             for row, row_spans in enumerate(spans):
-                row_spans += [self._span(where, next(in_order), call, row) for where in places[row]]
+                row_spans += [self._span(place, next(in_order), call, row) for place in places[row]]
         return spans
 
     def _shapes(self, call: dict[str, Any], kind: str, pixels: str) -> list[_Shape]:
         """Of the images (or videos) in this call. `generate` encodes them beforehand and withholds their grids."""
-        merge, thw = self.model.config.vision_config.spatial_merge_size, call.get(f"{kind}_grid_thw")
+        merge, thw = self._merge, call.get(f"{kind}_grid_thw")
         grids: list[_Shape] = [] if thw is None else [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
         encoded = (call.get("mm_encoder_outputs") or {}).get(kind)
         if encoded is None:
@@ -56,9 +63,9 @@ class QwenVLAdapter(Adapter):
         sizes = [len(features) for features in encoded.pooler_output]
         return grids if sizes == [math.prod(grid) for grid in grids] else [(size,) for size in sizes]
 
-    def _span(self, where: Tensor, shape: _Shape, call: dict[str, Any], row: int) -> VisualSpan:
+    def _span(self, where: list[int], shape: _Shape, call: dict[str, Any], row: int) -> VisualSpan:
         t, h, w = shape if len(shape) == 3 else _shape_of(where, call.get("position_ids"), row)
-        return VisualSpan.at(where, *_layouts(t, h, w, self.model.config.vision_config.spatial_merge_size))
+        return VisualSpan.at(where, *_layouts(t, h, w, self._merge))
 
 
 @lru_cache(maxsize=64)  # pictures of a run tend to have few sizes, and a prefill should not wait for coordinates
@@ -70,13 +77,12 @@ def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, TokenLayo
     return TokenLayout.grid(h, w), TokenLayout(patches.coords[: h * w], patches.diagonal)
 
 
-def _shape_of(where: Tensor, rotary: Tensor | None, row: int) -> _Shape:
+def _shape_of(where: list[int], rotary: Tensor | None, row: int) -> _Shape:
     """(t, h, w) of the tokens at `where` [n], read off their rotary positions, which count rows and columns."""
     n = len(where)
     if rotary is not None and rotary.ndim == 3:
-        breaks = (where.diff() != 1).nonzero()  # text between the frames of a Qwen3-VL video: one frame tells all
-        frame = where[: int(breaks[0]) + 1] if len(breaks) else where
-        h, w = (int(axis.max() - axis.min()) + 1 for axis in rotary[-2:, row, frame.to(rotary.device)])
+        first = slice(where[0], where[0] + runs(where)[0])  # text between a Qwen3-VL video's frames: one tells all
+        h, w = (int(axis.max() - axis.min()) + 1 for axis in rotary[-2:, row, first])
         if n % (h * w) == 0:
             return n // (h * w), h, w
     raise PruningError(
