@@ -22,12 +22,14 @@ VARIABLE = "VLM_PRUNER_KERNELS"
 def wanted(tensor: Tensor) -> bool:
     """Whether the kernels are to work on `tensor`. Raises PruningError if what the environment asks for is missing."""
     choice = os.environ.get(VARIABLE, "off")
-    if choice not in ("auto", "on", "off"):
+    if choice == "off" or (choice == "auto" and not tensor.is_cuda):
+        return False
+    if choice not in ("auto", "on"):
         raise PruningError(f"{VARIABLE}={choice!r} must be auto, on or off")
-    installed = importlib.util.find_spec("triton") is not None
+    installed = importlib.util.find_spec("triton") is not None  # asks the file system: too slow to ask for nothing
     if choice == "on" and not installed:
         raise PruningError(f"{VARIABLE}=on, but Triton is not installed: pip install triton, or set it to auto")
-    return choice == "on" or (choice == "auto" and installed and tensor.is_cuda)
+    return installed
 
 
 def load() -> ModuleType:

@@ -95,26 +95,34 @@ class _KeptSet:
         features, places = self.features[tokens], self.places[tokens]
         return _Window(
             similarity=self.similarity[tokens].cpu().numpy(),
-            distance=self.distance[tokens].cpu().numpy(),
+            spread=_spread(self.distance[tokens].cpu().numpy(), self.spatial_weight),
             gram=(features @ features.T).cpu().numpy(),
-            apart=places.distances(places).cpu().numpy(),
-            spatial_weight=self.spatial_weight,
+            spreads=_spread(places.distances(places).cpu().numpy(), self.spatial_weight),
+            framed=places.frames is not None,
         )
+
+
+def _spread(distance: np.ndarray, spatial_weight: float) -> np.ndarray:
+    """1 + lambda * distance; infinite where the distance is. The smallest distance has the smallest spread, to the bit."""
+    with np.errstate(invalid="ignore"):  # 0 * infinity
+        spread = 1 + spatial_weight * distance
+    return np.where(np.isinf(distance), np.inf, spread) if spatial_weight == 0 else spread
 
 
 @dataclass
 class _Window:
     """A few candidates, kept up to date among themselves while they are judged.
 
-    similarity, distance: [w], largest and smallest to the kept set. gram, apart: [w, w], to each other. On the host,
-    in NumPy: the arrays are so small that what counts is the cost of a call.
+    similarity: [w], the largest to the kept set; spread: [w], 1 + lambda times the smallest distance to it. gram,
+    spreads: [w, w], the same between each other. framed: whether a spread may be infinite, between frames of a video.
+    On the host, in NumPy: the arrays are so small that what counts is the cost of a call.
     """
 
     similarity: np.ndarray
-    distance: np.ndarray
+    spread: np.ndarray
     gram: np.ndarray
-    apart: np.ndarray
-    spatial_weight: float
+    spreads: np.ndarray
+    framed: bool
 
     def judge(self, threshold: float, token_batch: int, room: int) -> list[int]:
         """Positions of the tokens kept, at most `room`, in order of selection.
@@ -130,29 +138,33 @@ class _Window:
             first = int(below.argmax())
             if not below[first]:
                 break
-            batch = slice(first - first % token_batch, first - first % token_batch + token_batch)
-            added = start + batch.start + _accept(scores[batch], below[batch], room - len(kept))
-            kept.extend(added.tolist())
+            first -= first % token_batch
+            batch = slice(first, first + token_batch)
+            added = [start + first + place for place in _accept(scores[batch], below[batch], room - len(kept))]
             self._add(added)
-            start += batch.stop
+            kept += added
+            start += first + token_batch
         return kept
 
     def _redundancy(self, start: int) -> np.ndarray:
         """As _KeptSet.redundancy, for the candidates from `start` on."""
-        distance = self.distance[start:]
-        if np.isinf(distance).any():
-            distance = np.where(np.isinf(distance), 0, distance)
-        return self.similarity[start:] * (1 + self.spatial_weight * distance)
+        spread = self.spread[start:]
+        if self.framed:
+            spread = np.where(np.isinf(spread), 1, spread)
+        return self.similarity[start:] * spread
 
-    def _add(self, positions: np.ndarray) -> None:
-        np.maximum(self.similarity, self.gram[positions].max(axis=0), out=self.similarity)
-        np.minimum(self.distance, self.apart[positions].min(axis=0), out=self.distance)
+    def _add(self, positions: list[int]) -> None:
+        for position in positions:
+            np.maximum(self.similarity, self.gram[position], out=self.similarity)
+            np.minimum(self.spread, self.spreads[position], out=self.spread)
 
 
-def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> np.ndarray:
+def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> list[int]:
     """Positions of a batch's tokens below the threshold; if they overflow the budget, of its `room` lowest scores."""
-    accepted = below.nonzero()[0]
-    return accepted if len(accepted) <= room else scores.argsort(kind="stable")[:room]
+    if len(scores) == 1:  # the usual case, and the innermost loop
+        return [0]
+    accepted: list[int] = below.nonzero()[0].tolist()
+    return accepted if len(accepted) <= room else scores.argsort(kind="stable")[:room].tolist()
 
 
 def expand(
