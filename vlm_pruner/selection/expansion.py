@@ -103,7 +103,7 @@ class _KeptSet:
 
 
 def _spread(distance: np.ndarray, spatial_weight: float) -> np.ndarray:
-    """1 + lambda * distance; infinite where the distance is. The smallest distance has the smallest spread, to the bit."""
+    """1 + lambda * distance, infinite where the distance is. Of the smallest distance it is the smallest, exactly."""
     with np.errstate(invalid="ignore"):  # 0 * infinity
         spread = 1 + spatial_weight * distance
     return np.where(np.isinf(distance), np.inf, spread) if spatial_weight == 0 else spread
