@@ -143,11 +143,21 @@ def test_frames_are_grids_one_after_the_other():
         TokenLayout.video(0, 2, 3)
 
 
+@pytest.mark.parametrize("centred", [False, True])  # about half of a centred picture's similarities are negative
 @pytest.mark.parametrize(
-    "settings", [{"spatial_weight": 0.0}, {"spatial_weight": 2.0}, {"threshold_step": 0.013}, {"threshold": -0.5}]
+    "settings",
+    [
+        {"spatial_weight": 0.0},
+        {"spatial_weight": 2.0},
+        {"threshold_step": 0.013},
+        {"threshold": 0.05},
+        {"threshold": -0.5},
+        {"threshold": -0.1, "spatial_weight": 3.0, "pivots": 1},
+    ],
 )
-def test_settings_mean_what_they_mean_in_the_reference(settings):
+def test_settings_mean_what_they_mean_in_the_reference(settings, centred):
     hidden, keys, layout = picture(9, 8, seed=3)
+    hidden = hidden - hidden.mean(dim=0) if centred else hidden
     method = CentrifugalPruner(keep_tokens=30, **settings)
     selection, slow = both(method, hidden, keys, layout, 30)
     assert selection.order.tolist() == slow.order

@@ -90,6 +90,13 @@ class _KeptSet:
             distance = distance.where(distance.isfinite(), 0)
         return self.similarity[tokens] * (1 + self.spatial_weight * distance)
 
+    def possible(self, tokens: Tensor, threshold: float) -> Tensor:
+        """Those of `tokens` [n] that may be below the threshold when all that this round will keep is kept.
+
+        Similarity can only rise, and modulation adds to it: what is too similar before, whatever its distance, is out.
+        """
+        return tokens[self.similarity[tokens] < max(threshold, 0)]  # modulation takes from what is below 0
+
     def window(self, tokens: Tensor) -> _Window:
         """The candidates `tokens` [w], in the order in which they are to be judged."""
         features, places = self.features[tokens], self.places[tokens]
@@ -219,6 +226,9 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
     lowest = float(scores[0])
     width = math.ceil(WINDOW / token_batch) * token_batch  # whole batches
     while kept.size < budget:
+        if token_batch == 1:
+            candidates = kept.possible(candidates, threshold)
+            scores = kept.redundancy(candidates)
         below = (scores < threshold).nonzero()
         if below.numel() == 0:
             break
