@@ -12,7 +12,7 @@ from tests.conformance import conformance
 from tests.reference import reference_pivots, reference_prune
 from vlm_pruner import CentrifugalPruner, TokenLayout
 from vlm_pruner.errors import PruningError
-from vlm_pruner.selection import choose_pivots, fold, screen_channels
+from vlm_pruner.selection import choose_pivots, expand, fold, screen_channels
 
 GRIDS = [(1, 7), (5, 3), (7, 9), (13, 11)]
 
@@ -256,3 +256,14 @@ def test_sizes_that_do_not_fit_are_named(tokens, budget, message):
     hidden, keys, layout = picture(6, 6)
     with pytest.raises(PruningError, match=message):
         CentrifugalPruner(keep_tokens=9).select(hidden[:tokens], keys, layout, budget)
+
+
+def test_a_token_unlike_all_is_not_passed_over_below_a_negative_threshold():
+    """Distance lowers a score below 0: token 2, at -0.4, is under the threshold of -0.5 though its similarity is not."""
+    features = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [-0.9, 0.44], [-0.4, 0.92], [1.0, 0.1]]), dim=1)
+    places = torch.tensor([[0.0, 0.0], [0.0, 0.1], [1.0, 0.0], [0.1, 0.0]])
+    grown = expand(
+        features, places, torch.tensor([0]), 2,
+        threshold=-0.5, threshold_step=0.1, token_batch=1, spatial_weight=5.0,
+    )  # fmt: skip
+    assert grown.order.tolist() == [0, 2]
