@@ -259,7 +259,7 @@ def test_sizes_that_do_not_fit_are_named(tokens, budget, message):
 
 
 def test_a_token_unlike_all_is_not_passed_over_below_a_negative_threshold():
-    """Distance lowers a score below 0: token 2, at -0.4, is under the threshold of -0.5 though its similarity is not."""
+    """Distance lowers a score below 0: token 2 is under the threshold of -0.5, though its similarity of -0.4 is not."""
     features = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [-0.9, 0.44], [-0.4, 0.92], [1.0, 0.1]]), dim=1)
     places = torch.tensor([[0.0, 0.0], [0.0, 0.1], [1.0, 0.0], [0.1, 0.0]])
     grown = expand(
