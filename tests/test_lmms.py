@@ -16,10 +16,10 @@ import pytest
 import tiny_qwen_checkpoint
 import torch
 from PIL import Image
+from versions import skip_before  # not tests.versions: something that lmms-eval needs installs a package `tests`
 
 import vlm_pruner as vp
 from playground.mini import lmms_tasks
-from tests.versions import skip_before
 from vlm_pruner import lmms
 from vlm_pruner.errors import PruningError
 from vlm_pruner.lmms import check, films
