@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
+from statistics import median
 
-import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 import vlm_pruner as vp
+from vlm_pruner.bench.speed_summary import over_rounds
 
 GRID = (1, 24, 16)  # patches; a token is 2 x 2 of them
 TEXT = 36  # tokens
@@ -47,18 +49,22 @@ def overhead(model: Qwen2VLForConditionalGeneration, repeats: int = 300) -> dict
         return 1000 * (time.perf_counter() - start)
 
     milliseconds()
-    dense, kept = [], []
+    pairs = []
     for _ in range(repeats):
-        dense.append(milliseconds())
+        dense = milliseconds()
         with pruning:
-            kept.append(milliseconds())
-    pairs = np.array([dense, kept])  # [2, repeats]
-    drawn = np.random.default_rng(0).integers(repeats, size=(2000, repeats))
-    spread = np.median(pairs[1, drawn] - pairs[0, drawn], axis=1) / np.median(pairs[0, drawn], axis=1)
-    usual, more = float(np.median(pairs[0])), float(np.median(pairs[1] - pairs[0]))
-    low, high = (float(end) for end in np.quantile(spread, [0.025, 0.975]))
-    record = {"dense_ms": usual, "more_ms": more, "overhead": more / usual, "low": low, "high": high}
+            pairs.append((dense, milliseconds()))
+    share = over_rounds(lambda drawn: _more(drawn) / _dense(drawn), pairs)
+    record = {"dense_ms": _dense(pairs), "more_ms": _more(pairs), "overhead": share.pop("value"), **share}
     return record | {"tokens": batch["input_ids"].numel(), "repeats": repeats}
+
+
+def _dense(pairs: Sequence[tuple[float, float]]) -> float:
+    return median(dense for dense, _ in pairs)
+
+
+def _more(pairs: Sequence[tuple[float, float]]) -> float:
+    return median(kept - dense for dense, kept in pairs)
 
 
 def main() -> None:

@@ -8,15 +8,15 @@ bash scripts/setup_env.sh
 
 venv=.venv-oldest
 version="$(sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
-stamp="$venv/.vlm-pruner-stamp"
-if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$PWD $version" ]]; then
+stamp=.vlm-pruner-stamp  # of .venv: what is borrowed from there must not have been made anew since
+if ! cmp -s ".venv/$stamp" "$venv/$stamp"; then
     rm -rf "$venv"
     .venv/bin/python -m venv "$venv"
     folder() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
     # `addsitedir` reads the .pth files there too, one of which points to this repository.
     echo "import site; site.addsitedir('$PWD/$(realpath --relative-to="$PWD" "$(folder .venv)")')" >"$(folder "$venv")/newest.pth"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "transformers==$version.*"
-    echo "$PWD $version" >"$stamp"
+    cp ".venv/$stamp" "$venv/$stamp"
 fi
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

@@ -49,8 +49,7 @@ class Task:
 
     def keep_all(self, layer: int) -> Task:
         """After a stage before `layer` that left the sequence as it was."""
-        steps = (*self.steps, (layer, self.span.length))
-        return Task(self.row, self.image, self.budgets[1:], self.span, self.kept, steps)
+        return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.span.length)))
 
 
 def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, depth: int) -> list[Task]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -122,12 +122,18 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(long: Sequence[float], short: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """median(long) / median(short) over the rounds, with the 95 % interval of a bootstrap that draws whole rounds."""
-    rounds = list(zip(long, short, strict=True))
+    """median(long) / median(short) over the rounds, with its interval as in `over_rounds`."""
+    return over_rounds(_of_medians, list(zip(long, short, strict=True)), seed)
+
+
+def over_rounds(
+    figure: Callable[[Sequence[tuple[float, float]]], float], rounds: Sequence[tuple[float, float]], seed: int = 0
+) -> dict[str, float]:
+    """A figure of paired rounds, with the 95 % interval of a bootstrap that draws whole rounds."""
     generator = random.Random(seed)
-    draws = sorted(_of_medians(generator.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
+    draws = sorted(figure(generator.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
     low, high = draws[round(0.025 * (RESAMPLES - 1))], draws[round(0.975 * (RESAMPLES - 1))]
-    return {"value": _of_medians(rounds), "low": low, "high": high}
+    return {"value": figure(rounds), "low": low, "high": high}
 
 
 def _of_medians(rounds: Sequence[tuple[float, float]]) -> float:

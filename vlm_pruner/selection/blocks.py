@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**18  # 1 MB in float32: stays in a core's cache, and malloc reuses it instead of asking the system
+BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits a processor's last cache, and is large enough to keep all cores busy
 
 
 def row_blocks(matrix: Tensor, elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:

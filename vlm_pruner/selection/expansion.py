@@ -112,8 +112,7 @@ class _KeptSet:
 def _spread(distance: np.ndarray, spatial_weight: float) -> np.ndarray:
     """1 + lambda * distance, infinite where the distance is. Of the smallest distance it is the smallest, exactly."""
     with np.errstate(invalid="ignore"):  # 0 * infinity
-        spread = 1 + spatial_weight * distance
-    return np.where(np.isinf(distance), np.inf, spread) if spatial_weight == 0 else spread
+        return np.where(np.isinf(distance), np.inf, 1 + spatial_weight * distance)
 
 
 @dataclass
@@ -226,15 +225,13 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
     lowest = float(scores[0])
     width = math.ceil(WINDOW / token_batch) * token_batch  # whole batches
     while kept.size < budget:
-        if token_batch == 1:
+        if token_batch == 1:  # larger batches are of all candidates: who shares one with whom matters
             candidates = kept.possible(candidates, threshold)
-            scores = kept.redundancy(candidates)
-        below = (scores < threshold).nonzero()
+        below = (kept.redundancy(candidates) < threshold).nonzero()
         if below.numel() == 0:
             break
         start = int(below[0]) // token_batch * token_batch
         window = candidates[start : start + width]
         kept.add(window[kept.window(window).judge(threshold, token_batch, budget - kept.size)])
         candidates = candidates[start + width :]
-        scores = kept.redundancy(candidates)
     return lowest
