@@ -115,6 +115,18 @@ class VisualSpan:
         """Long [length], ascending: where in the sequence the visual tokens are."""
         return self.start + (torch.arange(self.length) if self.offsets is None else self.offsets)
 
+    def rows(self, device: torch.device) -> slice | Tensor:
+        """What picks the visual tokens out of a row's tokens on `device`: their positions, or a slice without gaps."""
+        if self.offsets is None:
+            return slice(self.start, self.start + self.length)
+        return self.positions().to(device, non_blocking=True)
+
+    def positions_of(self, tokens: Tensor) -> Tensor:
+        """Long [n], on `tokens`' device: where in the sequence some of the visual tokens are, long [n]."""
+        if self.offsets is None:
+            return tokens + self.start
+        return self.positions().to(tokens.device, non_blocking=True)[tokens]
+
     def frames(self) -> list[VisualSpan]:
         """A span for each frame of a video; the span itself if it is an image."""
         coords = self.layout.coords

@@ -22,9 +22,9 @@ class Packing:
     valid: Tensor | None
 
     @classmethod
-    def of(cls, keep: Tensor) -> Packing:
-        """From keep: bool [B, T]."""
-        counts = keep.sum(dim=1).tolist()
+    def of(cls, keep: Tensor, counts: list[int] | None = None) -> Packing:
+        """From keep: bool [B, T]. counts: how many each row keeps, if that is known: then no GPU is waited for."""
+        counts = keep.sum(dim=1).tolist() if counts is None else counts
         # A stable sort puts dropped positions before kept ones, each in order: the last L columns are the packed rows.
         index = keep.to(torch.uint8).argsort(dim=1, stable=True)[:, keep.shape[1] - max(counts) :]
         return cls(index, None if min(counts) == max(counts) else keep.gather(1, index))
@@ -43,6 +43,8 @@ class Packing:
     def gather(self, tokens: Tensor) -> Tensor:
         """[..., B, L, c] from `tokens` [..., B or 1, T, c], on `tokens`' device."""
         rows, length = self.index.shape
+        if rows == 1:  # copies whole rows, where gather looks up every number
+            return tokens.index_select(-2, self.index[0].to(tokens.device))
         tokens = tokens.expand(*tokens.shape[:-3], rows, -1, -1)
         index = self.index.to(tokens.device)[..., None].expand(*tokens.shape[:-2], length, tokens.shape[-1])
         return tokens.gather(-2, index)

@@ -23,7 +23,7 @@ class Task:
 
     image:   its visual span in the sequence that enters the decoder.
     budgets: visual tokens to keep at each stage that is to come.
-    span:    where those of its tokens that are left are now.
+    span:    where those of its tokens that are left are now, as long as a stage is to come.
     kept:    the same tokens, counted within `image`, as the last stage chose them; None if all are left.
     steps:   (layer, visual tokens from there on) of each stage that is done.
     """
@@ -104,49 +104,46 @@ def shorten(
     hidden: [B, T, d], entering decoder layer `layer`. visible: bool [B, T], False for padding; None if there is none.
     look: what the method sees of a task's image.
     """
-    keep = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+    rows, length = hidden.shape[:2]
+    keep = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
     if visible is not None:
         keep &= visible.to(keep.device)
-    selections: list[Selection | None] = []
-    for task in tasks:
-        selection = None if task.keeps_all else method.choose(look(task))
-        selections.append(selection)
+    counts = [length] * rows
+    selections = [None if task.keeps_all else method.choose(look(task)) for task in tasks]
+    for task, selection in zip(tasks, selections, strict=True):
         if selection is not None:
-            positions = task.span.positions().to(hidden.device)
-            keep[task.row, positions] = False
-            keep[task.row, positions[selection.indices]] = True
-    packing = Packing.of(keep)
-    short = packing.gather(hidden)
-    places = packing.places(hidden.shape[1]).cpu()
+            keep[task.row, task.span.rows(keep.device)] = False
+            keep[task.row].index_fill_(0, task.span.positions_of(selection.indices), True)
+            counts[task.row] -= task.span.length - len(selection.indices)
+    packing = Packing.of(keep, counts if visible is None else None)
+    short, places = packing.gather(hidden), packing.places(length)
+    for task, selection in zip(tasks, selections, strict=True):
+        if selection is not None:
+            now = places[task.row].index_select(0, task.span.positions_of(selection.indices))
+            short[task.row].index_copy_(0, now, method.merge(rows_of(hidden[task.row], task.span), selection))
     left = [_carry_on(*pair, layer, places) for pair in zip(tasks, selections, strict=True)]
-    for task, selection, rest in zip(tasks, selections, left, strict=True):
-        if selection is not None:
-            now = rest.span.positions().to(short.device)
-            short[task.row, now] = method.merge(rows_of(hidden[task.row], task.span), selection)
     return Shortened(short, packing, left)
 
 
 def rows_of(tokens: Tensor, span: VisualSpan) -> Tensor:
     """[N, ...]: the rows of `tokens` [T, ...] at a span's positions. Not to be written to: without gaps, not a copy."""
-    if span.offsets is None:
-        return tokens[span.start : span.stop]
-    return tokens[span.positions().to(tokens.device)]
+    return tokens[span.rows(tokens.device)]
 
 
 def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tensor) -> Task:
-    """What is left of a task after a stage. places: long [B, T], where in the short sequence each position has gone."""
-    every = torch.arange(task.span.length)
-    chosen = Selection(every, every) if selection is None else selection
-    indices = chosen.indices.cpu()
-    now = places[task.row, task.span.positions()[indices]]
+    """What is left of a task after a stage. places: long [B, T], where in the short sequence each position has gone.
+
+    Where its tokens are is read, and a GPU waited for, only if a stage is to come.
+    """
+    count = task.span.length if selection is None else len(selection.indices)
+    kept = task.kept if selection is None else _within_image(task, selection)
+    done = replace(task, budgets=task.budgets[1:], kept=kept, steps=(*task.steps, (layer, count)))
+    if not done.budgets:
+        return done
+    indices = torch.arange(count) if selection is None else selection.indices.cpu()
+    now = places[task.row].cpu()[task.span.positions_of(indices)]
     layout = TokenLayout(task.span.layout.coords[indices], task.span.layout.diagonal)
-    return replace(
-        task,
-        budgets=task.budgets[1:],
-        span=VisualSpan.at(now.tolist(), layout),
-        kept=_within_image(task, chosen),
-        steps=(*task.steps, (layer, len(indices))),
-    )
+    return replace(done, span=VisualSpan.at(now.tolist(), layout))
 
 
 def _within_image(task: Task, chosen: Selection) -> Selection:

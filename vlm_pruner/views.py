@@ -52,9 +52,15 @@ class Scene:
             keys=rows_of(self.keys[row].transpose(0, 1), task.span).flatten(1).to(here.device),
             layout=task.span.layout,
             budget=task.budget,
-            start=int(self._visible(self.now, row)[: task.span.start].sum()),
+            start=self._start(task),
             **self._asked_for(task),
         )
+
+    def _start(self, task: Task) -> int:
+        """The place of the image's first token in its row, padding not counted."""
+        if self.now.visible is None:
+            return task.span.start
+        return int(self._visible(self.now, task.row)[: task.span.start].sum())
 
     def _asked_for(self, task: Task) -> dict[str, Any]:
         if not self.needs:

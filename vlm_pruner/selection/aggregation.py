@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -25,33 +26,38 @@ def fold(
     negative_weights: negative similarities count as they are, the sum clamped at 1e-8 (the released code);
     otherwise they weigh nothing. A kept token whose weights do not sum to more than zero stays as it is.
     """
-    share, total = _shares(indices, nearest, similarity, negative_weights)
-    kept = hidden[indices]
-    mean = _weighted_sums(hidden, nearest, share, indices.numel())
-    folded = self_weight * kept.to(mean.dtype) + (1 - self_weight) * mean
-    return torch.where(total[:, None] > 0, folded.to(hidden.dtype), kept)
+    groups = nearest.cpu().numpy()
+    weight = _weights(indices.cpu().numpy(), groups, similarity.cpu().numpy(), self_weight, negative_weights)
+    return _weighted_sums(hidden, groups, weight, len(indices)).to(hidden.dtype)
 
 
-def _shares(indices: Tensor, nearest: Tensor, similarity: Tensor, negative_weights: bool) -> tuple[Tensor, Tensor]:
-    """[N], what share of its kept token's mean each token is: 0 for kept ones. [R], the sum that shares are of."""
-    weight = similarity if negative_weights else similarity.clamp(min=0)
-    weight = weight.index_fill(0, indices, 0)
-    total = weight.new_zeros(indices.numel()).index_add_(0, nearest, weight)
-    least = 1e-8 if negative_weights else torch.finfo(total.dtype).tiny
-    return weight / total.clamp(min=least)[nearest], total
+def _weights(
+    indices: np.ndarray, groups: np.ndarray, similarity: np.ndarray, self_weight: float, negative_weights: bool
+) -> np.ndarray:
+    """[N], what each token weighs in the merged row of its kept token. On the host, as in `expansion`."""
+    weight = similarity.copy() if negative_weights else np.maximum(similarity, 0)
+    weight[indices] = 0
+    total = np.bincount(groups, weight, minlength=len(indices))
+    some = total > 0  # otherwise the kept token stays as it is
+    share = (1 - self_weight) * some / np.maximum(total, 1e-8 if negative_weights else np.finfo(weight.dtype).tiny)
+    weight *= share[groups]
+    weight[indices] = np.where(some, self_weight, 1)
+    return weight
 
 
-def _weighted_sums(hidden: Tensor, groups: Tensor, weight: Tensor, count: int) -> Tensor:
+def _weighted_sums(hidden: Tensor, groups: np.ndarray, weight: np.ndarray, count: int) -> Tensor:
     """[count, d], for each group the sum of its rows of `hidden` [N, d] times `weight` [N], in `weight`'s dtype.
 
     embedding_bag reads each row once and makes no weighted copy; columns go in blocks, so that hidden states of
     16 bits are never held in 32 all at once.
     """
-    members = groups.argsort(stable=True)
-    starts = torch.searchsorted(groups[members], torch.arange(count, device=groups.device))
-    width = hidden.shape[1] if hidden.dtype == weight.dtype else max(1, BLOCK_ELEMENTS // hidden.shape[0])
+    order = groups.argsort(kind="stable")
+    ends = np.bincount(groups, minlength=count).cumsum()
+    arrays = order, np.concatenate([[0], ends[:-1]]), weight[order]
+    members, starts, weights = (torch.from_numpy(array).to(hidden.device) for array in arrays)
+    width = hidden.shape[1] if hidden.dtype == weights.dtype else max(1, BLOCK_ELEMENTS // len(hidden))
     sums = [
-        embedding_bag(members, block.to(weight.dtype), starts, mode="sum", per_sample_weights=weight[members])
+        embedding_bag(members, block.to(weights.dtype), starts, mode="sum", per_sample_weights=weights)
         for block in hidden.split(width, dim=1)
     ]
     return sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)

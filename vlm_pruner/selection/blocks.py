@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -12,6 +12,15 @@ BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits a processor's last cache, and is
 
 def row_blocks(matrix: Tensor, elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:
     """`matrix` [N, d] in blocks of consecutive rows of at most `elements` numbers, each in float32 (or float64)."""
-    dtype = torch.promote_types(matrix.dtype, torch.float32)
-    for block in matrix.split(max(1, elements // max(1, matrix.shape[1]))):
+    dtype = matrix.dtype if matrix.dtype == torch.float64 else torch.float32
+    if matrix.numel() <= elements:
+        yield matrix.to(dtype)
+        return
+    for block in matrix.split(max(1, elements // matrix.shape[1])):
         yield block.to(dtype)
+
+
+def for_each_row(matrix: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """[N]: of each block [n, d] of `matrix` [N, d], what `function` makes of its rows, [n]."""
+    parts = [function(block) for block in row_blocks(matrix)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,6 +9,9 @@ Greedy as it is, the expansion need not look at all N tokens after every token i
 order that a round ranked them in, so it is enough to keep the next few up to date (`_Window`); what a window keeps is
 then shown to all N tokens at once, by a product of matrices where one token at a time would stream the features from
 memory again and again. A token batch of 1 so costs what one of 16 does.
+
+Products are made where the features are; all else is on the host, in NumPy: it is many operations on few numbers, right
+after layers that have filled the processor's caches with other things, so that what counts is the cost of a call.
 """
 
 from __future__ import annotations
@@ -35,93 +38,113 @@ class Expansion:
     similarity: Tensor
 
 
-@dataclass(frozen=True)
 class _Places:
-    """Where tokens are. points: [n, 2], in units of the diagonal. frames: [n], or None if all are in one picture."""
+    """Where the N tokens are: [N, 2] in units of the diagonal or, of a video, [N, 3] with the frame in column 0."""
 
-    points: Tensor
-    frames: Tensor | None
+    def __init__(self, places: np.ndarray, spatial_weight: float) -> None:
+        *time, self._x, self._y = places.T.copy()
+        self._spatial_weight = spatial_weight
+        self._frames = time[0] if time and spatial_weight else None
 
-    @classmethod
-    def of(cls, places: Tensor) -> _Places:
-        """From [n, 2] or, of a video, [n, 3]."""
-        return cls(places[:, -2:].contiguous(), places[:, 0] if places.shape[1] == 3 else None)
+    @property
+    def framed(self) -> bool:
+        """Whether a spread may be infinite, between frames of a video."""
+        return self._frames is not None
 
-    def __getitem__(self, tokens: Tensor) -> _Places:
-        return _Places(self.points[tokens], None if self.frames is None else self.frames[tokens])
+    def squares(self, tokens: np.ndarray, others: np.ndarray | slice) -> np.ndarray:
+        """[tokens, others]: squared distances; infinite between frames."""
+        squares = self._x[tokens, None] - self._x[others]
+        squares *= squares
+        across = self._y[tokens, None] - self._y[others]
+        across *= across
+        squares += across
+        if self._frames is not None:
+            squares[self._frames[tokens, None] != self._frames[others]] = np.inf
+        return squares
 
-    def distances(self, others: _Places) -> Tensor:
-        """[others, n]: how far each of the others is from each token; infinite between frames."""
-        apart = torch.cdist(others.points, self.points, compute_mode="donot_use_mm_for_euclid_dist")
-        if self.frames is None or others.frames is None:
-            return apart
-        return apart.where(others.frames[:, None] == self.frames, torch.inf)
+    def spread(self, squares: np.ndarray) -> np.ndarray:
+        """1 + lambda * distance, infinite where that is. Of the smallest distance it is the smallest, exactly."""
+        spread = np.sqrt(squares)
+        spread *= self._spatial_weight
+        spread += 1
+        return spread
 
 
 class _KeptSet:
-    """The tokens kept so far, with the running similarity and distance of all N tokens to them."""
+    """The tokens kept so far, and what each of the N tokens has to do with them.
 
-    def __init__(self, features: Tensor, places: Tensor, spatial_weight: float) -> None:
-        self.features = features  # [N, q], unit rows
-        self.places = _Places.of(places)
-        self.spatial_weight = spatial_weight
-        n = features.shape[0]
-        self.similarity = features.new_full((n,), -torch.inf)
-        self.distance = features.new_full((n,), torch.inf)
-        self.nearest = torch.zeros(n, dtype=torch.long, device=features.device)
-        self.free = torch.ones(n, dtype=torch.bool, device=features.device)
-        self.order: list[Tensor] = []
-        self.size = 0
+    similarity: [N], the largest to a kept token; nearest: [N], that token. spread: [N], 1 + lambda times the smallest
+    distance to a kept token. free: [N], whether the token is not kept itself.
+    """
 
-    def add(self, tokens: Tensor) -> None:
+    def __init__(self, features: Tensor, places: Tensor, pivots: Tensor, spatial_weight: float) -> None:
+        self._features = features  # [N, q], unit rows
+        self._places = _Places(places.cpu().numpy(), spatial_weight)
+        tokens = pivots.cpu().numpy()
+        self.similarity, first = self._closest(tokens)
+        self.nearest = tokens[first]
+        self.spread = self._spread(tokens)
+        self.free = np.ones(len(features), bool)
+        self.free[tokens] = False
+        self.order = [tokens]
+        self.size = len(tokens)
+
+    def add(self, tokens: np.ndarray) -> None:
         """Keep `tokens` [b], in this order."""
-        similarity, first = (self.features[tokens] @ self.features.T).max(dim=0)
-        self.nearest = torch.where(similarity > self.similarity, tokens[first], self.nearest)
-        torch.maximum(self.similarity, similarity, out=self.similarity)
-        torch.minimum(self.distance, self.places.distances(self.places[tokens]).amin(dim=0), out=self.distance)
+        similarity, first = self._closest(tokens)
+        np.copyto(self.nearest, tokens[first], where=similarity > self.similarity)
+        np.maximum(self.similarity, similarity, out=self.similarity)
+        np.minimum(self.spread, self._spread(tokens), out=self.spread)
         self.free[tokens] = False
         self.order.append(tokens)
-        self.size += tokens.numel()
+        self.size += len(tokens)
 
-    def redundancy(self, tokens: Tensor) -> Tensor:
+    def _closest(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[N], each of the N tokens' largest similarity to one of `tokens` [b]; [N], the first of which that is."""
+        similarity, first = (self._features @ self._rows(tokens).T).max(dim=1)
+        return similarity.cpu().numpy(), first.cpu().numpy()
+
+    def _spread(self, tokens: np.ndarray) -> np.ndarray:
+        """[N], 1 + lambda times each of the N tokens' smallest distance to one of `tokens` [b]."""
+        return self._places.spread(self._places.squares(tokens, slice(None)).min(axis=0))
+
+    def redundancy(self, tokens: np.ndarray) -> np.ndarray:
         """[n], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i) for each of `tokens` [n]: low is worth keeping."""
-        distance = self.distance[tokens]
-        if self.places.frames is not None:  # nothing kept in the frame yet: content alone counts
-            distance = distance.where(distance.isfinite(), 0)
-        return self.similarity[tokens] * (1 + self.spatial_weight * distance)
+        return _redundancy(self.similarity[tokens], self.spread[tokens], self._places.framed)
 
-    def possible(self, tokens: Tensor, threshold: float) -> Tensor:
+    def possible(self, tokens: np.ndarray, threshold: float) -> np.ndarray:
         """Those of `tokens` [n] that may be below the threshold when all that this round will keep is kept.
 
         Similarity can only rise, and modulation adds to it: what is too similar before, whatever its distance, is out.
         """
         return tokens[self.similarity[tokens] < max(threshold, 0)]  # modulation takes from what is below 0
 
-    def window(self, tokens: Tensor) -> _Window:
+    def window(self, tokens: np.ndarray) -> _Window:
         """The candidates `tokens` [w], in the order in which they are to be judged."""
-        features, places = self.features[tokens], self.places[tokens]
+        rows = self._rows(tokens)
         return _Window(
-            similarity=self.similarity[tokens].cpu().numpy(),
-            spread=_spread(self.distance[tokens].cpu().numpy(), self.spatial_weight),
-            gram=(features @ features.T).cpu().numpy(),
-            spreads=_spread(places.distances(places).cpu().numpy(), self.spatial_weight),
-            framed=places.frames is not None,
+            similarity=self.similarity[tokens],
+            spread=self.spread[tokens],
+            gram=(rows @ rows.T).cpu().numpy(),
+            spreads=self._places.spread(self._places.squares(tokens, tokens)),
+            framed=self._places.framed,
         )
 
+    def _rows(self, tokens: np.ndarray) -> Tensor:
+        return self._features.index_select(0, torch.from_numpy(tokens).to(self._features.device))
 
-def _spread(distance: np.ndarray, spatial_weight: float) -> np.ndarray:
-    """1 + lambda * distance, infinite where the distance is. Of the smallest distance it is the smallest, exactly."""
-    with np.errstate(invalid="ignore"):  # 0 * infinity
-        return np.where(np.isinf(distance), np.inf, 1 + spatial_weight * distance)
+
+def _redundancy(similarity: np.ndarray, spread: np.ndarray, framed: bool) -> np.ndarray:
+    """Modulated similarity. Where nothing is kept in a token's frame yet, content alone counts."""
+    return similarity * (np.where(np.isinf(spread), 1, spread) if framed else spread)
 
 
 @dataclass
 class _Window:
     """A few candidates, kept up to date among themselves while they are judged.
 
-    similarity: [w], the largest to the kept set; spread: [w], 1 + lambda times the smallest distance to it. gram,
-    spreads: [w, w], the same between each other. framed: whether a spread may be infinite, between frames of a video.
-    On the host, in NumPy: the arrays are so small that what counts is the cost of a call.
+    similarity, spread: [w], to the kept set. gram, spreads: [w, w], the same between each other. framed: whether a
+    spread may be infinite.
     """
 
     similarity: np.ndarray
@@ -134,35 +157,28 @@ class _Window:
         """Positions of the tokens kept, at most `room`, in order of selection.
 
         Between two additions no score changes, so all batches up to the next candidate below the threshold are passed
-        over at once: this costs as many steps as it keeps batches, whatever the batch size.
+        over at once: this costs as many steps as it keeps batches, whatever the batch size. Nothing is kept up to date
+        of candidates that have been judged.
         """
         kept: list[int] = []
+        similarity, spread = self.similarity, self.spread
         start = 0
-        while len(kept) < room and start < len(self.similarity):
-            scores = self._redundancy(start)
+        while len(kept) < room and len(similarity):
+            scores = _redundancy(similarity, spread, self.framed)
             below = scores < threshold
             first = int(below.argmax())
             if not below[first]:
                 break
             first -= first % token_batch
-            batch = slice(first, first + token_batch)
-            added = [start + first + place for place in _accept(scores[batch], below[batch], room - len(kept))]
-            self._add(added)
-            kept += added
-            start += first + token_batch
+            end = first + token_batch
+            added = _accept(scores[first:end], below[first:end], room - len(kept))
+            similarity, spread = similarity[end:], spread[end:]
+            for position in [start + first + place for place in added]:
+                kept.append(position)
+                similarity = np.maximum(similarity, self.gram[position, start + end :])
+                spread = np.minimum(spread, self.spreads[position, start + end :])
+            start += end
         return kept
-
-    def _redundancy(self, start: int) -> np.ndarray:
-        """As _KeptSet.redundancy, for the candidates from `start` on."""
-        spread = self.spread[start:]
-        if self.framed:
-            spread = np.where(np.isinf(spread), 1, spread)
-        return self.similarity[start:] * spread
-
-    def _add(self, positions: list[int]) -> None:
-        for position in positions:
-            np.maximum(self.similarity, self.gram[position], out=self.similarity)
-            np.minimum(self.spread, self.spreads[position], out=self.spread)
 
 
 def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> list[int]:
@@ -192,8 +208,7 @@ def expand(
     stop_when_stuck: end under budget when a round adds nothing, as the released code does. Otherwise exactly
     `budget` tokens are kept. Raises ValueError if that is impossible because the features hold NaN or infinity.
     """
-    kept = _KeptSet(features, places, spatial_weight)
-    kept.add(pivots)
+    kept = _KeptSet(features, places, pivots, spatial_weight)
     rounds = 0
     while kept.size < budget:
         before = kept.size
@@ -206,10 +221,10 @@ def expand(
                 raise ValueError("cannot select visual tokens: their hidden states or keys contain NaN or infinity")
             # Nothing changes until the threshold passes the lowest score: skip the rounds that cannot add anything.
             rounds = max(rounds, int((lowest - threshold) / threshold_step))
-    order = torch.cat(kept.order)
-    nearest = kept.nearest
-    nearest[order] = order  # rounding may make a duplicate look closer to a kept token than the token itself
-    return Expansion(order=order, nearest=nearest, similarity=kept.similarity)
+    order = np.concatenate(kept.order)
+    kept.nearest[order] = order  # rounding may make a duplicate look closer to a kept token than the token itself
+    found = (torch.from_numpy(array).to(features.device) for array in (order, kept.nearest, kept.similarity))
+    return Expansion(*found)
 
 
 def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: int) -> float:
@@ -219,16 +234,16 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
     round ends when its first batch adds nothing needs no rule: that batch has the lowest scores. Returns the lowest
     score at the round's start. Ties are broken by the lowest index.
     """
-    candidates = kept.free.nonzero().squeeze(1)
-    scores, ranking = kept.redundancy(candidates).sort(stable=True)
-    candidates = candidates[ranking]
-    lowest = float(scores[0])
+    candidates = kept.free.nonzero()[0]
+    scores = kept.redundancy(candidates)
+    ranking = scores.argsort(kind="stable")
+    candidates, lowest = candidates[ranking], float(scores[ranking[0]])
     width = math.ceil(WINDOW / token_batch) * token_batch  # whole batches
     while kept.size < budget:
         if token_batch == 1:  # larger batches are of all candidates: who shares one with whom matters
             candidates = kept.possible(candidates, threshold)
-        below = (kept.redundancy(candidates) < threshold).nonzero()
-        if below.numel() == 0:
+        below = (kept.redundancy(candidates) < threshold).nonzero()[0]
+        if not len(below):
             break
         start = int(below[0]) // token_batch * token_batch
         window = candidates[start : start + width]

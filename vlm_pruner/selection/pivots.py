@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vlm_pruner.selection.blocks import row_blocks
+from vlm_pruner.selection.blocks import for_each_row
 
 
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
@@ -14,20 +15,19 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     The first is the key of largest L1 norm; each further one is the key whose nearest pivot is farthest (L2), so
     that min over chosen of ||K_j - K_j'|| is maximal. Ties go to the lowest index.
     """
-    pivots = torch.cat([block.abs().sum(dim=1) for block in row_blocks(keys)]).argmax().reshape(1)
-    nearest = None  # [N], distance to the nearest pivot, kept up to date
+    norms = for_each_row(keys, lambda block: block.abs().sum(dim=1))
+    pivots = [int(norms.cpu().numpy().argmax())]
+    nearest = np.full(len(keys), np.inf)  # [N], distance to the nearest pivot, kept up to date
     for _ in range(1, count):
-        distance = _distances(keys, pivots[-1:])
-        nearest = distance if nearest is None else torch.minimum(nearest, distance)
-        nearest[pivots] = -1.0  # of tokens with equal keys, none is chosen twice
-        pivots = torch.cat([pivots, nearest.argmax().reshape(1)])
-    return pivots
+        np.minimum(nearest, _distances(keys, keys[pivots[-1]]).cpu().numpy(), out=nearest)
+        nearest[pivots] = -1  # of tokens with equal keys, none is chosen twice
+        pivots.append(int(nearest.argmax()))
+    return torch.from_numpy(np.array(pivots)).to(keys.device)
 
 
 def _distances(keys: Tensor, pivot: Tensor) -> Tensor:
-    """[N], L2 distances of `keys` [N, k] to the key of `pivot` [1].
+    """[N], L2 distances of `keys` [N, k] to the key `pivot` [k].
 
     Differences first: a shortcut through inner products cancels when keys share a large common part.
     """
-    centre = keys[pivot]
-    return torch.cat([torch.linalg.vector_norm(block - centre, dim=1) for block in row_blocks(keys)])
+    return for_each_row(keys, lambda block: torch.linalg.vector_norm(block - pivot, dim=1))

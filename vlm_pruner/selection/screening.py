@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from vlm_pruner.selection.blocks import row_blocks
 
@@ -17,7 +17,8 @@ def screen_channels(hidden: Tensor, channels: int) -> Tensor:
     """
     chosen = largest_channels(channel_spread(hidden), channels)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    return normalize(hidden.index_select(1, chosen).to(dtype), dim=1)
+    rows = hidden.index_select(1, chosen).to(dtype)
+    return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12))
 
 
 def channel_spread(hidden: Tensor) -> Tensor:
@@ -26,15 +27,21 @@ def channel_spread(hidden: Tensor) -> Tensor:
     Deviations first, squares afterwards: the sum of squares minus the squared mean would cancel on the few channels
     of a decoder whose mean is a thousand times what they vary by.
     """
-    mean = sum(block.sum(dim=0) for block in row_blocks(hidden)) / hidden.shape[0]
-    return torch.stack([(block - mean).square_().sum(dim=0) for block in row_blocks(hidden)]).sum(dim=0)
+    sums = [block.sum(dim=0) for block in row_blocks(hidden)]
+    mean = _total(sums) / len(hidden)
+    return _total([(block - mean).square_().sum(dim=0) for block in row_blocks(hidden)])
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
 
 
 def largest_channels(spread: Tensor, channels: int) -> Tensor:
     """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], of equal ones the lowest."""
-    count = min(channels, spread.numel())
-    smallest = spread.topk(count).values[-1]
-    chosen = (spread >= smallest).nonzero().squeeze(1)
-    if chosen.numel() != count:  # several channels equal the smallest, or there are NaNs
-        chosen = spread.argsort(descending=True, stable=True)[:count].sort().values
-    return chosen
+    values = spread.cpu().numpy()
+    count = min(channels, len(values))
+    smallest = np.partition(values, -count)[-count]
+    chosen = (values >= smallest).nonzero()[0]
+    if len(chosen) != count:  # several channels equal the smallest, or there are NaNs
+        chosen = np.sort((-values).argsort(kind="stable")[:count])
+    return torch.from_numpy(chosen).to(spread.device)
