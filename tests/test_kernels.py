@@ -23,6 +23,8 @@ from tests.conformance import conformance  # noqa: E402
 from tests.test_selection import golden_configurations, golden_method, picture  # noqa: E402
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
+from vlm_pruner.methods.base import Selection  # noqa: E402
+from vlm_pruner.methods.view import View  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and isinstance(triton.language.sum, triton.JITFunction):  # the variable was read at the import
@@ -105,11 +107,54 @@ def test_several_images_in_one_launch():
     features = torch.stack([selection.screen_channels(hidden, 16) for hidden, _, _ in pictures]).to(DEVICE)
     pivots = torch.stack([selection.choose_pivots(keys, 3) for _, keys, _ in pictures]).to(DEVICE)
     places = torch.stack([layout.coords / layout.diagonal for _, _, layout in pictures]).to(DEVICE)
-    order, nearest, _ = fused.expand_images(features, places, pivots, 11, **settings)
+    grown = fused.expand(features, places, pivots, 11, **settings)
     for image in range(2):
         alone = selection.expand(features[image], places[image], pivots[image], 11, **settings)
-        assert order[image].tolist() == alone.order.tolist()
-        assert nearest[image].tolist() == alone.nearest.tolist()
+        assert grown.order[image].tolist() == alone.order.tolist()
+        assert grown.nearest[image].tolist() == alone.nearest.tolist()
+
+
+def test_the_images_of_a_batch_are_chosen_from_and_merged_together(monkeypatch):
+    """Of different sizes, frames and budgets, in an order that keeps the alike apart."""
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    method = CentrifugalPruner(keep_tokens=8, threshold=0.6, channels=24)
+    sizes = [((5, 6), 9), ((4, 4), 8), ((5, 6), 9), ((5, 6), 11), ((5, 6), 9)]
+    views = []
+    for seed, (grid, budget) in enumerate(sizes):
+        hidden, keys, layout = picture(*grid, seed=seed)
+        if seed == 2:
+            layout = TokenLayout.video(2, 3, 5)
+        views.append(View(hidden.to(DEVICE), keys.to(DEVICE), layout, budget))
+    launches = []
+    select = CentrifugalPruner._select_fused
+    monkeypatch.setattr(
+        CentrifugalPruner, "_select_fused", lambda self, views: launches.append(len(views)) or select(self, views)
+    )
+    together = method.choose_all(iter(views))
+    assert sorted(launches) == [1, 1, 1, 2]
+    merged = method.merge_all((view.hidden, chosen) for view, chosen in zip(views, together, strict=True))
+    for view, chosen, rows in zip(views, together, merged, strict=True):
+        alone = method.choose(view)
+        for part in ("indices", "order", "nearest", "similarity", "pivots"):
+            assert torch.equal(getattr(chosen, part), getattr(alone, part)), part
+        assert torch.equal(rows, method.merge(view.hidden, alone))
+
+
+def test_a_subclass_that_chooses_in_its_own_way_does_so_in_a_batch(monkeypatch):
+    class First(CentrifugalPruner):
+        def choose(self, view):
+            first = torch.arange(view.budget)
+            return Selection(first, first)
+
+        def merge(self, hidden, selection):
+            return hidden[selection.indices]
+
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    hidden, keys, layout = picture(3, 4)
+    method, view = First(keep_tokens=5), View(hidden.to(DEVICE), keys.to(DEVICE), layout, 5)
+    (chosen,) = method.choose_all([view])
+    assert chosen.indices.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(method.merge_all([(view.hidden, chosen)])[0], view.hidden[:5])
 
 
 def test_conformance_kit(monkeypatch):

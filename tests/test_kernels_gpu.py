@@ -28,10 +28,11 @@ def build(kernel, types, constants):
     source = ASTSource(fn=kernel, signature=dict(zip(names, kinds)), constexprs=constants)
     print(kernel.__name__, len(compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
 
-build(aggregation._fold_kernel, "*bf16 *i64 *i64 *i64 *fp32 *bf16 i32 fp32", {"NEGATIVE": False, "BLOCK_D": 1024})
-build(pivots._score_kernel, "*bf16 *i64 *fp32 i32 i32 i32", {"BLOCK_N": 4, "BLOCK_D": 512})
-build(pivots._argmax_kernel, "*fp32 *i64 i32 i32", {"BLOCK_N": 1024})
+build(aggregation._fold_kernel, "*bf16 *i64 *i64 *i64 *fp32 *bf16 i32 i32 fp32", {"NEGATIVE": False, "BLOCK_D": 1024})
+build(pivots._score_kernel, "*bf16 *i64 *fp32 i32 i32 i32 i32", {"BLOCK_N": 4, "BLOCK_D": 512})
+build(pivots._argmax_kernel, "*fp32 *i64 i32 i32 i32", {"BLOCK_N": 1024})
 build(screening._spread_kernel, "*bf16 *fp32 i32 i32", {"BLOCK_N": 64, "BLOCK_D": 32})
+build(screening._unit_kernel, "*bf16 *i64 *fp32 i32 i32 i32", {"BLOCK_N": 8, "BLOCK_Q": 256})
 arrays = "*fp32 *fp32 *i64 *i64 *i64 *fp32 *fp32 *i32 *i32 *i32 *i32"
 sizes = {"B": 1, "W": 64, "BN": 64, "BJ": 256, "BQ": 32, "C": 9}
 build(expansion._expand_kernel, arrays + " i32 i32 i32 i32 *fp64 fp32", sizes)
@@ -51,7 +52,7 @@ def test_every_kernel_compiles_for_an_h200(tmp_path):
     file.write_text(COMPILE)
     done = run(tmp_path, file, TRITON_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.split()) == 10 and all(int(size) > 0 for size in done.stdout.split()[1::2])
+    assert len(done.stdout.split()) == 12 and all(int(size) > 0 for size in done.stdout.split()[1::2])
 
 
 def test_gpu_check_runs_every_section_dry(tmp_path):

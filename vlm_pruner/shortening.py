@@ -108,20 +108,23 @@ def shorten(
     keep = torch.ones(rows, length, dtype=torch.bool, device=hidden.device)
     if visible is not None:
         keep &= visible.to(keep.device)
+    cut = [task for task in tasks if not task.keeps_all]
+    selections = method.choose_all(look(task) for task in cut)
     counts = [length] * rows
-    selections = [None if task.keeps_all else method.choose(look(task)) for task in tasks]
-    for task, selection in zip(tasks, selections, strict=True):
-        if selection is not None:
-            keep[task.row, task.span.rows(keep.device)] = False
-            keep[task.row].index_fill_(0, task.span.positions_of(selection.indices), True)
-            counts[task.row] -= task.span.length - len(selection.indices)
+    for task, selection in zip(cut, selections, strict=True):
+        keep[task.row, task.span.rows(keep.device)] = False
+        keep[task.row].index_fill_(0, task.span.positions_of(selection.indices), True)
+        counts[task.row] -= task.span.length - len(selection.indices)
     packing = Packing.of(keep, counts if visible is None else None)
     short, places = packing.gather(hidden), packing.places(length)
-    for task, selection in zip(tasks, selections, strict=True):
-        if selection is not None:
-            now = places[task.row].index_select(0, task.span.positions_of(selection.indices))
-            short[task.row].index_copy_(0, now, method.merge(rows_of(hidden[task.row], task.span), selection))
-    left = [_carry_on(*pair, layer, places) for pair in zip(tasks, selections, strict=True)]
+    images = (
+        (rows_of(hidden[task.row], task.span), selection) for task, selection in zip(cut, selections, strict=True)
+    )
+    for task, selection, merged in zip(cut, selections, method.merge_all(images), strict=True):
+        now = places[task.row].index_select(0, task.span.positions_of(selection.indices))
+        short[task.row].index_copy_(0, now, merged)
+    chosen = iter(selections)
+    left = [_carry_on(task, None if task.keeps_all else next(chosen), layer, places) for task in tasks]
     return Shortened(short, packing, left)
 
 

@@ -10,13 +10,22 @@ from torch import Tensor
 
 @triton.jit
 def _fold_kernel(
-    hidden, indices, members, starts, similarity, out, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_D: tl.constexpr
+    hidden, indices, members, starts, similarity, out, n, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    """members: tokens sorted by kept token; those of kept token j are at starts[j] to starts[j + 1]."""
+    """Grid (kept tokens, strips of channels, images). hidden: [I, n, d], indices: [I, R], out: [I, R, d].
+
+    members: [I, n], tokens sorted by kept token; those of kept token j are at starts[j] to starts[j + 1], [I, R + 1].
+    """
     j = tl.program_id(0)
+    count = tl.num_programs(0)
+    image = tl.program_id(2).to(tl.int64)
+    hidden += image * n * d
+    members += image * n
+    similarity += image * n
+    starts += image * (count + 1)
     columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = columns < d
-    kept = tl.load(indices + j)
+    kept = tl.load(indices + image * count + j)
     first = tl.load(starts + j)
     last = tl.load(starts + j + 1)
     total = 0.0
@@ -34,7 +43,7 @@ def _fold_kernel(
     own = tl.load(hidden + kept * d + columns, mask=inside, other=0.0)
     folded = self_weight * own.to(tl.float32) + (1 - self_weight) * (summed / tl.maximum(total, least))
     folded = tl.where(total > 0, folded, own.to(tl.float32))
-    tl.store(out + j * d + columns, folded.to(own.dtype), mask=inside)
+    tl.store(out + (image * count + j) * d + columns, folded.to(own.dtype), mask=inside)
 
 
 def fold(
@@ -46,14 +55,18 @@ def fold(
     *,
     negative_weights: bool = False,
 ) -> Tensor:
-    """As `selection.fold`; sums are taken in float32, token after token in ascending order. Has no gradient."""
-    hidden = hidden.contiguous()
-    r, d = indices.numel(), hidden.shape[1]
-    grouped, members = nearest.sort(stable=True)
-    starts = torch.searchsorted(grouped, torch.arange(r + 1, device=hidden.device))
-    out = torch.empty(r, d, dtype=hidden.dtype, device=hidden.device)
+    """[I, R, d], as `selection.fold` of each image: hidden [I, N, d], indices [I, R], nearest, similarity [I, N].
+
+    Sums are taken in float32, token after token in ascending order. Has no gradient.
+    """
+    hidden, indices, similarity = hidden.contiguous(), indices.contiguous(), similarity.contiguous()
+    (images, r), (n, d) = indices.shape, hidden.shape[1:]
+    grouped, members = nearest.sort(dim=1, stable=True)
+    ranks = torch.arange(r + 1, device=hidden.device).expand(images, -1).contiguous()
+    starts = torch.searchsorted(grouped, ranks)
+    out = torch.empty(images, r, d, dtype=hidden.dtype, device=hidden.device)
     block = min(1024, triton.next_power_of_2(d))
-    _fold_kernel[(r, triton.cdiv(d, block))](
-        hidden, indices, members, starts, similarity, out, d, self_weight, NEGATIVE=negative_weights, BLOCK_D=block
+    _fold_kernel[(r, triton.cdiv(d, block), images)](
+        hidden, indices, members, starts, similarity, out, n, d, self_weight, NEGATIVE=negative_weights, BLOCK_D=block
     )
     return out

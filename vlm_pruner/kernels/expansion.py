@@ -185,7 +185,7 @@ def _expand_kernel(
     thresholds, spatial_weight,
     B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BQ: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Grid (C, images). All arrays have one part for each image; see `expand_images`."""
+    """Grid (C, images). All arrays have one part for each image; see `expand`."""
     c = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     features += image * n * q
@@ -266,42 +266,13 @@ def expand(
     token_batch: int,
     spatial_weight: float,
 ) -> Expansion:
-    """As `selection.expand`, always to the full budget, and without an error for NaN: see the module's text."""
-    order, nearest, similarity = expand_images(
-        features[None],
-        places[None],
-        pivots[None],
-        budget,
-        threshold=threshold,
-        threshold_step=threshold_step,
-        token_batch=token_batch,
-        spatial_weight=spatial_weight,
-    )
-    return Expansion(order[0], nearest[0], similarity[0])
+    """As `selection.expand` of each image, in one launch, always to the full budget, and without an error for NaN: see
+    the module's text.
 
-
-def fits(pivots: int, token_batch: int) -> bool:
-    """Whether the kernel can judge these settings: a window must hold the pivots and one batch."""
-    return max(pivots, token_batch) <= WINDOW
-
-
-def expand_images(
-    features: Tensor,
-    places: Tensor,
-    pivots: Tensor,
-    budget: int,
-    *,
-    threshold: float,
-    threshold_step: float,
-    token_batch: int,
-    spatial_weight: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Several images of equal size in one launch: order [I, R], nearest [I, N] and similarity [I, N] of `expand`.
-
-    features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
-    Raises ValueError if a token batch or the pivots do not fit a window.
+    features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P]. Of the Expansion, order
+    is [I, R], nearest and similarity are [I, N]. Raises ValueError if a token batch or the pivots do not fit a window.
     """
-    if not fits(pivots.shape[1], token_batch):
+    if max(pivots.shape[1], token_batch) > WINDOW:
         raise ValueError(
             f"token_batch={token_batch} and {pivots.shape[1]} pivots must both be at most {WINDOW} for the kernel; "
             "set VLM_PRUNER_KERNELS=off"
@@ -326,7 +297,7 @@ def expand_images(
         B=token_batch, W=WINDOW, BN=64, BJ=256, BQ=32, C=programs, num_warps=8,
     )  # fmt: skip
     near.scatter_(1, order, order)  # rounding may make a duplicate look closer to a kept token than the token itself
-    return order, near, sim
+    return Expansion(order, near, sim)
 
 
 def _programs(features: Tensor, images: int, tokens: int) -> int:

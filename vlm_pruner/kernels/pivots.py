@@ -11,8 +11,15 @@ _NO_TOKEN = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _score_kernel(keys, pivots, score, step, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Step 0: L1 norms. Later: distance to the pivot chosen last, the smaller of that and what is in `score`."""
+def _score_kernel(keys, pivots, score, step, count, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Grid (blocks of tokens, images). keys: [I, n, d], pivots: [I, count], score: [I, n].
+
+    Step 0: L1 norms. Later: distance to the pivot chosen last, the smaller of that and what is in `score`.
+    """
+    image = tl.program_id(1).to(tl.int64)
+    keys += image * n * d
+    pivots += image * count
+    score += image * n
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     offsets = rows[:, None].to(tl.int64) * d
     pivot = tl.load(pivots + tl.maximum(step - 1, 0))
@@ -37,8 +44,11 @@ def _score_kernel(keys, pivots, score, step, n, d, BLOCK_N: tl.constexpr, BLOCK_
 
 
 @triton.jit
-def _argmax_kernel(score, pivots, step, n, BLOCK_N: tl.constexpr):
-    """One program. pivots[step] <- the lowest index among the largest of `score` [n]."""
+def _argmax_kernel(score, pivots, step, count, n, BLOCK_N: tl.constexpr):
+    """A program for each image. pivots[image, step] <- the lowest index among the largest of score[image]."""
+    image = tl.program_id(0).to(tl.int64)
+    score += image * n
+    pivots += image * count
     best = -float("inf")
     token = 0
     for start in range(0, n, BLOCK_N):
@@ -52,16 +62,16 @@ def _argmax_kernel(score, pivots, step, n, BLOCK_N: tl.constexpr):
 
 
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
-    """Long [count], as `selection.choose_pivots` of `keys` [N, k]. Ties go to the lowest index.
+    """Long [I, count], as `selection.choose_pivots` of each of `keys` [I, N, k]. Ties go to the lowest index.
 
     A key with NaN or infinity is no error here, where the host does not wait: it is farthest from nothing, and of such
     keys each is chosen once at most.
     """
     keys = keys.contiguous()
-    n, d = keys.shape
-    pivots = torch.zeros(count, dtype=torch.long, device=keys.device)
-    score = torch.empty(n, dtype=torch.float32, device=keys.device)
+    images, n, d = keys.shape
+    pivots = torch.zeros(images, count, dtype=torch.long, device=keys.device)
+    score = torch.empty(images, n, dtype=torch.float32, device=keys.device)
     for step in range(count):
-        _score_kernel[(triton.cdiv(n, 4),)](keys, pivots, score, step, n, d, BLOCK_N=4, BLOCK_D=512)
-        _argmax_kernel[(1,)](score, pivots, step, n, BLOCK_N=1024)
+        _score_kernel[(triton.cdiv(n, 4), images)](keys, pivots, score, step, count, n, d, BLOCK_N=4, BLOCK_D=512)
+        _argmax_kernel[(images,)](score, pivots, step, count, n, BLOCK_N=1024)
     return pivots

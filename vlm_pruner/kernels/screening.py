@@ -1,4 +1,4 @@
-"""Channel screening on the GPU: each program owns a strip of channels and goes through the tokens twice."""
+"""Channel screening on the GPU: a program for each strip of channels, then one for each few tokens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import normalize
 
 
 @triton.jit
 def _spread_kernel(hidden, spread, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Grid (strips of channels, images): goes through the tokens of hidden [I, n, d] twice; spread: [I, d]."""
+    image = tl.program_id(1).to(tl.int64)
+    hidden += image * n * d
     columns = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = columns < d
     total = tl.zeros([BLOCK_D], tl.float32)
@@ -27,17 +29,40 @@ def _spread_kernel(hidden, spread, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.cons
         block = tl.load(hidden + rows[:, None].to(tl.int64) * d + columns[None, :], mask=mask, other=0.0)
         deviation = tl.where(mask, block.to(tl.float32) - mean[None, :], 0.0)
         squares += tl.sum(deviation * deviation, axis=0)
-    tl.store(spread + columns, squares, mask=inside)
+    tl.store(spread + image * d + columns, squares, mask=inside)
+
+
+@triton.jit
+def _unit_kernel(hidden, chosen, unit, n, d, q, BLOCK_N: tl.constexpr, BLOCK_Q: tl.constexpr):
+    """Grid (blocks of tokens, images). unit [I, n, q] <- unit rows of the channels chosen [I, q], hidden: [I, n, d]."""
+    image = tl.program_id(1).to(tl.int64)
+    hidden += image * n * d
+    chosen += image * q
+    unit += image * n * q
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    places = tl.arange(0, BLOCK_Q)
+    mask = (rows < n)[:, None] & (places < q)[None, :]
+    channels = tl.load(chosen + places, mask=places < q, other=0)
+    block = tl.load(hidden + rows[:, None].to(tl.int64) * d + channels[None, :], mask=mask, other=0.0).to(tl.float32)
+    norm = tl.sqrt(tl.sum(block * block, axis=1))
+    block = block / tl.maximum(norm, 1e-12)[:, None]
+    tl.store(unit + rows[:, None].to(tl.int64) * q + places[None, :], block, mask=mask)
 
 
 def screen_channels(hidden: Tensor, channels: int) -> Tensor:
-    """Unit rows [N, q], float32, on the channels of highest variance of `hidden` [N, d]; ties to the lowest index.
+    """Unit rows [I, N, q], float32, on each image's channels of highest variance, of `hidden` [I, N, d].
 
-    The channels come from a stable sort and not from topk, which promises nothing about ties on a GPU.
+    Of equally varying channels the lower index wins: the channels come from a stable sort and not from topk, which
+    promises nothing about ties on a GPU.
     """
     hidden = hidden.contiguous()
-    n, d = hidden.shape
-    spread = torch.empty(d, dtype=torch.float32, device=hidden.device)
-    _spread_kernel[(triton.cdiv(d, 32),)](hidden, spread, n, d, BLOCK_N=64, BLOCK_D=32)
-    chosen = spread.argsort(descending=True, stable=True)[:channels]
-    return normalize(hidden.index_select(1, chosen).float(), dim=1)
+    images, n, d = hidden.shape
+    q = min(channels, d)
+    spread = torch.empty(images, d, dtype=torch.float32, device=hidden.device)
+    _spread_kernel[(triton.cdiv(d, 32), images)](hidden, spread, n, d, BLOCK_N=64, BLOCK_D=32)
+    chosen = spread.argsort(dim=1, descending=True, stable=True)[:, :q].contiguous()
+    unit = torch.empty(images, n, q, dtype=torch.float32, device=hidden.device)
+    width = triton.next_power_of_2(q)
+    height = max(1, 2048 // width)  # tokens for each program: a block of at most 2,048 numbers, unless rows are longer
+    _unit_kernel[(triton.cdiv(n, height), images)](hidden, chosen, unit, n, d, q, BLOCK_N=height, BLOCK_Q=width)
+    return unit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -123,9 +123,17 @@ class Pruner:
         """As `select`, from everything that the method needs."""
         return self.select(view.hidden, view.keys, view.layout, view.budget)
 
+    def choose_all(self, views: Iterable[View]) -> list[Selection]:
+        """As `choose`, for the images of a batch, each by itself. For methods that can work on several at once."""
+        return [self.choose(view) for view in views]
+
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows as they are."""
         return hidden[selection.indices]
+
+    def merge_all(self, images: Iterable[tuple[Tensor, Selection]]) -> list[Tensor]:
+        """As `merge`, for the images of a batch."""
+        return [self.merge(hidden, selection) for hidden, selection in images]
 
     def config(self) -> dict[str, Any]:
         """The method's fields, ready for JSON."""

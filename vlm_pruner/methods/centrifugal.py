@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from types import ModuleType
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +15,11 @@ from vlm_pruner import selection as torch_path
 from vlm_pruner.errors import PruningError
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.view import View
+
+Merge = tuple[Tensor, Selection]  # an image's hidden states [N, d], and what to keep of it
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 @register("vlm-pruner")
@@ -88,35 +92,62 @@ class CentrifugalPruner(Pruner):
         Raises PruningError if sizes disagree or `budget` is not between min(pivots, N) and N.
         """
         self._check_sizes(hidden, keys, layout, budget)
-        assert self.token_batch is not None
-        fused = self._kernels(hidden)
-        features = (fused or torch_path).screen_channels(hidden, self.channels)
+        if self._fused(hidden):
+            return self._select_fused([View(hidden, keys, layout, budget)])[0]
+        features = torch_path.screen_channels(hidden, self.channels)
         pivots = self._choose_pivots(keys, min(self.pivots, budget))
         places = layout.places(features)
-        # The kernel always goes on to the full budget.
-        expand = fused.expand if fused else partial(torch_path.expand, stop_when_stuck=self.released)
-        grown = expand(
-            features,
-            places,
-            pivots,
-            budget,
-            threshold=self.threshold,
-            threshold_step=self.threshold_step,
-            token_batch=self.token_batch,
-            spatial_weight=self.spatial_weight,
-        )
+        grown = torch_path.expand(features, places, pivots, budget, stop_when_stuck=self.released, **self._criterion())
         indices = grown.order.sort().values
         nearest = torch.searchsorted(indices, grown.nearest)
         return Selection(indices, grown.order, nearest, grown.similarity, pivots)
 
-    def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
-        """Tokens to start from, long [count]. Ablations start elsewhere."""
-        return (self._kernels(keys) or torch_path).choose_pivots(keys, count)
+    def choose_all(self, views: Iterable[View]) -> list[Selection]:
+        """See Pruner.choose_all. The GPU kernels work on all images of one size and budget at once.
 
-    def _kernels(self, hidden: Tensor) -> ModuleType | None:
-        """The GPU kernels, if they are to be used and can be: they keep exactly the budget, and work in float32."""
+        Not for a subclass that chooses one image in a way of its own.
+        """
+
+        own = type(self).choose is Pruner.choose and type(self).select is CentrifugalPruner.select
+
+        def kind(view: View) -> Hashable:
+            shapes = view.hidden.shape, view.keys.shape, view.layout.coords.shape
+            return (*shapes, view.budget) if own and self._fused(view.hidden) else None
+
+        return _in_groups(views, kind, together=self._select_fused, alone=self.choose)
+
+    @torch.no_grad()
+    def _select_fused(self, views: list[View]) -> list[Selection]:
+        """By the kernels, which keep exactly the budget. All views are of the same sizes."""
+        fused, budget = kernels.load(), views[0].budget
+        for view in views:
+            self._check_sizes(view.hidden, view.keys, view.layout, view.budget)
+        features = fused.screen_channels(_stack([view.hidden for view in views]), self.channels)
+        pivots = self._choose_pivots(_stack([view.keys for view in views]), min(self.pivots, budget))
+        places = _stack([view.layout.places(features) for view in views])
+        grown = fused.expand(features, places, pivots, budget, **self._criterion())
+        indices = grown.order.sort(dim=1).values
+        nearest = torch.searchsorted(indices, grown.nearest)
+        found = zip(indices, grown.order, nearest, grown.similarity, pivots, strict=True)
+        return [Selection(*parts) for parts in found]
+
+    def _criterion(self) -> dict[str, Any]:
+        """What decides whether a token joins."""
+        names = ("threshold", "threshold_step", "token_batch", "spatial_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
+        """Tokens to start from: long [count] of keys [N, k], or [I, count] of keys [I, N, k], for the GPU kernels.
+
+        Ablations start elsewhere.
+        """
+        pivots: Tensor = (torch_path if keys.ndim == 2 else kernels.load()).choose_pivots(keys, count)
+        return pivots
+
+    def _fused(self, hidden: Tensor) -> bool:
+        """Whether the GPU kernels are to be used and can be: they keep exactly the budget, and work in float32."""
         possible = not self.released and hidden.dtype != torch.float64 and max(self.pivots, self.token_batch or 1) <= 64
-        return kernels.load() if possible and kernels.wanted(hidden) else None
+        return possible and kernels.wanted(hidden)
 
     def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
         n = hidden.shape[0]
@@ -135,10 +166,10 @@ class CentrifugalPruner(Pruner):
         """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
         if self.self_weight == 1:
             return hidden[selection.indices]
+        if self._fused_merge(hidden):
+            return self._merge_fused([(hidden, selection)])[0]
         assert selection.nearest is not None and selection.similarity is not None
-        needs_gradient = torch.is_grad_enabled() and hidden.requires_grad  # which the kernels do not give
-        source = (None if needs_gradient else self._kernels(hidden)) or torch_path
-        return source.fold(
+        return torch_path.fold(
             hidden,
             selection.indices,
             selection.nearest,
@@ -146,3 +177,51 @@ class CentrifugalPruner(Pruner):
             self.self_weight,
             negative_weights=self.released,
         )
+
+    def merge_all(self, images: Iterable[Merge]) -> list[Tensor]:
+        """See Pruner.merge_all, and `choose_all`."""
+
+        own = type(self).merge is CentrifugalPruner.merge
+
+        def kind(image: Merge) -> Hashable:
+            hidden, selection = image
+            return (hidden.shape, selection.indices.shape) if own and self._fused_merge(hidden) else None
+
+        return _in_groups(images, kind, together=self._merge_fused, alone=lambda image: self.merge(*image))
+
+    def _merge_fused(self, images: list[Merge]) -> list[Tensor]:
+        """By the kernels. All images are of the same sizes."""
+        choices = [selection for _, selection in images]
+        parts = ([getattr(choice, name) for choice in choices] for name in ("indices", "nearest", "similarity"))
+        hidden = _stack([hidden for hidden, _ in images])
+        return list(kernels.load().fold(hidden, *map(_stack, parts), self.self_weight))
+
+    def _fused_merge(self, hidden: Tensor) -> bool:
+        needs_gradient = torch.is_grad_enabled() and hidden.requires_grad  # which the kernels do not give
+        return self.self_weight != 1 and not needs_gradient and self._fused(hidden)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """[I, ...]. A single one is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _in_groups(
+    items: Iterable[_In],
+    kind: Callable[[_In], Hashable],
+    *,
+    together: Callable[[list[_In]], list[_Out]],
+    alone: Callable[[_In], _Out],
+) -> list[_Out]:
+    """In the order of `items`: what `together` makes of all those of a kind, and `alone` of each that has none."""
+    found: dict[int, _Out] = {}
+    groups: dict[Hashable, dict[int, _In]] = {}
+    for number, item in enumerate(items):
+        its_kind = kind(item)
+        if its_kind is None:
+            found[number] = alone(item)
+        else:
+            groups.setdefault(its_kind, {})[number] = item
+    for group in groups.values():
+        found |= zip(group, together(list(group.values())), strict=True)
+    return [found[number] for number in sorted(found)]

@@ -16,8 +16,8 @@ from vlm_pruner.selection.ranking import largest
 
 
 def largest_keys(keys: Tensor, count: int) -> Tensor:
-    """The `count` tokens of largest L1 norm of `keys` [N, k], in descending order."""
-    return largest(keys.abs().sum(dim=1), count)
+    """Indices [..., count] of the tokens of largest L1 norm of `keys` [..., N, k], in descending order."""
+    return largest(keys.abs().sum(dim=-1), count)
 
 
 def farthest_from_pivots(hidden: Tensor, pivots: Tensor, taken: Tensor, shares: list[int]) -> Tensor:

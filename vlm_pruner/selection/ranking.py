@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
-    """Indices [count] of the largest of `scores` [N], in descending order."""
-    return scores.argsort(descending=True, stable=True)[:count]
+    """Indices [..., count] of the largest of `scores` [..., N], in descending order."""
+    return scores.argsort(descending=True, stable=True)[..., :count]
