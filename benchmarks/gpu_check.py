@@ -32,13 +32,16 @@ from torch import Tensor
 
 import vlm_pruner as vp
 from benchmarks.selection_speed import picture
-from vlm_pruner import CentrifugalPruner, TokenLayout, kernels
+from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, shortening
 from vlm_pruner.bench import models
 from vlm_pruner.bench.arms import Arm
 from vlm_pruner.bench.speed import run_once
 from vlm_pruner.bench.workload import make_workload
 from vlm_pruner.errors import PruningError
+from vlm_pruner.layout import VisualSpan
+from vlm_pruner.methods.view import View
 from vlm_pruner.provenance import environment
+from vlm_pruner.shortening import Task, shorten
 
 SECONDS = 420  # no section starts later, so that the whole stays under 8 minutes
 KIT = Path(__file__).resolve().parents[2] / "shared" / "conformance"
@@ -180,17 +183,57 @@ def example(plan: Plan, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> t
     return CentrifugalPruner(keep_tokens=keep), (states.to(plan.device, dtype), keys.to(plan.device, dtype), layout)
 
 
+def together(plan: Plan) -> Iterator[Check]:
+    """Images of a batch, chosen from and merged in one launch each: the same as one by one, bit by bit."""
+    method, images = _batch(plan, 3)
+    pairs = zip(*choose_batch(method, images), images, strict=True)
+    same = [
+        order.equal(alone) and rows.equal(merged)
+        for order, rows, image in pairs
+        for alone, merged in [choose(method, *image)]
+    ]
+    yield Check("images of a batch: the same together as alone", sum(same) / len(same), "", 1, True, f"{len(same)}")
+
+
+def _batch(plan: Plan, images: int) -> tuple[CentrifugalPruner, list[tuple[Tensor, Tensor, TokenLayout]]]:
+    examples = [example(plan, seed) for seed in range(images)]
+    return examples[0][0], [inputs for _, inputs in examples]
+
+
+def choose_batch(
+    method: CentrifugalPruner, images: list[tuple[Tensor, Tensor, TokenLayout]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Orders and merged rows of all images."""
+    assert method.keep_tokens is not None
+    with kernels_set("on"):
+        selections = method.choose_all(View(*image, method.keep_tokens) for image in images)
+        rows = method.merge_all((image[0], chosen) for image, chosen in zip(images, selections, strict=True))
+    return [chosen.order for chosen in selections], rows
+
+
 def no_wait(plan: Plan) -> Iterator[Check]:
-    """Nothing between the inputs and the merged rows makes the host wait for the device: torch would raise."""
-    method, inputs = example(plan)
-    choose(method, *inputs)
+    """Nothing between a layer's output and the short sequence makes the host wait for the device: torch would raise."""
+    method, images = _batch(plan, 2)
+    text = images[0][0][:5]
+    hidden = torch.stack([torch.cat([text, states, text]) for states, _, _ in images])
+    spans = [[VisualSpan(len(text), len(layout), layout)] for _, _, layout in images]
+
+    def look(task: Task) -> View:
+        states, keys, layout = images[task.row]
+        return View(states, keys, layout, task.budget)
+
+    def run() -> None:
+        with kernels_set("on"):
+            shorten(hidden, None, shortening.plan(spans, method, "round", 8), method, 2, look)
+
+    run()
     if plan.dry:
         yield Check("the host never waits", None, note="nothing to wait for on a CPU")
         return
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        choose(method, *inputs)
+        run()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     yield Check("the host never waits", 1, "", 1, True)
@@ -274,6 +317,15 @@ def selection(plan: Plan) -> Iterator[Check]:
             yield _median(title + ", graph", milliseconds(captured.replay, plan, 50), None)
 
 
+def selection_in_batches(plan: Plan) -> Iterator[Check]:
+    """The same for several images at once, by the time that one image takes."""
+    method, images = _batch(plan, 2 if plan.dry else 8)
+    alone = statistics.median(milliseconds(lambda: choose_batch(method, images[:1]), plan, 50))
+    times = milliseconds(lambda: choose_batch(method, images), plan, 50)
+    yield _median(f"selection + SWA, {len(images)} images at once", times, None)
+    yield Check("... in times of one image", statistics.median(times) / alone, "x")
+
+
 def _median(title: str, times: list[float], bar: float | None) -> Check:
     note = f"min {times[0]:.3f}, p95 {times[int(0.95 * len(times))]:.3f}"
     return Check(title, statistics.median(times), "ms", bar, False, note)
@@ -323,7 +375,7 @@ def _speedup(title: str, dense: list[float], pruned: list[float], bar: float | N
     return Check(title, statistics.median(dense) / statistics.median(pruned), "x", bar, True, note)
 
 
-SECTIONS = (agreement, goldens, no_wait, graph, compiled, selection, llava, llava_next)
+SECTIONS = (agreement, goldens, together, no_wait, graph, compiled, selection, selection_in_batches, llava, llava_next)
 
 
 def run_section(section: Callable[[Plan], Iterator[Check]], plan: Plan) -> Iterator[Check]:

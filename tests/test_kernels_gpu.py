@@ -62,7 +62,17 @@ def test_gpu_check_runs_every_section_dry(tmp_path):
     record = json.loads(out.read_text())
     assert record["dry_run"] and record["failed"] == 0
     names = " ".join(check["name"] for check in record["checks"])
-    for part in ("as on the CPU", "goldens", "never waits", "CUDA graph", "compile", "selection + SWA", "prefill"):
+    for part in (
+        "as on the CPU",
+        "goldens",
+        "together as alone",
+        "never waits",
+        "CUDA graph",
+        "compile",
+        "selection + SWA",
+        "at once",
+        "prefill",
+    ):
         assert part in names
 
 
