@@ -84,6 +84,16 @@ def test_equal_tokens_come_by_index(monkeypatch):
     assert fused.order.tolist() == list(range(6))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5, 32])
+def test_channels_that_vary_alike_come_by_index(monkeypatch, channels):
+    """Twice the same sixteen channels, and some that do not vary: what is screened must be the lowest of the alike."""
+    hidden = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
+    hidden[:, 5:9] = 1.0
+    hidden = torch.cat([hidden, hidden], dim=1)
+    rows = kernels.load().screen_channels(hidden[None].to(DEVICE), channels)[0]
+    torch.testing.assert_close(rows.cpu(), selection.screen_channels(hidden, channels))
+
+
 def test_no_number_at_all_ends_and_keeps_the_budget(monkeypatch):
     hidden, keys, layout = picture(4, 5)
     monkeypatch.setenv(kernels.VARIABLE, "on")
@@ -91,6 +101,7 @@ def test_no_number_at_all_ends_and_keeps_the_budget(monkeypatch):
         torch.full_like(hidden, torch.nan).to(DEVICE), torch.full_like(keys, torch.nan).to(DEVICE), layout, 9
     )
     assert len(set(chosen.indices.tolist())) == 9
+    assert chosen.nearest.min() >= 0 and chosen.nearest.max() < 9
 
 
 def test_nan_ends_and_keeps_the_budget(monkeypatch):
@@ -99,6 +110,7 @@ def test_nan_ends_and_keeps_the_budget(monkeypatch):
     monkeypatch.setenv(kernels.VARIABLE, "on")
     chosen = CentrifugalPruner(keep_tokens=9).select(hidden.to(DEVICE), keys.to(DEVICE), layout, 9)
     assert len(set(chosen.indices.tolist())) == 9 and chosen.indices.min() >= 0 and chosen.indices.max() < 20
+    assert chosen.nearest.min() >= 0 and chosen.nearest.max() < 9
 
 
 def test_several_images_in_one_launch():
@@ -107,11 +119,12 @@ def test_several_images_in_one_launch():
     features = torch.stack([selection.screen_channels(hidden, 16) for hidden, _, _ in pictures]).to(DEVICE)
     pivots = torch.stack([selection.choose_pivots(keys, 3) for _, keys, _ in pictures]).to(DEVICE)
     places = torch.stack([layout.coords / layout.diagonal for _, _, layout in pictures]).to(DEVICE)
-    grown = fused.expand(features, places, pivots, 11, **settings)
+    indices, order, nearest, _ = fused.expand(features, places, pivots, 11, **settings)
     for image in range(2):
         alone = selection.expand(features[image], places[image], pivots[image], 11, **settings)
-        assert grown.order[image].tolist() == alone.order.tolist()
-        assert grown.nearest[image].tolist() == alone.nearest.tolist()
+        assert order[image].tolist() == alone.order.tolist()
+        assert indices[image].tolist() == sorted(alone.order.tolist())
+        assert indices[image][nearest[image]].tolist() == alone.nearest.tolist()
 
 
 def test_the_images_of_a_batch_are_chosen_from_and_merged_together(monkeypatch):

@@ -10,35 +10,38 @@ from torch import Tensor
 
 @triton.jit
 def _fold_kernel(
-    hidden, indices, members, starts, similarity, out, n, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    hidden, indices, nearest, similarity, out, n, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr
+):  # fmt: skip
     """Grid (kept tokens, strips of channels, images). hidden: [I, n, d], indices: [I, R], out: [I, R, d].
 
-    members: [I, n], tokens sorted by kept token; those of kept token j are at starts[j] to starts[j + 1], [I, R + 1].
+    Each program looks through all of nearest [I, n] for its tokens: little beside their rows, and no sort is needed.
     """
     j = tl.program_id(0)
     count = tl.num_programs(0)
     image = tl.program_id(2).to(tl.int64)
     hidden += image * n * d
-    members += image * n
+    nearest += image * n
     similarity += image * n
-    starts += image * (count + 1)
     columns = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = columns < d
     kept = tl.load(indices + image * count + j)
-    first = tl.load(starts + j)
-    last = tl.load(starts + j + 1)
     total = 0.0
     summed = tl.zeros([BLOCK_D], tl.float32)
-    for place in range(first, last):
-        token = tl.load(members + place)
-        weight = tl.load(similarity + token).to(tl.float32)
-        if not NEGATIVE:
-            weight = tl.maximum(weight, 0.0)
-        weight = tl.where(token == kept, 0.0, weight)
-        row = tl.load(hidden + token * d + columns, mask=inside, other=0.0).to(tl.float32)
-        total += weight
-        summed += weight * row
+    for start in range(0, n, BLOCK_N):
+        tokens = start + tl.arange(0, BLOCK_N)
+        mine = (tl.load(nearest + tokens, mask=tokens < n, other=-1) == j) & (tokens != kept)
+        left = tl.sum(mine.to(tl.int32), axis=0)
+        while left > 0:
+            token = tl.min(tl.where(mine, tokens, n), axis=0)
+            mine = mine & (tokens != token)
+            left -= 1
+            weight = tl.load(similarity + token).to(tl.float32)
+            if not NEGATIVE:
+                weight = tl.maximum(weight, 0.0)
+            row = tl.load(hidden + token.to(tl.int64) * d + columns, mask=inside, other=0.0).to(tl.float32)
+            total += weight
+            summed += weight * row
     least = 1e-8 if NEGATIVE else 1.1754944e-38
     own = tl.load(hidden + kept * d + columns, mask=inside, other=0.0)
     folded = self_weight * own.to(tl.float32) + (1 - self_weight) * (summed / tl.maximum(total, least))
@@ -59,14 +62,13 @@ def fold(
 
     Sums are taken in float32, token after token in ascending order. Has no gradient.
     """
-    hidden, indices, similarity = hidden.contiguous(), indices.contiguous(), similarity.contiguous()
+    hidden, indices = hidden.contiguous(), indices.contiguous()
+    nearest, similarity = nearest.contiguous(), similarity.contiguous()
     (images, r), (n, d) = indices.shape, hidden.shape[1:]
-    grouped, members = nearest.sort(dim=1, stable=True)
-    ranks = torch.arange(r + 1, device=hidden.device).expand(images, -1).contiguous()
-    starts = torch.searchsorted(grouped, ranks)
     out = torch.empty(images, r, d, dtype=hidden.dtype, device=hidden.device)
     block = min(1024, triton.next_power_of_2(d))
     _fold_kernel[(r, triton.cdiv(d, block), images)](
-        hidden, indices, members, starts, similarity, out, n, d, self_weight, NEGATIVE=negative_weights, BLOCK_D=block
-    )
+        hidden, indices, nearest, similarity, out, n, d, self_weight, NEGATIVE=negative_weights, BLOCK_N=256,
+        BLOCK_D=block,
+    )  # fmt: skip
     return out

@@ -3,13 +3,8 @@
 Each image has C programs. Program c owns every C-th block of tokens: it alone writes their running similarity,
 distance and nearest kept token. Everything else (which candidate is next, what a window keeps) every program works
 out for itself from the same memory, so that all take the same branches and none has to tell another. Programs meet at
-a barrier before shared memory is written and after. Ties are broken by the lowest index: ranks order by (score, index).
-
-Why the barrier cannot deadlock: programs that wait need all C of their image to run. The grid never has more programs
-than the GPU has multiprocessors (`_programs`), each fits on one, and kernels of other streams end without waiting for
-this one: so every program gets a place at some time, and none gives its place up. Triton's interpreter runs programs
-one after the other and could not pass a barrier: there C is 1. What it does not test is therefore the barrier itself,
-the visibility of one program's writes to another, and the split of tokens among programs.
+a barrier (`barrier.py`) before shared memory is written and after. Ties are broken by the lowest index: ranks order by
+(score, index).
 
 Nothing of the result is known on the host until it is read, so there is no error for NaN as on the CPU: a token whose
 score is NaN ranks last, and exactly `budget` tokens are kept whatever the features hold.
@@ -17,30 +12,18 @@ score is NaN ranks last, and exactly `budget` tokens are kept whatever the featu
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vlm_pruner.selection.expansion import Expansion
+from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
 
 WINDOW = 64  # candidates judged before all tokens see what was kept; largest token batch and number of pivots
 _LAST = tl.constexpr(3.0e38)  # score of a token that cannot be judged
 _NONE = tl.constexpr(2**30)  # larger than any rank
 _INFINITY = tl.constexpr(float("inf"))
-
-
-@triton.jit
-def _barrier(counter, passed, C: tl.constexpr):
-    """Waits for all C programs of the image. Returns how many barriers have been passed; `counter` counts arrivals."""
-    passed += 1
-    if C > 1:
-        tl.debug_barrier()  # all threads of this program have written
-        tl.atomic_add(counter, 1, sem="acq_rel", scope="gpu")
-        while tl.atomic_add(counter, 0, sem="acq_rel", scope="gpu") < passed * C:
-            pass
-        tl.debug_barrier()
-    return passed
 
 
 @triton.jit
@@ -89,10 +72,10 @@ def _apart(places, rows, row_mask, columns, column_mask):
 
 @triton.jit
 def _show(
-    features, places, sim, dist, near, free, order, tokens, slot, c, n, q, BN: tl.constexpr, BQ: tl.constexpr,
-    W: tl.constexpr, C: tl.constexpr
+    features, places, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, BN: tl.constexpr,
+    BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    """Keep the tokens with a slot >= 0, as the slot-th: update this program's own tokens."""
+    """Keep the tokens with a slot >= 0, as the slot-th: update this program's own tokens. FIRST: no others are kept."""
     kept = slot >= 0
     for block in range(c, tl.cdiv(n, BN), C):
         rows = block * BN + tl.arange(0, BN)
@@ -101,15 +84,25 @@ def _show(
         product = tl.where(kept[None, :], product, -_INFINITY)
         best = tl.max(product, axis=1)
         first = tl.min(tl.where((product == best[:, None]) & kept[None, :], slot[None, :], _NONE), axis=1)
+        first = tl.where(first < _NONE, first, 0)  # NaN is like none: the first pivot then
         token = tl.sum(tl.where(slot[None, :] == first[:, None], tokens[None, :], 0), axis=1)
         apart = tl.where(kept[None, :], _apart(places, rows, inside, tokens, kept), _INFINITY)
-        before = tl.load(sim + rows, mask=inside, other=0.0, cache_modifier=".cg")
-        tl.store(near + rows, token.to(tl.int64), mask=inside & (best > before))
-        tl.store(sim + rows, tl.maximum(before, best), mask=inside)
-        distance = tl.load(dist + rows, mask=inside, other=0.0, cache_modifier=".cg")
-        tl.store(dist + rows, tl.minimum(distance, tl.min(apart, axis=1)), mask=inside)
+        distance = tl.min(apart, axis=1)
+        if FIRST:
+            chosen = tl.sum(((rows[:, None] == tokens[None, :]) & kept[None, :]).to(tl.int32), axis=1)
+            tl.store(free + rows, 1 - chosen, mask=inside)
+            closer = inside
+        else:
+            before = tl.load(sim + rows, mask=inside, other=0.0, cache_modifier=".cg")
+            closer = inside & (best > before)
+            best = tl.maximum(before, best)
+            distance = tl.minimum(distance, tl.load(dist + rows, mask=inside, other=0.0, cache_modifier=".cg"))
+        tl.store(near + rows, token, mask=closer)
+        tl.store(sim + rows, best, mask=inside)
+        tl.store(dist + rows, distance, mask=inside)
     if c == 0:
-        tl.store(free + tokens, tl.zeros([W], tl.int32), mask=kept)
+        if not FIRST:
+            tl.store(free + tokens, tl.zeros([W], tl.int32), mask=kept)
         tl.store(order + slot, tokens.to(tl.int64), mask=kept)
 
 
@@ -180,61 +173,97 @@ def _judge(
 
 
 @triton.jit
+def _finish(
+    free, near, rank, indices, nearest, counter, passed, c, n, BN: tl.constexpr, BJ: tl.constexpr, C: tl.constexpr
+):
+    """indices <- the kept tokens, ascending; nearest <- for each token the position there of its kept token.
+
+    A kept token's is itself: rounding may make a duplicate look closer to another kept token.
+    """
+    for block in range(c, tl.cdiv(n, BN), C):
+        rows = block * BN + tl.arange(0, BN)
+        kept = (rows < n) & (tl.load(free + rows, mask=rows < n, other=1, cache_modifier=".cg") == 0)
+        before = c * 0
+        for start in range(0, block * BN, BJ):
+            others = start + tl.arange(0, BJ)
+            there = others < block * BN
+            before += tl.sum(
+                (tl.load(free + others, mask=there, other=1, cache_modifier=".cg") == 0).to(tl.int32), axis=0
+            )
+        place = before + tl.cumsum(kept.to(tl.int32), axis=0) - 1
+        tl.store(rank + rows, place, mask=kept)
+        tl.store(indices + place, rows.to(tl.int64), mask=kept)
+    passed = wait_for_all(counter, passed, C)
+    for block in range(c, tl.cdiv(n, BN), C):
+        rows = block * BN + tl.arange(0, BN)
+        taken = tl.load(free + rows, mask=rows < n, other=1, cache_modifier=".cg") == 0
+        token = tl.where(taken, rows, tl.load(near + rows, mask=rows < n, other=0, cache_modifier=".cg"))
+        place = tl.load(rank + token, mask=rows < n, other=0, cache_modifier=".cg")
+        tl.store(nearest + rows, place.to(tl.int64), mask=rows < n)
+
+
+@triton.jit
 def _expand_kernel(
-    features, places, pivots, order, near, sim, dist, free, rank, ranked, counters, n, q, count, budget,
-    thresholds, spatial_weight,
-    B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BQ: tl.constexpr, C: tl.constexpr,
+    features, places, pivots, order, indices, nearest, sim, dist, near, free, rank, ranked, counter, n, q, count,
+    budget, threshold, threshold_rest, step, step_rest, spatial_weight,
+    B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BS: tl.constexpr, BQ: tl.constexpr,
+    C: tl.constexpr,
 ):  # fmt: skip
-    """Grid (C, images). All arrays have one part for each image; see `expand`."""
+    """Grid (C, images). All arrays have one part for each image; see `expand`. BJ, BS: tokens looked at in one go.
+
+    An argument is rounded to float32, and rounds are counted in float64: what rounding takes away comes by itself.
+    """
     c = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     features += image * n * q
     places += image * n * 3
     pivots += image * count
     order += image * budget
+    indices += image * budget
+    nearest += image * n
     near += image * n
     sim += image * n
     dist += image * n
     free += image * n
     rank += image * n
     ranked += image * n
-    counter = counters + image
-    threshold = tl.load(thresholds)  # float64: an argument would be rounded to float32 before rounds are added
-    step = tl.load(thresholds + 1)
+    counter += image
+    start_tau = tl.cast(threshold, tl.float64) + tl.cast(threshold_rest, tl.float64)
+    rise = tl.cast(step, tl.float64) + tl.cast(step_rest, tl.float64)
 
     place = tl.arange(0, W)
     width = W // B * B  # whole batches
     slot = tl.where(place < count, place, -1)
     tokens = tl.load(pivots + place, mask=place < count, other=0).to(tl.int32)
-    _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, BN, BQ, W, C)
-    passed = _barrier(counter, 0, C)
+    _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, True, BN, BQ, W, C)
+    passed = wait_for_all(counter, 0, C)
 
     size = count + 0
     before = count + 0
     rounds = 0
     start = 0
-    lowest = threshold.to(tl.float32)
+    lowest = start_tau.to(tl.float32)
     fresh = True  # a round begins
-    tau = threshold.to(tl.float32)
+    tau = start_tau.to(tl.float32)
     steps = 4 * budget + 8  # a window keeps a token, a round has one look in vain: never reached
     while (size < budget) & (steps > 0):
         steps -= 1
         if fresh:
             _rank(sim, dist, free, rank, ranked, c, n, spatial_weight, BN, BJ, C)
-            passed = _barrier(counter, passed, C)
+            passed = wait_for_all(counter, passed, C)
             leader = tl.load(ranked, cache_modifier=".cg")
             lowest = _score(sim, dist, leader, leader >= 0, spatial_weight)
-            tau = (threshold + rounds * step).to(tl.float32)
+            tau = (start_tau + rounds * rise).to(tl.float32)
             if lowest >= _LAST:  # only tokens that cannot be judged are left
                 tau = _INFINITY
             start = 0
             before = size
             fresh = False
-        found = _next(sim, dist, free, rank, start, tau, n, spatial_weight, BJ)
+        found = _next(sim, dist, free, rank, start, tau, n, spatial_weight, BS)
         if found == _NONE:
             rounds += 1
             if (size == before) & (lowest < _LAST):  # skip the rounds that cannot add anything
-                skipped = tl.minimum((lowest.to(tl.float64) - threshold) / step, 1.0e9)
+                skipped = tl.minimum((lowest.to(tl.float64) - start_tau) / rise, 1.0e9)
                 rounds = tl.maximum(rounds, skipped.to(tl.int32))
             fresh = True
         else:
@@ -249,10 +278,11 @@ def _expand_kernel(
                 similarity, distance, gram, apart, valid, tau, size, budget, spatial_weight, B, W
             )  # fmt: skip
             start += width
-        passed = _barrier(counter, passed, C)  # everyone has read
+        passed = wait_for_all(counter, passed, C)  # everyone has read
         if not fresh:
-            _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, BN, BQ, W, C)
-        passed = _barrier(counter, passed, C)  # everyone has written
+            _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, False, BN, BQ, W, C)
+        passed = wait_for_all(counter, passed, C)  # everyone has written
+    _finish(free, near, rank, indices, nearest, counter, passed, c, n, BN, BS, C)
 
 
 def expand(
@@ -265,12 +295,12 @@ def expand(
     threshold_step: float,
     token_batch: int,
     spatial_weight: float,
-) -> Expansion:
-    """As `selection.expand` of each image, in one launch, always to the full budget, and without an error for NaN: see
-    the module's text.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each image what a Selection holds: indices and order [I, R], nearest and similarity [I, N].
 
-    features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P]. Of the Expansion, order
-    is [I, R], nearest and similarity are [I, N]. Raises ValueError if a token batch or the pivots do not fit a window.
+    As `selection.expand`, always to the full budget, and without an error for NaN: see the module's text.
+    features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
+    Raises ValueError if a token batch or the pivots do not fit a window.
     """
     if max(pivots.shape[1], token_batch) > WINDOW:
         raise ValueError(
@@ -278,31 +308,24 @@ def expand(
             "set VLM_PRUNER_KERNELS=off"
         )
     images, n, q = features.shape
-    features = features.float().contiguous()
     if places.shape[2] == 2:
         places = torch.nn.functional.pad(places, (1, 0))
-    floats = torch.empty(2, images, n, device=features.device)
-    sim, dist = floats[0].fill_(-torch.inf), floats[1].fill_(torch.inf)
-    free = torch.ones(images, n, dtype=torch.int32, device=features.device)
-    rank, ranked = torch.zeros(2, images, n, dtype=torch.int32, device=features.device)
-    near = torch.zeros(images, n, dtype=torch.long, device=features.device)
-    order = torch.zeros(images, budget, dtype=torch.long, device=features.device)
-    counters = torch.zeros(images, dtype=torch.int32, device=features.device)
-    thresholds = torch.full((2,), threshold, dtype=torch.float64, device=features.device)
-    thresholds[1:].fill_(threshold_step)  # filled on the device: a copy from the host could not be captured
-    programs = _programs(features, images, n)
-    _expand_kernel[(programs, images)](
-        features, places.float().contiguous(), pivots.contiguous(), order, near, sim, dist, free, rank, ranked,
-        counters, n, q, pivots.shape[1], budget, thresholds, spatial_weight,
-        B=token_batch, W=WINDOW, BN=64, BJ=256, BQ=32, C=programs, num_warps=8,
+    device = features.device
+    order, indices = torch.empty(2, images, budget, dtype=torch.long, device=device)
+    nearest = torch.empty(images, n, dtype=torch.long, device=device)
+    sim, dist = torch.empty(2, images, n, device=device)
+    near, free, rank, ranked = torch.empty(4, images, n, dtype=torch.int32, device=device)
+    each = programs(features, images, triton.cdiv(n, 64))
+    _expand_kernel[(each, images)](
+        features.float().contiguous(), places.float().contiguous(), pivots.contiguous(), order, indices, nearest, sim,
+        dist, near, free, rank, ranked, counters(features, images), n, q, pivots.shape[1], budget, *_parts(threshold),
+        *_parts(threshold_step), spatial_weight, B=token_batch, W=WINDOW, BN=64, BJ=256,
+        BS=min(1024, triton.next_power_of_2(n)), BQ=32, C=each, num_warps=8,
     )  # fmt: skip
-    near.scatter_(1, order, order)  # rounding may make a duplicate look closer to a kept token than the token itself
-    return Expansion(order, near, sim)
+    return indices, order, nearest, sim
 
 
-def _programs(features: Tensor, images: int, tokens: int) -> int:
-    """Programs for each image: one for each block of tokens, all of them together at most one per multiprocessor."""
-    if not features.is_cuda:
-        return 1
-    processors = torch.cuda.get_device_properties(features.device).multi_processor_count
-    return max(1, min(triton.cdiv(tokens, 64), processors // images))
+def _parts(number: float) -> tuple[float, float]:
+    """A number in two of float32 precision, whose sum is the number to 48 bits."""
+    first = float(np.float32(number))
+    return first, number - first

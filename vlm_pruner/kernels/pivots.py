@@ -1,4 +1,4 @@
-"""Pivots on the GPU: a pass over the keys for each pivot, and a maximum that breaks ties by the lowest index."""
+"""Pivots on the GPU, in one launch: each program owns some tokens, and the best of all programs is the next pivot."""
 
 from __future__ import annotations
 
@@ -7,22 +7,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
+
 _NO_TOKEN = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _score_kernel(keys, pivots, score, step, count, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Grid (blocks of tokens, images). keys: [I, n, d], pivots: [I, count], score: [I, n].
-
-    Step 0: L1 norms. Later: distance to the pivot chosen last, the smaller of that and what is in `score`.
-    """
-    image = tl.program_id(1).to(tl.int64)
-    keys += image * n * d
-    pivots += image * count
-    score += image * n
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+def _score(keys, rows, pivot, step, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """[BLOCK_N]: step 0: L1 norms of the rows. Later: their distances to the pivot."""
     offsets = rows[:, None].to(tl.int64) * d
-    pivot = tl.load(pivots + tl.maximum(step - 1, 0))
     total = tl.zeros([BLOCK_N], tl.float32)
     for start in range(0, d, BLOCK_D):
         columns = start + tl.arange(0, BLOCK_D)
@@ -31,34 +24,56 @@ def _score_kernel(keys, pivots, score, step, count, n, d, BLOCK_N: tl.constexpr,
         if step == 0:
             total += tl.sum(tl.abs(block), axis=1)
         else:
-            centre = tl.load(keys + pivot * d + columns, mask=columns < d, other=0.0).to(tl.float32)
+            centre = tl.load(keys + pivot.to(tl.int64) * d + columns, mask=columns < d, other=0.0).to(tl.float32)
             apart = tl.where(mask, block - centre[None, :], 0.0)
             total += tl.sum(apart * apart, axis=1)
     if step > 0:
         total = tl.sqrt(total)
-        total = tl.where(total == total, total, -0.5)  # NaN: after every number, but before a pivot's second time
-    if step > 1:  # a pivot's own score is -1 and stays the smallest
-        total = tl.minimum(total, tl.load(score + rows, mask=rows < n, other=0.0))
-    total = tl.where((rows == pivot) & (step > 0), -1.0, total)
-    tl.store(score + rows, total, mask=rows < n)
+    return tl.where(total == total, total, -0.5)  # NaN: after every number, but before a pivot's second time
 
 
 @triton.jit
-def _argmax_kernel(score, pivots, step, count, n, BLOCK_N: tl.constexpr):
-    """A program for each image. pivots[image, step] <- the lowest index among the largest of score[image]."""
-    image = tl.program_id(0).to(tl.int64)
-    score += image * n
+def _pivots_kernel(
+    keys, pivots, score, best, best_token, counter, n, d, count, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    C: tl.constexpr, SLOTS: tl.constexpr
+):  # fmt: skip
+    """Grid (C, images). keys: [I, n, d], pivots: [I, count], score: [I, n]; best, best_token: [I, 2, C], two steps'."""
+    c = tl.program_id(0)
+    image = tl.program_id(1).to(tl.int64)
+    keys += image * n * d
     pivots += image * count
-    best = -float("inf")
-    token = 0
-    for start in range(0, n, BLOCK_N):
-        rows = start + tl.arange(0, BLOCK_N)
-        block = tl.load(score + rows, mask=rows < n, other=-float("inf"))
-        highest = tl.max(block, axis=0)
-        first = tl.min(tl.where(block == highest, rows, _NO_TOKEN), axis=0)
-        token = tl.where(highest > best, first, token)
-        best = tl.maximum(best, highest)
-    tl.store(pivots + step, token.to(tl.int64))  # type: ignore[attr-defined]  # a tensor by then
+    score += image * n
+    best += image * 2 * C
+    best_token += image * 2 * C
+    counter += image
+    slots = tl.arange(0, SLOTS)
+    passed = 0
+    pivot = c * 0
+    for step in range(count):
+        highest = -float("inf")
+        token = _NO_TOKEN
+        for block in range(c, tl.cdiv(n, BLOCK_N), C):
+            rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
+            inside = rows < n
+            total = _score(keys, rows, pivot, step, n, d, BLOCK_N, BLOCK_D)
+            if step > 1:  # a pivot's own score is -1 and stays the smallest
+                total = tl.minimum(total, tl.load(score + rows, mask=inside, other=0.0))
+            total = tl.where((rows == pivot) & (step > 0), -1.0, total)
+            tl.store(score + rows, total, mask=inside)
+            total = tl.where(inside, total, -float("inf"))
+            top = tl.max(total, axis=0)
+            first = tl.min(tl.where(total == top, rows, _NO_TOKEN), axis=0)
+            token = tl.where(top > highest, first, token)
+            highest = tl.maximum(highest, top)
+        half = step % 2 * C  # nobody writes where somebody may still read
+        tl.store(best + half + c, highest)
+        tl.store(best_token + half + c, token)
+        passed = wait_for_all(counter, passed, C)
+        tops = tl.load(best + half + slots, mask=slots < C, other=-float("inf"), cache_modifier=".cg")
+        tokens = tl.load(best_token + half + slots, mask=slots < C, other=_NO_TOKEN, cache_modifier=".cg")
+        pivot = tl.min(tl.where(tops == tl.max(tops, axis=0), tokens, _NO_TOKEN), axis=0)
+        if c == 0:
+            tl.store(pivots + step, pivot.to(tl.int64))
 
 
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
@@ -69,9 +84,14 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     """
     keys = keys.contiguous()
     images, n, d = keys.shape
-    pivots = torch.zeros(images, count, dtype=torch.long, device=keys.device)
+    height = 4  # tokens of a block
+    each = programs(keys, images, triton.cdiv(n, height))
+    pivots = torch.empty(images, count, dtype=torch.long, device=keys.device)
     score = torch.empty(images, n, dtype=torch.float32, device=keys.device)
-    for step in range(count):
-        _score_kernel[(triton.cdiv(n, 4), images)](keys, pivots, score, step, count, n, d, BLOCK_N=4, BLOCK_D=512)
-        _argmax_kernel[(images,)](score, pivots, step, count, n, BLOCK_N=1024)
+    best = torch.empty(images, 2, each, dtype=torch.float32, device=keys.device)
+    best_token = torch.empty(images, 2, each, dtype=torch.int32, device=keys.device)
+    _pivots_kernel[(each, images)](
+        keys, pivots, score, best, best_token, counters(keys, images), n, d, count, BLOCK_N=height, BLOCK_D=512,
+        C=each, SLOTS=triton.next_power_of_2(each),
+    )  # fmt: skip
     return pivots

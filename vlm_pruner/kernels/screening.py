@@ -1,4 +1,4 @@
-"""Channel screening on the GPU: a program for each strip of channels, then one for each few tokens."""
+"""Channel screening on the GPU, in three launches: how much channels vary, the q that vary most, unit rows of these."""
 
 from __future__ import annotations
 
@@ -33,6 +33,29 @@ def _spread_kernel(hidden, spread, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.cons
 
 
 @triton.jit
+def _largest_kernel(spread, chosen, d, q, BLOCK_D: tl.constexpr):
+    """A program for each image. chosen [I, q] <- the channels of largest spread [I, d], ascending; ties to the lowest.
+
+    The q-th largest is found bit by bit: a float that is not negative orders as its bits do, NaN behind infinity.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK_D)
+    inside = columns < d
+    values = tl.load(spread + image * d + columns, mask=inside, other=0.0)
+    bits = tl.where(inside, values.to(tl.int32, bitcast=True) & 0x7FFFFFFF, -1)
+    smallest = q * 0
+    for place in range(31):
+        trial = smallest | (1 << (30 - place))
+        enough = tl.sum((bits >= trial).to(tl.int32), axis=0) >= q
+        smallest = tl.where(enough, trial, smallest)
+    above, equal = bits > smallest, bits == smallest
+    room = q - tl.sum(above.to(tl.int32), axis=0)
+    taken = above | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= room))
+    rank = tl.cumsum(taken.to(tl.int32), axis=0) - 1
+    tl.store(chosen + image * q + rank, columns, mask=taken)
+
+
+@triton.jit
 def _unit_kernel(hidden, chosen, unit, n, d, q, BLOCK_N: tl.constexpr, BLOCK_Q: tl.constexpr):
     """Grid (blocks of tokens, images). unit [I, n, q] <- unit rows of the channels chosen [I, q], hidden: [I, n, d]."""
     image = tl.program_id(1).to(tl.int64)
@@ -52,15 +75,15 @@ def _unit_kernel(hidden, chosen, unit, n, d, q, BLOCK_N: tl.constexpr, BLOCK_Q: 
 def screen_channels(hidden: Tensor, channels: int) -> Tensor:
     """Unit rows [I, N, q], float32, on each image's channels of highest variance, of `hidden` [I, N, d].
 
-    Of equally varying channels the lower index wins: the channels come from a stable sort and not from topk, which
-    promises nothing about ties on a GPU.
+    Of equally varying channels the lower index wins.
     """
     hidden = hidden.contiguous()
     images, n, d = hidden.shape
     q = min(channels, d)
     spread = torch.empty(images, d, dtype=torch.float32, device=hidden.device)
     _spread_kernel[(triton.cdiv(d, 32), images)](hidden, spread, n, d, BLOCK_N=64, BLOCK_D=32)
-    chosen = spread.argsort(dim=1, descending=True, stable=True)[:, :q].contiguous()
+    chosen = torch.empty(images, q, dtype=torch.int32, device=hidden.device)
+    _largest_kernel[(images,)](spread, chosen, d, q, BLOCK_D=triton.next_power_of_2(d), num_warps=8)
     unit = torch.empty(images, n, q, dtype=torch.float32, device=hidden.device)
     width = triton.next_power_of_2(q)
     height = max(1, 2048 // width)  # tokens for each program: a block of at most 2,048 numbers, unless rows are longer

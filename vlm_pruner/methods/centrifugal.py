@@ -126,10 +126,7 @@ class CentrifugalPruner(Pruner):
         pivots = self._choose_pivots(_stack([view.keys for view in views]), min(self.pivots, budget))
         places = _stack([view.layout.places(features) for view in views])
         grown = fused.expand(features, places, pivots, budget, **self._criterion())
-        indices = grown.order.sort(dim=1).values
-        nearest = torch.searchsorted(indices, grown.nearest)
-        found = zip(indices, grown.order, nearest, grown.similarity, pivots, strict=True)
-        return [Selection(*parts) for parts in found]
+        return [Selection(*parts) for parts in zip(*grown, pivots, strict=True)]
 
     def _criterion(self) -> dict[str, Any]:
         """What decides whether a token joins."""
