@@ -36,8 +36,9 @@ build(screening._spread_kernel, "*bf16 *fp32 i32 i32", {"BLOCK_N": 64, "BLOCK_D"
 build(screening._largest_kernel, "*fp32 *i32 i32 i32", {"BLOCK_D": 4096})
 build(screening._unit_kernel, "*bf16 *i32 *fp32 i32 i32 i32", {"BLOCK_N": 8, "BLOCK_Q": 256})
 arrays = "*fp32 *fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *i32 *i32 *i32 *i32 *i32"
-sizes = {"B": 1, "W": 64, "BN": 64, "BJ": 256, "BS": 1024, "BQ": 32, "C": 9}
-build(expansion._expand_kernel, arrays + " i32 i32 i32 i32 fp32 fp32 fp32 fp32 fp32", sizes)
+for axes in (2, 3):
+    sizes = {"P": axes, "B": 1, "W": 64, "BN": 64, "BJ": 256, "BS": 1024, "BQ": 32, "C": 9}
+    build(expansion._expand_kernel, arrays + " i32 i32 i32 i32 fp32 fp32 fp32 fp32 fp32", sizes)
 """
 
 
@@ -54,7 +55,7 @@ def test_every_kernel_compiles_for_an_h200(tmp_path):
     file.write_text(COMPILE)
     done = run(tmp_path, file, TRITON_CACHE_DIR=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.split()) == 12 and all(int(size) > 0 for size in done.stdout.split()[1::2])
+    assert len(done.stdout.split()) == 14 and all(int(size) > 0 for size in done.stdout.split()[1::2])
 
 
 def test_gpu_check_runs_every_section_dry(tmp_path):

@@ -59,21 +59,24 @@ def _products(features, rows, row_mask, columns, column_mask, q, BN: tl.constexp
 
 
 @triton.jit
-def _apart(places, rows, row_mask, columns, column_mask):
-    """Distances [rows, columns]; infinite between frames. places: [N, 3], (frame, x, y)."""
-    t = tl.load(places + rows * 3, mask=row_mask, other=0.0)[:, None]
-    x = tl.load(places + rows * 3 + 1, mask=row_mask, other=0.0)[:, None]
-    y = tl.load(places + rows * 3 + 2, mask=row_mask, other=0.0)[:, None]
-    t2 = tl.load(places + columns * 3, mask=column_mask, other=0.0)[None, :]
-    x2 = tl.load(places + columns * 3 + 1, mask=column_mask, other=0.0)[None, :]
-    y2 = tl.load(places + columns * 3 + 2, mask=column_mask, other=0.0)[None, :]
-    return tl.where(t == t2, tl.sqrt((x - x2) * (x - x2) + (y - y2) * (y - y2)), _INFINITY)
+def _apart(places, rows, row_mask, columns, column_mask, P: tl.constexpr):
+    """Distances [rows, columns]; infinite between frames. places: [N, P], (x, y) or (frame, x, y)."""
+    x = tl.load(places + rows * P + P - 2, mask=row_mask, other=0.0)[:, None]
+    y = tl.load(places + rows * P + P - 1, mask=row_mask, other=0.0)[:, None]
+    x2 = tl.load(places + columns * P + P - 2, mask=column_mask, other=0.0)[None, :]
+    y2 = tl.load(places + columns * P + P - 1, mask=column_mask, other=0.0)[None, :]
+    apart = tl.sqrt((x - x2) * (x - x2) + (y - y2) * (y - y2))
+    if P == 3:
+        frame = tl.load(places + rows * P, mask=row_mask, other=0.0)[:, None]
+        frame2 = tl.load(places + columns * P, mask=column_mask, other=0.0)[None, :]
+        apart = tl.where(frame == frame2, apart, _INFINITY)
+    return apart
 
 
 @triton.jit
 def _show(
-    features, places, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, BN: tl.constexpr,
-    BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
+    features, places, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, P: tl.constexpr,
+    BN: tl.constexpr, BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
     """Keep the tokens with a slot >= 0, as the slot-th: update this program's own tokens. FIRST: no others are kept."""
     kept = slot >= 0
@@ -86,7 +89,7 @@ def _show(
         first = tl.min(tl.where((product == best[:, None]) & kept[None, :], slot[None, :], _NONE), axis=1)
         first = tl.where(first < _NONE, first, 0)  # NaN is like none: the first pivot then
         token = tl.sum(tl.where(slot[None, :] == first[:, None], tokens[None, :], 0), axis=1)
-        apart = tl.where(kept[None, :], _apart(places, rows, inside, tokens, kept), _INFINITY)
+        apart = tl.where(kept[None, :], _apart(places, rows, inside, tokens, kept, P), _INFINITY)
         distance = tl.min(apart, axis=1)
         if FIRST:
             chosen = tl.sum(((rows[:, None] == tokens[None, :]) & kept[None, :]).to(tl.int32), axis=1)
@@ -206,8 +209,8 @@ def _finish(
 def _expand_kernel(
     features, places, pivots, order, indices, nearest, sim, dist, near, free, rank, ranked, counter, n, q, count,
     budget, threshold, threshold_rest, step, step_rest, spatial_weight,
-    B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BS: tl.constexpr, BQ: tl.constexpr,
-    C: tl.constexpr,
+    P: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BS: tl.constexpr,
+    BQ: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Grid (C, images). All arrays have one part for each image; see `expand`. BJ, BS: tokens looked at in one go.
 
@@ -216,7 +219,7 @@ def _expand_kernel(
     c = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     features += image * n * q
-    places += image * n * 3
+    places += image * n * P
     pivots += image * count
     order += image * budget
     indices += image * budget
@@ -235,7 +238,7 @@ def _expand_kernel(
     width = W // B * B  # whole batches
     slot = tl.where(place < count, place, -1)
     tokens = tl.load(pivots + place, mask=place < count, other=0).to(tl.int32)
-    _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, True, BN, BQ, W, C)
+    _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, True, P, BN, BQ, W, C)
     passed = wait_for_all(counter, 0, C)
 
     size = count + 0
@@ -271,7 +274,7 @@ def _expand_kernel(
             valid = (place < width) & (start + place < n - before)
             tokens = tl.load(ranked + start + place, mask=valid, other=0, cache_modifier=".cg")
             gram = _products(features, tokens, valid, tokens, valid, q, W, BQ, W)
-            apart = _apart(places, tokens, valid, tokens, valid)
+            apart = _apart(places, tokens, valid, tokens, valid, P)
             similarity = tl.load(sim + tokens, mask=valid, other=0.0, cache_modifier=".cg")
             distance = tl.load(dist + tokens, mask=valid, other=0.0, cache_modifier=".cg")
             slot, size = _judge(
@@ -280,7 +283,7 @@ def _expand_kernel(
             start += width
         passed = wait_for_all(counter, passed, C)  # everyone has read
         if not fresh:
-            _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, False, BN, BQ, W, C)
+            _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
         passed = wait_for_all(counter, passed, C)  # everyone has written
     _finish(free, near, rank, indices, nearest, counter, passed, c, n, BN, BS, C)
 
@@ -308,8 +311,6 @@ def expand(
             "set VLM_PRUNER_KERNELS=off"
         )
     images, n, q = features.shape
-    if places.shape[2] == 2:
-        places = torch.nn.functional.pad(places, (1, 0))
     device = features.device
     order, indices = torch.empty(2, images, budget, dtype=torch.long, device=device)
     nearest = torch.empty(images, n, dtype=torch.long, device=device)
@@ -319,7 +320,7 @@ def expand(
     _expand_kernel[(each, images)](
         features.float().contiguous(), places.float().contiguous(), pivots.contiguous(), order, indices, nearest, sim,
         dist, near, free, rank, ranked, counters(features, images), n, q, pivots.shape[1], budget, *_parts(threshold),
-        *_parts(threshold_step), spatial_weight, B=token_batch, W=WINDOW, BN=64, BJ=256,
+        *_parts(threshold_step), spatial_weight, P=places.shape[2], B=token_batch, W=WINDOW, BN=64, BJ=256,
         BS=min(1024, triton.next_power_of_2(n)), BQ=32, C=each, num_warps=8,
     )  # fmt: skip
     return indices, order, nearest, sim
