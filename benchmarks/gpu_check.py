@@ -342,6 +342,25 @@ def llava(plan: Plan) -> Iterator[Check]:
         if batch == 1:
             share = 100 * statistics.median(chosen) / statistics.median(dense)
             yield Check(f"{plan.model}: choosing, of the dense prefill", share, "%", plan.bar(3))
+    yield _busy(plan, model, visual, keep)
+
+
+def _busy(plan: Plan, model: Any, visual: int, keep: int) -> Check:
+    """What the device itself works for a prompt's first token: says whether a short prefill waits for its launches."""
+    name = f"{plan.model}: device busy, dense over pruned, batch 1"
+    if plan.dry:
+        return Check(name, None, note="no device to look at")
+    from torch.profiler import ProfilerActivity, profile
+
+    work, busy = make_workload(model, visual, TEXT, 1), []
+    with kernels_set("on"), torch.no_grad():
+        for arm in _arms(work.visual, keep):
+            with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+                run_once(model, work, arm, 1)
+                torch.cuda.synchronize()
+            busy.append(sum(event.self_device_time_total for event in profiler.key_averages()) / 1000)
+    note = f"{busy[0]:.1f} and {busy[1]:.1f} ms, vision tower included"
+    return Check(name, busy[0] / busy[1], "x", None, True, note)
 
 
 def llava_next(plan: Plan) -> Iterator[Check]:
@@ -353,10 +372,14 @@ def llava_next(plan: Plan) -> Iterator[Check]:
     yield _speedup(f"{plan.next_model} prefill, {keep} of about {visual} tokens", dense, pruned, plan.bar(4.5))
 
 
+def _arms(visual: int, keep: int) -> list[Arm]:
+    return [Arm("dense", visual), Arm("vlm-pruner", keep, CentrifugalPruner(keep_tokens=keep))]
+
+
 def _prefills(plan: Plan, model: Any, visual: int, keep: int, batch: int) -> tuple[list[float], ...]:
     """Seconds of dense prefills, of pruned ones and of choosing in these; taking turns, after two of each."""
     work = make_workload(model, visual, 8 if plan.dry else TEXT, batch)
-    arms = [Arm("dense", work.visual), Arm("vlm-pruner", keep, CentrifugalPruner(keep_tokens=keep))]
+    arms = _arms(work.visual, keep)
     dense, pruned, chosen = [], [], []
     warm_up = 0 if plan.dry else 2
     with kernels_set("on"), torch.no_grad():
