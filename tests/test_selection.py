@@ -13,6 +13,7 @@ from tests.reference import reference_pivots, reference_prune
 from vlm_pruner import CentrifugalPruner, TokenLayout
 from vlm_pruner.errors import PruningError
 from vlm_pruner.selection import choose_pivots, expand, fold, screen_channels
+from vlm_pruner.selection.screening import largest_channels
 
 GRIDS = [(1, 7), (5, 3), (7, 9), (13, 11)]
 
@@ -224,6 +225,20 @@ def test_screening_takes_the_channels_that_vary():
     features = screen_channels(hidden, 2)
     wanted = torch.nn.functional.normalize(hidden[:, [2, 7]], dim=1)
     torch.testing.assert_close(features @ features.T, wanted @ wanted.T)
+
+
+@pytest.mark.parametrize(
+    ("spread", "channels", "chosen"),
+    [
+        ([1.0, 3.0, 2.0, 3.0], 2, [1, 3]),
+        ([3.0, 3.0, 3.0, 1.0], 2, [0, 1]),  # of equal ones the lowest
+        ([2.0, torch.nan, 1.0, 3.0], 2, [1, 3]),  # a broken channel stays in sight
+        ([torch.nan, torch.inf, torch.nan, 3.0], 2, [0, 1]),
+        ([1.0, 2.0], 5, [0, 1]),
+    ],
+)
+def test_which_channels_are_the_largest(spread, channels, chosen):
+    assert largest_channels(torch.tensor(spread), channels).tolist() == chosen
 
 
 def test_negative_similarity_weighs_nothing_by_default():

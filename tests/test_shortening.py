@@ -39,7 +39,7 @@ def shorten_without_contents(spans, visible=None, layers=(2,)):
     hidden = torch.empty(2, 30, 16, device="meta")
 
     def look(task):
-        rows = hidden[task.row, task.span.rows(hidden.device)]
+        rows = hidden[task.row, task.span.index(hidden.device)]
         return View(rows, rows, task.span.layout, task.budget)
 
     visible = None if visible is None else torch.empty(2, 30, dtype=torch.bool, device="meta")

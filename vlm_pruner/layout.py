@@ -115,7 +115,7 @@ class VisualSpan:
         """Long [length], ascending: where in the sequence the visual tokens are."""
         return self.start + (torch.arange(self.length) if self.offsets is None else self.offsets)
 
-    def rows(self, device: torch.device) -> slice | Tensor:
+    def index(self, device: torch.device) -> slice | Tensor:
         """What picks the visual tokens out of a row's tokens on `device`: their positions, or a slice without gaps."""
         if self.offsets is None:
             return slice(self.start, self.start + self.length)

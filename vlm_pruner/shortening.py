@@ -112,7 +112,7 @@ def shorten(
     selections = method.choose_all(look(task) for task in cut)
     counts = [length] * rows
     for task, selection in zip(cut, selections, strict=True):
-        keep[task.row, task.span.rows(keep.device)] = False
+        keep[task.row, task.span.index(keep.device)] = False
         keep[task.row].index_fill_(0, task.span.positions_of(selection.indices), True)
         counts[task.row] -= task.span.length - len(selection.indices)
     packing = Packing.of(keep, counts if visible is None else None)
@@ -130,7 +130,7 @@ def shorten(
 
 def rows_of(tokens: Tensor, span: VisualSpan) -> Tensor:
     """[N, ...]: the rows of `tokens` [T, ...] at a span's positions. Not to be written to: without gaps, not a copy."""
-    return tokens[span.rows(tokens.device)]
+    return tokens[span.index(tokens.device)]
 
 
 def _carry_on(task: Task, selection: Selection | None, layer: int, places: Tensor) -> Task:

@@ -1,4 +1,4 @@
-"""The functions of `vlm_pruner.selection` as fused GPU kernels, in Triton: same names, same results, several images.
+"""The work of `vlm_pruner.selection` in fused GPU kernels, in Triton: several images at once, the same results.
 
 Triton is optional and is imported only when a kernel is wanted. `VLM_PRUNER_KERNELS` in the environment decides:
 off (default): never; auto: for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1).

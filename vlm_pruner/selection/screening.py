@@ -37,11 +37,15 @@ def _total(parts: list[Tensor]) -> Tensor:
 
 
 def largest_channels(spread: Tensor, channels: int) -> Tensor:
-    """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], of equal ones the lowest."""
+    """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], of equal ones the lowest.
+
+    NaN counts as the largest, so that it is not lost from sight.
+    """
     values = spread.cpu().numpy()
     count = min(channels, len(values))
     smallest = np.partition(values, -count)[-count]
     chosen = (values >= smallest).nonzero()[0]
     if len(chosen) != count:  # several channels equal the smallest, or there are NaNs
+        values = np.where(np.isnan(values), np.inf, values)
         chosen = np.sort((-values).argsort(kind="stable")[:count])
     return torch.from_numpy(chosen).to(spread.device)
