@@ -58,6 +58,19 @@ def test_text_alone(model):
     assert model(input_ids=text).logits[0, -1].argmax() == new[0, 0]
 
 
+def test_generating_computes_logits_of_the_last_position_only(model):
+    ids, pixels, positions = llava_tiny.prompt_ids(), llava_tiny.pixels(0), []
+    hook = model.lm_head.register_forward_pre_hook(lambda module, args: positions.append(args[0].shape[1]))
+    try:
+        model.generate(ids, images=pixels, **NEW)
+        model.generate(expanded(ids, -200), pixel_values=pixels, **NEW)
+    finally:
+        hook.remove()
+    assert positions == [1] * 2 * NEW["max_new_tokens"]
+    whole = model(input_ids=ids, images=pixels).logits
+    torch.testing.assert_close(model(input_ids=ids, images=pixels, logits_to_keep=2).logits, whole[:, -2:])
+
+
 def test_the_spans_say_where_the_pictures_are(model):
     ids = torch.cat([llava_tiny.prompt_ids(0, 3, 2), llava_tiny.prompt_ids(1, 1, 4)], dim=1)
     prompt = prepare_prompt(model.model, ids, None, llava_tiny.pixels(0, 1))
