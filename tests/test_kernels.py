@@ -1,7 +1,7 @@
 """The GPU kernels, in Triton's interpreter where there is no GPU: the same tokens as the torch path, at small sizes.
 
-The interpreter runs programs one after the other: what several programs of one image do to each other is not tested
-here but by benchmarks/gpu_check.py.
+The interpreter runs programs one after the other; `interleaved.py` makes them take turns, as far as that goes. Whether
+writes become visible in time is not tested here but by benchmarks/gpu_check.py.
 
 Kernels and torch path add the same products in different orders, so scores that differ by less than float32's rounding
 may be ordered differently: hidden states of 10 + 0.01 x noise, whose cosines differ by 1e-6, are such a case. Inputs
@@ -20,6 +20,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 from safetensors.torch import load_file  # noqa: E402
 
 from tests.conformance import conformance  # noqa: E402
+from tests.interleaved import side_by_side  # noqa: E402
 from tests.test_selection import golden_configurations, golden_method, picture  # noqa: E402
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
@@ -151,6 +152,26 @@ def test_the_images_of_a_batch_are_chosen_from_and_merged_together(monkeypatch):
         for part in ("indices", "order", "nearest", "similarity", "pivots"):
             assert torch.equal(getattr(chosen, part), getattr(alone, part)), part
         assert torch.equal(rows, method.merge(view.hidden, alone))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU programs do run side by side")
+@pytest.mark.parametrize(("token_batch", "seed"), [(1, 0), (1, 1), (16, 2)])
+def test_programs_that_share_an_image_choose_what_one_would(monkeypatch, token_batch, seed):
+    """Three or more programs for each of two images, with their accesses to memory in an order drawn by lot."""
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    method = CentrifugalPruner(keep_tokens=18, token_batch=token_batch, threshold=0.5, channels=16)
+    views = [View(*picture(14, 13, seed=seed + image), 18) for image in (0, 10)]
+    alone = method.choose_all(views)
+    from vlm_pruner.kernels import expansion, pivots
+
+    for module in (expansion, pivots):
+        monkeypatch.setattr(module, "programs", lambda like, images, blocks: min(blocks, 4))
+    with side_by_side(monkeypatch, seed) as turns:
+        together = method.choose_all(views)
+    assert turns.taken > 1000
+    for one, other in zip(alone, together, strict=True):
+        for part in ("order", "indices", "nearest", "similarity", "pivots"):
+            assert torch.equal(getattr(one, part), getattr(other, part)), part
 
 
 def test_a_subclass_that_chooses_in_its_own_way_does_so_in_a_batch(monkeypatch):

@@ -2,9 +2,11 @@
 
 Why that cannot deadlock: programs that wait need all C of their image to run. The grid never has more programs than
 the GPU has multiprocessors (`programs`), each fits on one, and kernels of other streams end without waiting for this
-one: so every program gets a place at some time, and none gives its place up. Triton's interpreter runs programs one
-after the other and could not pass a barrier: there C is 1. What it does not test is therefore the barrier itself, the
-visibility of one program's writes to another, and the split of tokens among programs.
+one: so every program gets a place at some time, and none gives its place up.
+
+Triton's interpreter runs programs one after the other and could not pass a barrier: there C is 1. The tests make them
+take turns at every access to memory, and notice each barrier that is left out. What they cannot show is when one
+program's writes, or one thread's, become visible to another.
 """
 
 from __future__ import annotations
