@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
@@ -26,12 +25,13 @@ from benchmarks.selection_speed import Gate
 from vlm_pruner.bench import models
 from vlm_pruner.bench.arms import make_arms
 from vlm_pruner.bench.speed import Run, run_once
+from vlm_pruner.bench.speed_summary import ratio
 from vlm_pruner.bench.workload import make_workload
 from vlm_pruner.cost import DecoderShape, lengths, prefill_seconds
 from vlm_pruner.machine import measure
 
 CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "qwen2_vl" / "qwen2-vl-tiny"
-KEPT, ROUNDS = 64, 7
+KEPT, ROUNDS, PAIRS = 64, 15, 600
 SIZE = "llava-1.5"  # of those in benchmarks/selection_speed.py
 
 
@@ -43,7 +43,7 @@ def overhead_gate() -> Gate | None:
     if not CONFORMANCE.is_dir():
         return None
     model = Qwen2VLForConditionalGeneration.from_pretrained(CONFORMANCE, dtype=torch.float32).eval()
-    return Gate("overhead, share of a dense prefill", overhead(model)["overhead"], 0.02, at_least=False)
+    return Gate("overhead, share of a dense prefill", overhead(model, PAIRS)["overhead"], 0.02, at_least=False)
 
 
 def prefill_and_decode() -> Iterator[Gate]:
@@ -59,16 +59,16 @@ def prefill_and_decode() -> Iterator[Gate]:
             runs[arm.key].append(run_once(model, work, arm, 12))
     dense, pruned = runs.values()
 
-    def ratio(name: str) -> float:
-        return median(run.seconds[name] for run in dense) / median(run.seconds[name] for run in pruned)
+    def faster(name: str) -> float:
+        return ratio([run.seconds[name] for run in dense], [run.seconds[name] for run in pruned])["value"]
 
     shape, machine = DecoderShape.of(model.config.get_text_config()), measure("cpu")
     long, short = (
         prefill_seconds(shape, lengths(shape, work.text, work.visual, steps), machine, bytes_per_number=4)
         for steps in ([], [(2, KEPT)])
     )
-    yield Gate("prefill, share of the predicted speed-up", ratio("prefill") * short / long, 0.85, at_least=True)
-    yield Gate("decoding, dense over pruned", ratio("per_token"), 1.0, at_least=True)
+    yield Gate("prefill, share of the predicted speed-up", faster("prefill") * short / long, 0.85, at_least=True)
+    yield Gate("decoding, dense over pruned", faster("per_token"), 1.0, at_least=True)
 
 
 def _measured() -> Iterator[Gate]:

@@ -69,6 +69,7 @@ def test_ratios_and_percentiles():
     found = ratio([2.0, 2.2, 1.8, 2.0], [1.0, 1.1, 0.9, 1.0])
     assert found["value"] == pytest.approx(2) and found["low"] <= 2 <= found["high"]
     assert ratio([3.0] * 5, [1.0] * 5) == {"value": 3, "low": 3, "high": 3}
+    assert ratio([2.0, 4.0, 2.0], [1.0, 2.0, 2.0])["value"] == 2  # a pace that changed once, within the last round
 
 
 def _case(visual, dense, pruned):

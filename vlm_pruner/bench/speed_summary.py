@@ -122,8 +122,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def ratio(long: Sequence[float], short: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """median(long) / median(short) over the rounds, with its interval as in `over_rounds`."""
-    return over_rounds(_of_medians, list(zip(long, short, strict=True)), seed)
+    """Median over rounds of long / short, with its interval as in `over_rounds`.
+
+    Each round's own ratio, and not the ratio of two medians: the two runs of a round are neighbours, and a machine that
+    changes its pace between rounds changes it for both.
+    """
+    return over_rounds(_of_ratios, list(zip(long, short, strict=True)), seed)
 
 
 def over_rounds(
@@ -136,8 +140,8 @@ def over_rounds(
     return {"value": figure(rounds), "low": low, "high": high}
 
 
-def _of_medians(rounds: Sequence[tuple[float, float]]) -> float:
-    return median(one for one, _ in rounds) / median(other for _, other in rounds)
+def _of_ratios(rounds: Sequence[tuple[float, float]]) -> float:
+    return median(one / other for one, other in rounds)
 
 
 def break_even(name: str, share: float, batch: int, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
