@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
+from vlm_pruner.selection.expansion import Expansion
 
 WINDOW = 64  # candidates judged before all tokens see what was kept; largest token batch and number of pivots
 _LAST = tl.constexpr(3.0e38)  # score of a token that cannot be judged
@@ -298,10 +299,10 @@ def expand(
     threshold_step: float,
     token_batch: int,
     spatial_weight: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each image what a Selection holds: indices and order [I, R], nearest and similarity [I, N].
+) -> Expansion:
+    """As `selection.expand` of each image, always to the full budget, and without an error for NaN: see the module's
+    text. Of the Expansion, indices and order are [I, R], nearest and similarity [I, N].
 
-    As `selection.expand`, always to the full budget, and without an error for NaN: see the module's text.
     features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
     Raises ValueError if a token batch or the pivots do not fit a window.
     """
@@ -323,7 +324,7 @@ def expand(
         *_parts(threshold_step), spatial_weight, P=places.shape[2], B=token_batch, W=WINDOW, BN=64, BJ=256,
         BS=min(1024, triton.next_power_of_2(n)), BQ=32, C=each, num_warps=8,
     )  # fmt: skip
-    return indices, order, nearest, sim
+    return Expansion(indices, order, nearest, sim)
 
 
 def _parts(number: float) -> tuple[float, float]:

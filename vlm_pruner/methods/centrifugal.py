@@ -98,9 +98,7 @@ class CentrifugalPruner(Pruner):
         pivots = self._choose_pivots(keys, min(self.pivots, budget))
         places = layout.places(features)
         grown = torch_path.expand(features, places, pivots, budget, stop_when_stuck=self.released, **self._criterion())
-        indices = grown.order.sort().values
-        nearest = torch.searchsorted(indices, grown.nearest)
-        return Selection(indices, grown.order, nearest, grown.similarity, pivots)
+        return Selection(*grown, pivots)
 
     def choose_all(self, views: Iterable[View]) -> list[Selection]:
         """See Pruner.choose_all. The GPU kernels work on all images of one size and budget at once.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +27,15 @@ from torch import Tensor
 WINDOW = 64  # candidates that are judged before all N tokens see what was kept
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """order: long [R], kept tokens in order of selection, pivots first.
-    nearest: long [N], the kept token that each token is most similar to; of equally similar ones the first selected.
-    similarity: float [N], the un-modulated similarity to it.
+class Expansion(NamedTuple):
+    """What a Selection begins with.
+
+    indices: long [R], the kept tokens, ascending. order: long [R], the same in order of selection, pivots first.
+    nearest: long [N], position in `indices` of the kept token that each token is most similar to; of equally similar
+    ones the first selected. similarity: float [N], the un-modulated similarity to it.
     """
 
+    indices: Tensor
     order: Tensor
     nearest: Tensor
     similarity: Tensor
@@ -223,8 +226,9 @@ def expand(
             rounds = max(rounds, int((lowest - threshold) / threshold_step))
     order = np.concatenate(kept.order)
     kept.nearest[order] = order  # rounding may make a duplicate look closer to a kept token than the token itself
-    found = (torch.from_numpy(array).to(features.device) for array in (order, kept.nearest, kept.similarity))
-    return Expansion(*found)
+    indices = np.sort(order)
+    found = indices, order, np.searchsorted(indices, kept.nearest), kept.similarity
+    return Expansion(*(torch.from_numpy(array).to(features.device) for array in found))
 
 
 def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: int) -> float:
