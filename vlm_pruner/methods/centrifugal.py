@@ -105,7 +105,6 @@ class CentrifugalPruner(Pruner):
 
         Not for a subclass that chooses one image in a way of its own.
         """
-
         own = type(self).choose is Pruner.choose and type(self).select is CentrifugalPruner.select
 
         def kind(view: View) -> Hashable:
@@ -175,7 +174,6 @@ class CentrifugalPruner(Pruner):
 
     def merge_all(self, images: Iterable[Merge]) -> list[Tensor]:
         """See Pruner.merge_all, and `choose_all`."""
-
         own = type(self).merge is CentrifugalPruner.merge
 
         def kind(image: Merge) -> Hashable:
