@@ -23,6 +23,7 @@ from tests.conformance import conformance  # noqa: E402
 from tests.interleaved import side_by_side  # noqa: E402
 from tests.test_selection import golden_configurations, golden_method, picture  # noqa: E402
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
+from vlm_pruner.bench.ablations import LargestKeyPivots  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
 from vlm_pruner.methods.base import Selection  # noqa: E402
 from vlm_pruner.methods.view import View  # noqa: E402
@@ -171,6 +172,21 @@ def test_programs_that_share_an_image_choose_what_one_would(monkeypatch, token_b
     for one, other in zip(alone, together, strict=True):
         for part in ("order", "indices", "nearest", "similarity", "pivots"):
             assert torch.equal(getattr(one, part), getattr(other, part)), part
+
+
+def test_an_ablation_that_starts_elsewhere_does_so_with_the_kernels(monkeypatch):
+    views = [
+        View(*(part.to(DEVICE) for part in picture(4, 5, seed=seed)[:2]), TokenLayout.grid(4, 5), 7) for seed in (0, 1)
+    ]
+    method, chosen = LargestKeyPivots(keep_tokens=7), {}
+    for choice in ("on", "off"):
+        monkeypatch.setenv(kernels.VARIABLE, choice)
+        chosen[choice] = [selection.order.tolist() for selection in method.choose_all(views)]
+    assert chosen["on"] == chosen["off"]
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    assert chosen["on"] != [
+        selection.order.tolist() for selection in CentrifugalPruner(keep_tokens=7).choose_all(views)
+    ]
 
 
 def test_a_subclass_that_chooses_in_its_own_way_does_so_in_a_batch(monkeypatch):

@@ -28,7 +28,7 @@ def build(kernel, types, constants):
     source = ASTSource(fn=kernel, signature=dict(zip(names, kinds)), constexprs=constants)
     print(kernel.__name__, len(compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
 
-sizes = {"NEGATIVE": False, "BLOCK_N": 256, "BLOCK_D": 1024}
+sizes = {"BLOCK_N": 256, "BLOCK_D": 1024}
 build(aggregation._fold_kernel, "*bf16 *i64 *i64 *fp32 *bf16 i32 i32 fp32", sizes)
 sizes = {"BLOCK_N": 4, "BLOCK_D": 512, "C": 132, "SLOTS": 256}
 build(pivots._pivots_kernel, "*bf16 *i64 *fp32 *fp32 *i32 *i32 i32 i32 i32", sizes)

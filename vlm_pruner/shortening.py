@@ -109,22 +109,20 @@ def shorten(
     if visible is not None:
         keep &= visible.to(keep.device)
     cut = [task for task in tasks if not task.keeps_all]
-    selections = method.choose_all(look(task) for task in cut)
-    counts = [length] * rows
-    for task, selection in zip(cut, selections, strict=True):
+    choices = list(zip(cut, method.choose_all(look(task) for task in cut), strict=True))
+    counts = [length] * rows  # of what each row keeps, if nothing is padding
+    for task, selection in choices:
         keep[task.row, task.span.index(keep.device)] = False
         keep[task.row].index_fill_(0, task.span.positions_of(selection.indices), True)
         counts[task.row] -= task.span.length - len(selection.indices)
     packing = Packing.of(keep, counts if visible is None else None)
     short, places = packing.gather(hidden), packing.places(length)
-    images = (
-        (rows_of(hidden[task.row], task.span), selection) for task, selection in zip(cut, selections, strict=True)
-    )
-    for task, selection, merged in zip(cut, selections, method.merge_all(images), strict=True):
+    merged = method.merge_all((rows_of(hidden[task.row], task.span), selection) for task, selection in choices)
+    for (task, selection), new_rows in zip(choices, merged, strict=True):
         now = places[task.row].index_select(0, task.span.positions_of(selection.indices))
-        short[task.row].index_copy_(0, now, merged)
-    chosen = iter(selections)
-    left = [_carry_on(task, None if task.keeps_all else next(chosen), layer, places) for task in tasks]
+        short[task.row].index_copy_(0, now, new_rows)
+    selections = iter(selection for _, selection in choices)
+    left = [_carry_on(task, None if task.keeps_all else next(selections), layer, places) for task in tasks]
     return Shortened(short, packing, left)
 
 

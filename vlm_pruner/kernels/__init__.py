@@ -17,6 +17,7 @@ from torch import Tensor
 from vlm_pruner.errors import PruningError
 
 VARIABLE = "VLM_PRUNER_KERNELS"
+WINDOW = 64  # candidates judged at once: the largest token batch and number of pivots
 
 
 def wanted(tensor: Tensor) -> bool:

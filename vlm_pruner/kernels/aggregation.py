@@ -7,12 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+_LEAST = tl.constexpr(1.1754944e-38)  # the smallest normal number
+
 
 @triton.jit
 def _fold_kernel(
-    hidden, indices, nearest, similarity, out, n, d, self_weight, NEGATIVE: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr
-):  # fmt: skip
+    hidden, indices, nearest, similarity, out, n, d, self_weight, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):
     """Grid (kept tokens, strips of channels, images). hidden: [I, n, d], indices: [I, R], out: [I, R, d].
 
     Each program looks through all of nearest [I, n] for its tokens: little beside their rows, and no sort is needed.
@@ -36,31 +37,20 @@ def _fold_kernel(
             token = tl.min(tl.where(mine, tokens, n), axis=0)
             mine = mine & (tokens != token)
             left -= 1
-            weight = tl.load(similarity + token).to(tl.float32)
-            if not NEGATIVE:
-                weight = tl.maximum(weight, 0.0)
+            weight = tl.maximum(tl.load(similarity + token).to(tl.float32), 0.0)
             row = tl.load(hidden + token.to(tl.int64) * d + columns, mask=inside, other=0.0).to(tl.float32)
             total += weight
             summed += weight * row
-    least = 1e-8 if NEGATIVE else 1.1754944e-38
     own = tl.load(hidden + kept * d + columns, mask=inside, other=0.0)
-    folded = self_weight * own.to(tl.float32) + (1 - self_weight) * (summed / tl.maximum(total, least))
+    folded = self_weight * own.to(tl.float32) + (1 - self_weight) * (summed / tl.maximum(total, _LEAST))
     folded = tl.where(total > 0, folded, own.to(tl.float32))
     tl.store(out + (image * count + j) * d + columns, folded.to(own.dtype), mask=inside)
 
 
-def fold(
-    hidden: Tensor,
-    indices: Tensor,
-    nearest: Tensor,
-    similarity: Tensor,
-    self_weight: float,
-    *,
-    negative_weights: bool = False,
-) -> Tensor:
+def fold(hidden: Tensor, indices: Tensor, nearest: Tensor, similarity: Tensor, self_weight: float) -> Tensor:
     """[I, R, d], as `selection.fold` of each image: hidden [I, N, d], indices [I, R], nearest, similarity [I, N].
 
-    Sums are taken in float32, token after token in ascending order. Has no gradient.
+    Sums are taken in float32, token after token in ascending order. Has no gradient, and knows no negative weights.
     """
     hidden, indices = hidden.contiguous(), indices.contiguous()
     nearest, similarity = nearest.contiguous(), similarity.contiguous()
@@ -68,7 +58,6 @@ def fold(
     out = torch.empty(images, r, d, dtype=hidden.dtype, device=hidden.device)
     block = min(1024, triton.next_power_of_2(d))
     _fold_kernel[(r, triton.cdiv(d, block), images)](
-        hidden, indices, nearest, similarity, out, n, d, self_weight, NEGATIVE=negative_weights, BLOCK_N=256,
-        BLOCK_D=block,
-    )  # fmt: skip
+        hidden, indices, nearest, similarity, out, n, d, self_weight, BLOCK_N=256, BLOCK_D=block
+    )
     return out

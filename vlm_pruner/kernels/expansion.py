@@ -18,10 +18,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vlm_pruner.kernels import WINDOW
 from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
 from vlm_pruner.selection.expansion import Expansion
 
-WINDOW = 64  # candidates judged before all tokens see what was kept; largest token batch and number of pivots
 _LAST = tl.constexpr(3.0e38)  # score of a token that cannot be judged
 _NONE = tl.constexpr(2**30)  # larger than any rank
 _INFINITY = tl.constexpr(float("inf"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +13,12 @@ from torch import Tensor
 from vlm_pruner import kernels
 from vlm_pruner import selection as torch_path
 from vlm_pruner.errors import PruningError
+from vlm_pruner.kernels.together import in_groups, stack
 from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 
 Merge = tuple[Tensor, Selection]  # an image's hidden states [N, d], and what to keep of it
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 @register("vlm-pruner")
@@ -111,7 +110,7 @@ class CentrifugalPruner(Pruner):
             shapes = view.hidden.shape, view.keys.shape, view.layout.coords.shape
             return (*shapes, view.budget) if own and self._fused(view.hidden) else None
 
-        return _in_groups(views, kind, together=self._select_fused, alone=self.choose)
+        return in_groups(views, kind, together=self._select_fused, alone=self.choose)
 
     @torch.no_grad()
     def _select_fused(self, views: list[View]) -> list[Selection]:
@@ -119,9 +118,9 @@ class CentrifugalPruner(Pruner):
         fused, budget = kernels.load(), views[0].budget
         for view in views:
             self._check_sizes(view.hidden, view.keys, view.layout, view.budget)
-        features = fused.screen_channels(_stack([view.hidden for view in views]), self.channels)
-        pivots = self._choose_pivots(_stack([view.keys for view in views]), min(self.pivots, budget))
-        places = _stack([view.layout.places(features) for view in views])
+        features = fused.screen_channels(stack([view.hidden for view in views]), self.channels)
+        pivots = self._choose_pivots(stack([view.keys for view in views]), min(self.pivots, budget))
+        places = stack([view.layout.places(features) for view in views])
         grown = fused.expand(features, places, pivots, budget, **self._criterion())
         return [Selection(*parts) for parts in zip(*grown, pivots, strict=True)]
 
@@ -140,8 +139,8 @@ class CentrifugalPruner(Pruner):
 
     def _fused(self, hidden: Tensor) -> bool:
         """Whether the GPU kernels are to be used and can be: they keep exactly the budget, and work in float32."""
-        possible = not self.released and hidden.dtype != torch.float64 and max(self.pivots, self.token_batch or 1) <= 64
-        return possible and kernels.wanted(hidden)
+        fits = max(self.pivots, self.token_batch or 1) <= kernels.WINDOW
+        return fits and not self.released and hidden.dtype != torch.float64 and kernels.wanted(hidden)
 
     def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
         n = hidden.shape[0]
@@ -180,41 +179,15 @@ class CentrifugalPruner(Pruner):
             hidden, selection = image
             return (hidden.shape, selection.indices.shape) if own and self._fused_merge(hidden) else None
 
-        return _in_groups(images, kind, together=self._merge_fused, alone=lambda image: self.merge(*image))
+        return in_groups(images, kind, together=self._merge_fused, alone=lambda image: self.merge(*image))
 
     def _merge_fused(self, images: list[Merge]) -> list[Tensor]:
         """By the kernels. All images are of the same sizes."""
         choices = [selection for _, selection in images]
         parts = ([getattr(choice, name) for choice in choices] for name in ("indices", "nearest", "similarity"))
-        hidden = _stack([hidden for hidden, _ in images])
-        return list(kernels.load().fold(hidden, *map(_stack, parts), self.self_weight))
+        hidden = stack([hidden for hidden, _ in images])
+        return list(kernels.load().fold(hidden, *map(stack, parts), self.self_weight))
 
     def _fused_merge(self, hidden: Tensor) -> bool:
         needs_gradient = torch.is_grad_enabled() and hidden.requires_grad  # which the kernels do not give
         return self.self_weight != 1 and not needs_gradient and self._fused(hidden)
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """[I, ...]. A single one is not copied."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
-
-
-def _in_groups(
-    items: Iterable[_In],
-    kind: Callable[[_In], Hashable],
-    *,
-    together: Callable[[list[_In]], list[_Out]],
-    alone: Callable[[_In], _Out],
-) -> list[_Out]:
-    """In the order of `items`: what `together` makes of all those of a kind, and `alone` of each that has none."""
-    found: dict[int, _Out] = {}
-    groups: dict[Hashable, dict[int, _In]] = {}
-    for number, item in enumerate(items):
-        its_kind = kind(item)
-        if its_kind is None:
-            found[number] = alone(item)
-        else:
-            groups.setdefault(its_kind, {})[number] = item
-    for group in groups.values():
-        found |= zip(group, together(list(group.values())), strict=True)
-    return [found[number] for number in sorted(found)]

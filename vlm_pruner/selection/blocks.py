@@ -10,13 +10,13 @@ from torch import Tensor
 BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits a processor's last cache, and is large enough to keep all cores busy
 
 
-def row_blocks(matrix: Tensor, elements: int = BLOCK_ELEMENTS) -> Iterator[Tensor]:
-    """`matrix` [N, d] in blocks of consecutive rows of at most `elements` numbers, each in float32 (or float64)."""
-    dtype = matrix.dtype if matrix.dtype == torch.float64 else torch.float32
-    if matrix.numel() <= elements:
+def row_blocks(matrix: Tensor) -> Iterator[Tensor]:
+    """`matrix` [N, d] in blocks of consecutive rows, each in float32 (or float64)."""
+    dtype = torch.promote_types(matrix.dtype, torch.float32)
+    if matrix.numel() <= BLOCK_ELEMENTS:
         yield matrix.to(dtype)
         return
-    for block in matrix.split(max(1, elements // matrix.shape[1])):
+    for block in matrix.split(max(1, BLOCK_ELEMENTS // matrix.shape[1])):
         yield block.to(dtype)
 
 
