@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import selection_speed
 from benchmarks.prefill_overhead import overhead
 from benchmarks.selection_speed import Gate
-from vlm_pruner.bench import models
-from vlm_pruner.bench.arms import make_arms
-from vlm_pruner.bench.speed import Run, run_once
-from vlm_pruner.bench.speed_summary import ratio
-from vlm_pruner.bench.workload import make_workload
-from vlm_pruner.cost import DecoderShape, lengths, prefill_seconds
-from vlm_pruner.machine import measure
+from vlm_pruner.cost.flops import DecoderShape, lengths, prefill_seconds
+from vlm_pruner.cost.machine import measure
+from vlm_pruner.experiments.arms import make_arms
+from vlm_pruner.speed import models
+from vlm_pruner.speed.summary import ratio
+from vlm_pruner.speed.timing import Run, run_once
+from vlm_pruner.speed.workload import make_workload
 
 CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "qwen2_vl" / "qwen2-vl-tiny"
 KEPT, ROUNDS, PAIRS = 64, 15, 600

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlm_pruner.bench.mini import CHECKPOINT
-from vlm_pruner.chat import load
+from vlm_pruner.asking import load
+from vlm_pruner.experiments.mini import CHECKPOINT
 from vlm_pruner.provenance import environment
 from vlm_pruner.web import cards, settings
 from vlm_pruner.web.recipe import Recipe

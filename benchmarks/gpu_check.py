@@ -32,16 +32,17 @@ from torch import Tensor
 
 import vlm_pruner as vp
 from benchmarks.selection_speed import picture
-from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, shortening
-from vlm_pruner.bench import models
-from vlm_pruner.bench.arms import Arm
-from vlm_pruner.bench.speed import run_once
-from vlm_pruner.bench.workload import make_workload
+from vlm_pruner import CentrifugalPruner, TokenLayout, kernels
+from vlm_pruner.decoder import shortening
+from vlm_pruner.decoder.shortening import Task, shorten
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.experiments.arms import Arm
+from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.view import View
 from vlm_pruner.provenance import environment
-from vlm_pruner.shortening import Task, shorten
+from vlm_pruner.speed import models
+from vlm_pruner.speed.timing import run_once
+from vlm_pruner.speed.workload import make_workload
 
 SECONDS = 420  # no section starts later, so that the whole stays under 8 minutes
 KIT = Path(__file__).resolve().parents[2] / "shared" / "conformance"

@@ -27,12 +27,12 @@ sys.path.insert(0, str(ROOT))
 import vlm_pruner as vp  # noqa: E402
 from benchmarks.suites import REFERENCE, SUITES  # noqa: E402
 from playground.mini.variants import WORLDS, write  # noqa: E402
-from vlm_pruner.bench.arms import DENSE, Arm  # noqa: E402
-from vlm_pruner.bench.journal import Journal  # noqa: E402
-from vlm_pruner.bench.llava_answerer import LlavaAnswerer  # noqa: E402
-from vlm_pruner.bench.mini import CHECKPOINT  # noqa: E402
-from vlm_pruner.bench.questions import Question, read_questions  # noqa: E402
-from vlm_pruner.bench.shared_run import PairedOutcomes, run_shared  # noqa: E402
+from vlm_pruner.experiments.arms import DENSE, Arm  # noqa: E402
+from vlm_pruner.experiments.journal import Journal  # noqa: E402
+from vlm_pruner.experiments.llava_answerer import LlavaAnswerer  # noqa: E402
+from vlm_pruner.experiments.mini import CHECKPOINT  # noqa: E402
+from vlm_pruner.experiments.questions import Question, read_questions  # noqa: E402
+from vlm_pruner.experiments.shared_run import PairedOutcomes, run_shared  # noqa: E402
 from vlm_pruner.provenance import environment  # noqa: E402
 from vlm_pruner.report.table import render  # noqa: E402
 

@@ -19,7 +19,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 import vlm_pruner as vp
-from vlm_pruner.bench.speed_summary import over_rounds
+from vlm_pruner.speed.summary import over_rounds
 
 GRID = (1, 24, 16)  # patches; a token is 2 x 2 of them
 TEXT = 36  # tokens

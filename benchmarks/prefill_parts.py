@@ -20,11 +20,11 @@ from transformers import DynamicCache
 
 import vlm_pruner as vp
 from vlm_pruner import adapters
-from vlm_pruner.bench import models
-from vlm_pruner.bench.workload import Workload, make_workload
-from vlm_pruner.cache_names import cache_argument
-from vlm_pruner.cost import DecoderShape, lengths, prefill_seconds
-from vlm_pruner.machine import measure
+from vlm_pruner.cost.flops import DecoderShape, lengths, prefill_seconds
+from vlm_pruner.cost.machine import measure
+from vlm_pruner.decoder.cache_names import cache_argument
+from vlm_pruner.speed import models
+from vlm_pruner.speed.workload import Workload, make_workload
 
 VISUAL, TEXT, KEPT, LAYER = 576, 60, 64, 2
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from llava.anyres import (
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from vlm_pruner.geometry.anyres import (
     divide_to_patches,
     get_anyres_image_grid_shape,
     parse_pinpoints,
     resize_and_pad_image,
     select_best_resolution,
 )
-from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 __all__ = [
     "divide_to_patches",

@@ -15,6 +15,7 @@ step() {
 step format "$python" -m ruff format --check .
 step lint "$python" -m ruff check .
 step types "$python" -m mypy
+step layers "$(dirname "$python")/lint-imports" --no-logo
 step docs "$python" -m sphinx -q -W --keep-going -b html docs build/docs
 
 if ((${#failed[@]})); then

@@ -11,18 +11,19 @@ import torch
 import vlm_pruner as vp
 from playground.mini import variants
 from tests import llava_tiny
-from vlm_pruner import ablate, cli
-from vlm_pruner.bench.ablations import VARIATIONS, LargestKeyPivots, Variation, ablation_arms, by_key, fits
-from vlm_pruner.bench.arms import Arm
-from vlm_pruner.bench.bootstrap import Interval
-from vlm_pruner.bench.journal import Journal
-from vlm_pruner.bench.llava_answerer import LlavaAnswerer
-from vlm_pruner.bench.questions import Question
-from vlm_pruner.bench.shared_picture import UNASKED, SharedPicture
-from vlm_pruner.bench.shared_run import PairedOutcomes, run_shared
-from vlm_pruner.cache_names import cache_argument, cache_of
+from vlm_pruner import cli
+from vlm_pruner.commands import ablate
+from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.experiments.ablations import VARIATIONS, LargestKeyPivots, Variation, ablation_arms, by_key, fits
+from vlm_pruner.experiments.arms import Arm
+from vlm_pruner.experiments.bootstrap import Interval
+from vlm_pruner.experiments.journal import Journal
+from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
+from vlm_pruner.experiments.questions import Question
+from vlm_pruner.experiments.shared_picture import UNASKED, SharedPicture
+from vlm_pruner.experiments.shared_run import PairedOutcomes, run_shared
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.report.ablation_table import AblationRow, ablation_table
 
 TEXTS = [("w1 w2 w3", "w4"), ("w5 w6 w7 w8 w9 w10 w11", "w12 w13"), ("w3", "w30 w31 w32")]
@@ -55,9 +56,9 @@ def questions(tmp_path_factory) -> list[Question]:
 
 def separate_logits(answerer: LlavaAnswerer, question: Question, method) -> torch.Tensor:
     """The same numbers from one ordinary prefill of picture, question and answer. [answer + 1, vocabulary]."""
-    from llava.images import read_image
     from llava.mm_utils import process_images
     from llava.model.multimodal_prompt import prepare_prompt
+    from vlm_pruner.images import read_image
 
     answer = answerer.tokenizer(question.answer, add_special_tokens=False).input_ids
     prompt_ids = answerer._ids(question)
@@ -229,7 +230,7 @@ def test_the_command_writes_a_table_and_json_and_goes_on(answerer, tmp_path, mon
     command = ["ablate", "--questions", str(folder / "questions.jsonl"), "--budget", "9", "--model", str(model)]
     command += ["--out", str(tmp_path / "out")]
     with monkeypatch.context() as short:
-        short.setattr("vlm_pruner.bench.ablations.VARIATIONS", VARIATIONS[:4])
+        short.setattr("vlm_pruner.experiments.ablations.VARIATIONS", VARIATIONS[:4])
         assert cli.main(command) == 0
         assert cli.main(command) == 0
     shown = capsys.readouterr()

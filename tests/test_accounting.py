@@ -11,8 +11,9 @@ import torch
 import vlm_pruner as vp
 from tests.families import FAMILIES, ONE, TWO
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
-from vlm_pruner import accounting, adapters
-from vlm_pruner.cost import DecoderShape, layer_flops
+from vlm_pruner import adapters
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.flops import DecoderShape, layer_flops
 from vlm_pruner.errors import PruningError
 
 SHAPE = DecoderShape(layers=4, hidden=8, intermediate=12, heads=2, key_value_heads=1, head_size=4)

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from tests import tiny_original, tiny_qwen
-from vlm_pruner.chat.original import OriginalChat
-from vlm_pruner.chat.processed import ProcessedChat
+from vlm_pruner.asking.frames import read_frames, spread
+from vlm_pruner.asking.original import OriginalChat
+from vlm_pruner.asking.processed import ProcessedChat
 from vlm_pruner.cli import main
-from vlm_pruner.fit import Fit
-from vlm_pruner.show import Kept, options
-from vlm_pruner.show.frames import read_frames, spread
-from vlm_pruner.show.terminal import draw_cells, wants_ascii, wants_colour
+from vlm_pruner.commands import options
+from vlm_pruner.drawing.terminal import draw_cells, wants_ascii, wants_colour
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.receipts import Kept
 
 QUESTION = ["--question", "is there a red circle?"]
 
@@ -239,7 +240,7 @@ def test_frames_of_a_video_file(tmp_path: Path) -> None:
 
 def test_without_a_decoder_a_video_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("vlm_pruner.show.frames.find_spec", lambda name: None)
+    monkeypatch.setattr("vlm_pruner.asking.frames.find_spec", lambda name: None)
     (tmp_path / "film.mp4").write_bytes(b"video")
     with pytest.raises(ValueError, match=r"pip install 'vlm-pruner\[video\]'"):
         read_frames(tmp_path / "film.mp4")

@@ -9,11 +9,11 @@ import torch
 
 from tests.families import FAMILIES
 from vlm_pruner import cli
-from vlm_pruner.bench import models
-from vlm_pruner.bench.arms import make_arms
-from vlm_pruner.bench.speed import check_cache, peak_cpu_bytes, run_once
-from vlm_pruner.bench.speed_summary import break_even, percentile, ratio
-from vlm_pruner.bench.workload import make_workload
+from vlm_pruner.experiments.arms import make_arms
+from vlm_pruner.speed import models
+from vlm_pruner.speed.summary import break_even, percentile, ratio
+from vlm_pruner.speed.timing import check_cache, peak_cpu_bytes, run_once
+from vlm_pruner.speed.workload import make_workload
 
 # Parameters of the published checkpoints, in millions, an output head that shares its weights counted once.
 PARAMETERS = {"llava-1.5-7b": 7063, "llava-1.5-13b": 13351, "llava-next-7b": 7063}

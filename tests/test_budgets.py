@@ -9,9 +9,9 @@ import pytest
 import vlm_pruner as vp
 from tests.test_accounting import lengths_seen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
-from vlm_pruner import accounting
-from vlm_pruner.budgets import Budget, plain, solve
-from vlm_pruner.cost import DecoderShape
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.budgets import Budget, plain, solve
+from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 
 LLAVA_7B = DecoderShape(layers=32, hidden=4096, intermediate=11008, heads=32, key_value_heads=32, head_size=128)

@@ -10,8 +10,9 @@ import pytest
 
 from llava.eval import evaluate, model_vqa_loader, options
 from tests.test_eval_engine import checkpoint, data, read, run  # noqa: F401  (fixtures)
-from vlm_pruner import accounting, demo_run
-from vlm_pruner.cost import DecoderShape
+from vlm_pruner.commands import demo_run
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,7 @@ from tests import llava_tiny
 from tests.families import FAMILIES, ONE, Family
 from tests.tiny_qwen import text
 from tests.versions import at_least
-from vlm_pruner.cache_names import cache_argument, cache_of, with_cache
+from vlm_pruner.decoder.cache_names import cache_argument, cache_of, with_cache
 
 NAMES = ["past_key_values"] + ["cache"] * at_least("5.24")
 METHOD = vp.CentrifugalPruner(keep_tokens=6)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 import vlm_pruner as vp
-from vlm_pruner.bench.mini import CHECKPOINT
-from vlm_pruner.chat import load
-from vlm_pruner.cost import DecoderShape, kv_bytes
+from vlm_pruner.asking import load
+from vlm_pruner.cost.flops import DecoderShape, kv_bytes
 from vlm_pruner.errors import PruningError
+from vlm_pruner.experiments.mini import CHECKPOINT
 
 PICTURE = Image.linear_gradient("L").convert("RGB")
 QUESTION = "What number is written in the image?"

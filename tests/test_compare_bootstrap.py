@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from vlm_pruner.bench.bootstrap import PictureBootstrap, holm
+from vlm_pruner.experiments.bootstrap import PictureBootstrap, holm
 
 
 def questions(pictures: int, each: int, seed: int = 0):

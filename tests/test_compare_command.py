@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
-from vlm_pruner import compare, methods
-from vlm_pruner.bench import answering
-from vlm_pruner.bench.arms import make_arms
-from vlm_pruner.bench.questions import read_questions
-from vlm_pruner.bench.replay import Replay
+from vlm_pruner import methods
 from vlm_pruner.cli import main
+from vlm_pruner.commands import compare
+from vlm_pruner.experiments import answering
+from vlm_pruner.experiments.arms import make_arms
+from vlm_pruner.experiments.questions import read_questions
+from vlm_pruner.experiments.replay import Replay
 
 FILES = ["accuracy.png", "answers.jsonl", "results.json", "table.md", "table.txt"]
 

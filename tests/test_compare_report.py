@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.test_project_journal import questions
-from vlm_pruner.bench.arms import Arm, ModelFacts, make_arms
-from vlm_pruner.bench.bootstrap import Interval
-from vlm_pruner.bench.verdicts import BETTER, UNCLEAR, WORSE, Cell, Difference, Rules, judge
-from vlm_pruner.cost import DecoderShape
+from vlm_pruner.cost.flops import DecoderShape
+from vlm_pruner.experiments.arms import Arm, ModelFacts, make_arms
+from vlm_pruner.experiments.bootstrap import Interval
+from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Cell, Difference, Rules, judge
 from vlm_pruner.report import compare_picture, compare_table
 
 FACTS = ModelFacts(576, DecoderShape(layers=32, hidden=64, intermediate=96, heads=2, key_value_heads=2, head_size=32))

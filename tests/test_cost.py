@@ -12,8 +12,7 @@ from torch.utils import flop_counter
 import vlm_pruner as vp
 from tests.families import FAMILIES, ONE
 from vlm_pruner import adapters
-from vlm_pruner.cache_names import cache_of
-from vlm_pruner.cost import (
+from vlm_pruner.cost.flops import (
     DecoderShape,
     Machine,
     cache_bytes,
@@ -29,7 +28,8 @@ from vlm_pruner.cost import (
     step_seconds,
     tokens_per_layer,
 )
-from vlm_pruner.machine import known, measure
+from vlm_pruner.cost.machine import known, measure
+from vlm_pruner.decoder.cache_names import cache_of
 
 LLAVA_7B = DecoderShape(layers=32, hidden=4096, intermediate=11008, heads=32, key_value_heads=32, head_size=128)
 

@@ -12,8 +12,8 @@ from conformance import conformance
 from llava.eval import convert_okvqa_questions
 from playground.mini import benchmarks
 from vlm_pruner import scoring
-from vlm_pruner.check_data import BENCHMARKS
 from vlm_pruner.cli import main
+from vlm_pruner.commands.check_data import BENCHMARKS
 
 # benchmark -> module, and its flags with paths below the benchmark's folder
 COMMANDS = {

@@ -14,7 +14,7 @@ from conformance import conformance
 from test_eval_engine import write_tokenizer
 
 from playground.mini import benchmarks
-from vlm_pruner.check_data import BENCHMARKS
+from vlm_pruner.commands.check_data import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {

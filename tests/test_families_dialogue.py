@@ -12,7 +12,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, ONE, TWO, Family, Film, Picture, Prompt
 from tests.tiny_qwen import text
-from vlm_pruner.cache_names import cache_argument
+from vlm_pruner.decoder.cache_names import cache_argument
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 SECOND: dict[str, Prompt] = {
@@ -21,7 +21,10 @@ SECOND: dict[str, Prompt] = {
     "images": [Picture(2, 9), *text(2, 23), Picture(0, 10), *text(1, 24)],
     "film": [*text(2, 25), Film(11), *text(3, 26)],
 }
-pytestmark = [pytest.mark.column("dialogue"), pytest.mark.filterwarnings("ignore::vlm_pruner.pruning.PruningWarning")]
+pytestmark = [
+    pytest.mark.column("dialogue"),
+    pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning"),
+]
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

@@ -14,7 +14,7 @@ from tests.tiny_qwen import IMAGE, LAYERS, VIDEO
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 ALL = vp.CentrifugalPruner(reduction_ratio=0.0)
-pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.pruning.PruningWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning")
 
 
 def column(name: str, prompt: Prompt):

@@ -12,11 +12,11 @@ import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family
 from tests.tiny_qwen import text
 from tests.versions import skip_before
-from vlm_pruner.cache_names import cache_argument, with_cache
+from vlm_pruner.decoder.cache_names import cache_argument, with_cache
 from vlm_pruner.errors import CacheError, PruningError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
-pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.pruning.PruningWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning")
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

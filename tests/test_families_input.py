@@ -14,8 +14,8 @@ from tests import families
 from tests.families import FAMILIES, ONE, TWO, WORDS, Family, Picture
 from tests.tiny_qwen import text
 from vlm_pruner.adapters import find
+from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.errors import PruningError, UnsupportedModelError
-from vlm_pruner.pruning import PruningWarning
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 ALL = vp.CentrifugalPruner(reduction_ratio=0.0)

@@ -19,7 +19,7 @@ from vlm_pruner.errors import PruningError, UnsupportedModelError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 SOME = [family for family in FAMILIES if family.name in ("llava_original", "llava_onevision", "qwen2_5_vl", "qwen3_vl")]
-pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.pruning.PruningWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning")
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)

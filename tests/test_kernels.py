@@ -23,8 +23,8 @@ from tests.conformance import conformance  # noqa: E402
 from tests.interleaved import side_by_side  # noqa: E402
 from tests.test_selection import golden_configurations, golden_method, picture  # noqa: E402
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
-from vlm_pruner.bench.ablations import LargestKeyPivots  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
+from vlm_pruner.experiments.ablations import LargestKeyPivots  # noqa: E402
 from vlm_pruner.methods.base import Selection  # noqa: E402
 from vlm_pruner.methods.view import View  # noqa: E402
 

@@ -11,8 +11,6 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, LlavaNextConfig
 from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-from llava.anyres import parse_pinpoints, unpadded_region
-from llava.images import ImageReadError, read_image
 from llava.mm_utils import (
     divide_to_patches,
     expand2square,
@@ -23,6 +21,8 @@ from llava.mm_utils import (
 )
 from llava.model.image_tokens import count_tiled, tiled_view
 from tests import llava_tiny
+from vlm_pruner.geometry.anyres import parse_pinpoints, unpadded_region
+from vlm_pruner.images import ImageReadError, read_image
 
 RED = (200, 30, 40)
 

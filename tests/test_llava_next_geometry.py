@@ -12,12 +12,12 @@ from transformers.image_processing_utils import select_best_resolution as theirs
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-from llava.anyres import get_anyres_image_grid_shape, select_best_resolution, unpadded_region
 from llava.mm_utils import process_images
 from llava.model.image_tokens import ImageTokens, tiled_view
 from tests import llava_tiny
 from tests.tiny_llava_next import CANVASES, SIDE, SIZES, TILE
-from vlm_pruner.tiles import released_layout, unpadded_layout
+from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, select_best_resolution, unpadded_region
+from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 
 PATCH = TILE // SIDE
 CONFIG = SimpleNamespace(

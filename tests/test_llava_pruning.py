@@ -15,7 +15,7 @@ import vlm_pruner as vp
 from llava.model.builder import load_model
 from tests import llava_tiny
 from tests.conformance import conformance
-from vlm_pruner.cache_names import cache_of
+from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 
 NEW = {"do_sample": False, "max_new_tokens": 8}

@@ -21,6 +21,7 @@ from versions import skip_before  # not tests.versions: something that lmms-eval
 import vlm_pruner as vp
 from playground.mini import lmms_tasks
 from vlm_pruner import lmms
+from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.errors import PruningError
 from vlm_pruner.lmms import check, films
 from vlm_pruner.lmms.arguments import (
@@ -35,7 +36,6 @@ from vlm_pruner.lmms.arguments import (
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger, NotPruned, count_visuals
-from vlm_pruner.processors import load_processor
 from vlm_pruner.receipts import ImageReceipt
 
 ROOT = Path(__file__).resolve().parents[1]

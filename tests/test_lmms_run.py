@@ -26,10 +26,10 @@ import vlm_pruner as vp
 from llava.eval import model_vqa_loader
 from playground.mini import lmms_tasks
 from vlm_pruner import cli, lmms
+from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.lmms.arguments import ArgumentError
 from vlm_pruner.lmms.chat import ChatModel
 from vlm_pruner.lmms.llava import Llava
-from vlm_pruner.pruning import PruningWarning
 
 ROOT = Path(__file__).resolve().parents[1]
 EMBEDDED = ROOT / "playground" / "mini" / "checkpoint"
@@ -102,7 +102,7 @@ def expected(folder: Path, docs: list[dict[str, Any]], images: Path, method: Any
 
     from transformers import AutoModelForImageTextToText
 
-    from vlm_pruner.processors import load_processor
+    from vlm_pruner.asking.processors import load_processor
 
     processor = load_processor(str(folder), max_pixels=9216)
     model = AutoModelForImageTextToText.from_pretrained(folder).eval()

@@ -13,7 +13,7 @@ import torch
 
 import vlm_pruner as vp
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.geometry.layout import VisualSpan
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from tests.conformance import conformance
-from vlm_pruner.attention_rows import LayerCall
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.decoder.attention_rows import LayerCall
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.dart import DartPruner, largest_keys, set_order
 from vlm_pruner.methods.divprune import DivPruner

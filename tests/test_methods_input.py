@@ -9,7 +9,7 @@ from transformers import DynamicCache, StaticCache
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, text, tiny_llava
-from vlm_pruner.cache_names import cache_argument, cache_of
+from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import CacheError, PruningError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=8, layer=0)

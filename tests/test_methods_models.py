@@ -7,7 +7,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
-from vlm_pruner.cache_names import cache_argument
+from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 

@@ -12,7 +12,7 @@ import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.test_methods_stages import STAIRS, kept_by_stairs
 from tests.tiny_llava import N, image, inputs, prompt, text, tiny_llava
-from vlm_pruner.cache_names import cache_argument
+from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 
 AT_INPUT = vp.methods.get("divprune")(keep_tokens=8, renumber=True)

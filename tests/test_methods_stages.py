@@ -10,7 +10,7 @@ import torch
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
-from vlm_pruner.cache_names import cache_of
+from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.schedule import spread_budget, stage_layers

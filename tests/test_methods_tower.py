@@ -11,7 +11,7 @@ import torch
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, tiny_llava
-from vlm_pruner.cache_names import cache_of
+from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.prumerge import class_attention, prumerge_rows, spread_order

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from tests import tiny_original
-from vlm_pruner import demo_run
-from vlm_pruner.bench import mini
 from vlm_pruner.cli import main
+from vlm_pruner.commands import demo_run
+from vlm_pruner.experiments import mini
 from vlm_pruner.report.picture import PATCH
 
 KINDS = ("existence", "attribute", "reading")
@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answerer() -> Any:
-    from vlm_pruner.bench.llava_answerer import LlavaAnswerer
+    from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 
     return LlavaAnswerer(*tiny_original.parts())
 
@@ -112,7 +112,7 @@ def check_results(results: dict[str, Any]) -> None:
 def test_the_cache_is_measured_as_it_lies_in_memory(answerer: Any, data: Path) -> None:
     """Two layers before the pruned one keep all tokens, the third keeps 5 of 16; every entry is 2 x 32 floats."""
     from vlm_pruner import CentrifugalPruner
-    from vlm_pruner.bench.questions import read_questions
+    from vlm_pruner.experiments.questions import read_questions
 
     question = read_questions(data / "mini" / "questions.jsonl")[0]
     dense, pruned = (answerer.look([question], m)[0] for m in (None, CentrifugalPruner(keep_tokens=5)))
@@ -128,7 +128,7 @@ def test_the_cache_is_measured_as_it_lies_in_memory(answerer: Any, data: Path) -
 
 def test_a_batch_answers_as_single_questions_do(answerer: Any, data: Path) -> None:
     from vlm_pruner import CentrifugalPruner
-    from vlm_pruner.bench.questions import read_questions
+    from vlm_pruner.experiments.questions import read_questions
 
     questions = read_questions(data / "mini" / "questions.jsonl")
     for method in (None, CentrifugalPruner(keep_tokens=6)):
@@ -140,7 +140,7 @@ def test_a_batch_answers_as_single_questions_do(answerer: Any, data: Path) -> No
 
 def test_the_questions_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the world's own command; a folder that a killed run left half-made is not mistaken for them."""
-    from vlm_pruner.bench.questions import kinds_of, read_questions
+    from vlm_pruner.experiments.questions import kinds_of, read_questions
 
     monkeypatch.setattr(mini, "BENCHMARKS", tmp_path)
     (tmp_path / ".unfinished" / "mini" / "images").mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_the_questions_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest
 
 
 def test_batches_hold_prompts_of_one_length(answerer: Any, data: Path) -> None:
-    from vlm_pruner.bench.questions import read_questions
+    from vlm_pruner.experiments.questions import read_questions
 
     questions = read_questions(data / "mini" / "questions.jsonl")
     batches = answerer.batches(questions, 4)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vlm_pruner.bench import interleave
-from vlm_pruner.bench.arms import Arm, make_arms
-from vlm_pruner.bench.interleave import Reply
-from vlm_pruner.bench.journal import Journal
-from vlm_pruner.bench.questions import Question, balanced_sample, read_questions
 from vlm_pruner.errors import PruningError
+from vlm_pruner.experiments import interleave
+from vlm_pruner.experiments.arms import Arm, make_arms
+from vlm_pruner.experiments.interleave import Reply
+from vlm_pruner.experiments.journal import Journal
+from vlm_pruner.experiments.questions import Question, balanced_sample, read_questions
 from vlm_pruner.methods import Pruner
 
 HEADER = {"seed": 0}

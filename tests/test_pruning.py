@@ -11,10 +11,10 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests.tiny_llava import IMAGE, LAYERS, N, image, inputs, prompt, text, tiny_llava
-from vlm_pruner.cache_names import cache_argument, cache_of, with_cache
-from vlm_pruner.cost import DecoderShape, kv_bytes
+from vlm_pruner.cost.flops import DecoderShape, kv_bytes
+from vlm_pruner.decoder.cache_names import cache_argument, cache_of, with_cache
+from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.errors import CacheError, PruningError, UnsupportedModelError
-from vlm_pruner.pruning import PruningWarning
 
 METHOD = vp.CentrifugalPruner(keep_tokens=8)
 METHODS = [

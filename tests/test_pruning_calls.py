@@ -12,7 +12,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import vlm_pruner as vp
 from tests import tiny_llava
-from vlm_pruner.cache_names import cache_argument, with_cache
+from vlm_pruner.decoder.cache_names import cache_argument, with_cache
 
 PACKAGE = str(Path(vp.__file__).parent)
 FEW, MANY = 4, 12  # decoder layers

@@ -9,7 +9,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.families import FAMILIES
-from vlm_pruner.bench.workload import make_workload
+from vlm_pruner.speed.workload import make_workload
 
 N, KEPT = 4096, 64
 LLAVA = next(family for family in FAMILIES if family.name == "llava")

@@ -18,9 +18,9 @@ from tests import tiny_qwen
 from tests.conformance import conformance
 from tests.tiny_qwen import image, inputs, text
 from tests.versions import skip_before
-from vlm_pruner.cache_names import cache_argument
+from vlm_pruner.decoder.cache_names import cache_argument
+from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.errors import PruningError
-from vlm_pruner.pruning import PruningWarning
 
 GOLDEN = Path(__file__).parent / "golden" / "qwen2_vl_tiny.json"
 

@@ -10,9 +10,9 @@ import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
 from tests.versions import at_least
-from vlm_pruner.cache_names import cache_argument
+from vlm_pruner.decoder.cache_names import cache_argument
+from vlm_pruner.decoder.views import SUPPLIED
 from vlm_pruner.errors import PruningError
-from vlm_pruner.views import SUPPLIED
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
 HALF = vp.CentrifugalPruner(reduction_ratio=0.5, layer=1)  # DeepStack is due after layers 0, 1 and 2

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlm_pruner.fit import Fit
+from vlm_pruner.drawing.chart import Axis, Level, Point, Row, Series, apart, interval_chart, line_chart, nice_ticks
+from vlm_pruner.drawing.raster import rasterise
+from vlm_pruner.drawing.scene import Scene, Text
+from vlm_pruner.drawing.svg import write_svg
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.receipts import Kept
 from vlm_pruner.report.figures import ablation, intro, model, speed
 from vlm_pruner.report.figures.__main__ import main
-from vlm_pruner.show import Kept
-from vlm_pruner.show.chart import Axis, Level, Point, Row, Series, apart, interval_chart, line_chart, nice_ticks
-from vlm_pruner.show.raster import rasterise
-from vlm_pruner.show.scene import Scene, Text
-from vlm_pruner.show.svg import write_svg
 
 
 def words(scene: Scene) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vlm_pruner.bench.arms import Arm, make_arms
-from vlm_pruner.bench.statistics import mean_of, mean_over, paired_difference, proportion
-from vlm_pruner.bench.summary import summarise
+from vlm_pruner.experiments.arms import Arm, make_arms
+from vlm_pruner.experiments.statistics import mean_of, mean_over, paired_difference, proportion
+from vlm_pruner.experiments.summary import summarise
 from vlm_pruner.report.comparison import comparison_table, difference_table
 from vlm_pruner.report.table import render, split_columns
 

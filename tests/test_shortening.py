@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vlm_pruner import TokenLayout
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.decoder.shortening import plan, shorten
+from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.view import View
-from vlm_pruner.shortening import plan, shorten
 
 GRID = TokenLayout.grid(3, 4)
 

@@ -24,7 +24,7 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from tests.families import FAMILIES, Family
 from vlm_pruner import CentrifugalPruner, prune
-from vlm_pruner.fit import Box, Fit, View
+from vlm_pruner.geometry.fit import Box, Fit, View
 from vlm_pruner.receipts import ImageReceipt
 
 SIZES = [(640, 427), (427, 640), (301, 300), (336, 336), (97, 412)]

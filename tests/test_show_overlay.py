@@ -15,10 +15,10 @@ from PIL import Image, ImageChops
 
 from tests.families import FAMILIES
 from vlm_pruner import CentrifugalPruner, prune
-from vlm_pruner.fit import Fit
-from vlm_pruner.receipts import ImageReceipt
-from vlm_pruner.show import Kept, Style, overlay, overlay_svg, side_by_side
-from vlm_pruner.show.colours import order_colour, ramp, rgb
+from vlm_pruner.drawing import Style, overlay, overlay_svg, side_by_side
+from vlm_pruner.drawing.colours import order_colour, ramp, rgb
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.receipts import ImageReceipt, Kept
 
 BLUE = (0x20, 0x40, 0x80)
 SVG = "{http://www.w3.org/2000/svg}"
@@ -148,9 +148,9 @@ def test_receipts_draw_themselves_and_survive_json() -> None:
         family.model(**inputs)
     receipt = pruning.receipts[-1]
     image = receipt.images[0]
-    assert overlay_svg(blue(), Kept.of(image)).count('class="kept"') == 5
-    again = Kept.from_dict(json.loads(json.dumps(receipt.to_dict()))["images"][0])
-    assert overlay_svg(blue(), again) == overlay_svg(blue(), Kept.of(image))
+    assert overlay_svg(blue(), image.kept()).count('class="kept"') == 5
+    again = ImageReceipt.from_dict(json.loads(json.dumps(receipt.to_dict()))["images"][0]).kept()
+    assert overlay_svg(blue(), again) == overlay_svg(blue(), image.kept())
     assert list(image.overlay(blue(), side=240).tobytes()) == list(overlay(blue(), again, Style(side=240)).tobytes())
     both = receipt.overlay(blue(), blue(200, 300), side=240)
     assert both.width > 2 * 160
@@ -162,7 +162,7 @@ def test_what_cannot_be_drawn_says_why() -> None:
     receipt = ImageReceipt(0, (0, 4), 2, "fastv", 4, 1, [2], [2], [[0.0, 1.0]])
     with pytest.raises(ValueError, match="receipt of fastv does not say where its 4 tokens are"):
         receipt.overlay(blue())
-    assert Kept.of(receipt, Fit("stretch", 2, 2)).order == [2]
+    assert receipt.kept(Fit("stretch", 2, 2)).order == [2]
     with pytest.raises(ValueError, match="first=4, but 3 tokens were kept; use 0 to 3"):
         overlay(blue(), grid([7, 0, 23]), Style(first=4))
     with pytest.raises(ValueError, match="folds='hues' must be"):

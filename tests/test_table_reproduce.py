@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval import checkpoint, plan, reproduce
+from llava.eval import checkpoint, plan
 from vlm_pruner import methods
+from vlm_pruner.commands import reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from tests import browser
-from vlm_pruner.bench.mini import CHECKPOINT, ROOT
+from vlm_pruner.experiments.mini import CHECKPOINT
+from vlm_pruner.provenance import ROOT
 from vlm_pruner.web.server import bind
 
 PATIENCE = 120  # seconds: CI machines are slow, and nothing here measures time

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import vlm_pruner as vp
-from vlm_pruner.bench.mini import CHECKPOINT
-from vlm_pruner.chat import load
-from vlm_pruner.show import ask
+from vlm_pruner.asking import load
+from vlm_pruner.commands import ask
+from vlm_pruner.experiments.mini import CHECKPOINT
 from vlm_pruner.web.recipe import Recipe
 
 QUESTION = 'What\'s "written" in $HOME?\nAnswer.'

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import vlm_pruner as vp
-from vlm_pruner.chat import Answer
+from vlm_pruner.asking import Answer
 from vlm_pruner.web.session import MAX_QUESTION, Job, Pane, Session
 
 PICTURE = Image.new("RGB", (8, 8))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava.images import ImageReadError
+from vlm_pruner.images import ImageReadError
 from vlm_pruner.web.uploads import MAX_MEGAPIXELS, accept, clean_name
 
 RED, BLUE = (214, 40, 40), (45, 80, 220)

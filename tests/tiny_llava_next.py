@@ -38,7 +38,7 @@ def tiny_llava_next(seed: int = 0) -> LlavaNextForConditionalGeneration:
 
 def tiles(size: tuple[int, int], seed: int = 0) -> Tensor:
     """Pixel values of one picture, [1 + tiles, 3, 84, 84]."""
-    from llava.anyres import get_anyres_image_grid_shape
+    from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape
 
     across, down = get_anyres_image_grid_shape(size, [[w, h] for h, w in CANVASES], TILE)
     return torch.randn(1 + across * down, 3, TILE, TILE, generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""The ``vlm-pruner`` command: a table of subcommands, each in the module that does the work.
+"""The ``vlm-pruner`` command: a table of subcommands, each a module of `commands/`.
 
 A subcommand's module offers ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code) and, if it likes,
 ``EXAMPLES``. Only the module that was asked for is imported, so ``--help`` answers at once.
@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NoReturn
 
-BAD_INPUT = 2
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,19 @@ class Command:
 
 
 COMMANDS = {
-    "check-data": Command("vlm_pruner.check_data", "name the files of the nine benchmarks that are missing"),
-    "score": Command("vlm_pruner.scoring.command", "score an answer file of one of nine benchmarks"),
-    "table": Command("vlm_pruner.report.paper_command", "the paper's tables with our scores beside the printed ones"),
-    "bench": Command("vlm_pruner.bench.command", "time a model's parts on this machine, dense and pruned"),
-    "ask": Command("vlm_pruner.show.ask", "one question, answered dense and pruned, and which tokens were kept"),
-    "show": Command("vlm_pruner.show.command", "draw which tokens methods keep of a picture, side by side"),
-    "compare": Command("vlm_pruner.compare", "methods x budgets x benchmarks, with intervals and verdicts"),
-    "demo-run": Command("vlm_pruner.demo_run", "dense against pruned answers of the embedded model, in minutes"),
-    "ablate": Command("vlm_pruner.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
-    "report": Command("vlm_pruner.report.html_command", "result files as one page, with pictures of kept tokens"),
-    "demo": Command("vlm_pruner.web.command", "a page in the browser: dense and pruned answers side by side"),
+    "check-data": Command("vlm_pruner.commands.check_data", "name the files of the nine benchmarks that are missing"),
+    "score": Command("vlm_pruner.commands.score", "score an answer file of one of nine benchmarks"),
+    "table": Command("vlm_pruner.commands.table", "the paper's tables with our scores beside the printed ones"),
+    "bench": Command("vlm_pruner.commands.bench", "time a model's parts on this machine, dense and pruned"),
+    "ask": Command("vlm_pruner.commands.ask", "one question, answered dense and pruned, and which tokens were kept"),
+    "show": Command("vlm_pruner.commands.show", "draw which tokens methods keep of a picture, side by side"),
+    "compare": Command("vlm_pruner.commands.compare", "methods x budgets x benchmarks, with intervals and verdicts"),
+    "demo-run": Command(
+        "vlm_pruner.commands.demo_run", "dense against pruned answers of the embedded model, in minutes"
+    ),
+    "ablate": Command("vlm_pruner.commands.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
+    "report": Command("vlm_pruner.commands.report", "result files as one page, with pictures of kept tokens"),
+    "demo": Command("vlm_pruner.commands.demo", "a page in the browser: dense and pruned answers side by side"),
 }
 
 EXAMPLES = """examples:
@@ -57,18 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vlm-pruner: interrupted", file=sys.stderr)
         return 130
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line; its type where it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line: what is wrong, and where the help is."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_INPUT, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

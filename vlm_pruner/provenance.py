@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]  # of the clone
 PACKAGES = ("vlm-pruner", "torch", "transformers", "pillow", "numpy")
 
 

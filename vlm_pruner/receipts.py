@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vlm_pruner.fit import Fit
+import vlm_pruner
+from vlm_pruner.geometry.fit import Fit
 
 if TYPE_CHECKING:
     import PIL.Image
 
-    from vlm_pruner.show.overlay import Pictures
+
+@dataclass(frozen=True)
+class Kept:
+    """The kept tokens of one picture or video, as drawings show them. Tokens count from 0 within the visual span.
+
+    fit:    how the picture was laid on the grid. order: kept tokens in order of selection.
+    pivots: those that selection started from.
+    keeper: for every token the kept one that it was folded into (itself, if it was kept); None if nothing was folded.
+    method: the name of the method that chose.
+    """
+
+    fit: Fit
+    order: Sequence[int]
+    pivots: Sequence[int] = ()
+    keeper: Sequence[int] | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,15 +63,29 @@ class ImageReceipt:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "span": list(self.span)}
 
-    def overlay(self, picture: Pictures, **style: Any) -> PIL.Image.Image:
-        """The original picture (or a video's frames) with the kept tokens drawn in place; RGB.
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ImageReceipt:
+        """From `to_dict()`, maybe by way of JSON."""
+        return cls(**{**values, "fit": Fit.from_dict(values["fit"]) if values.get("fit") else None})
 
-        style: fields of `vlm_pruner.show.Style`, such as first=16, folds="hue" or side=512.
+    def kept(self, fit: Fit | None = None) -> Kept:
+        """What a drawing needs of it. `fit` replaces the receipt's own. Raises ValueError if neither is known."""
+        fit = fit or self.fit
+        if fit is None:
+            raise ValueError(
+                f"the receipt of {self.method} does not say where its {self.n_before} tokens are in the picture; "
+                "give fit=Fit(kind, rows, columns), or prune through vlm_pruner.prune(model, method)"
+            )
+        keeper = None if self.nearest is None else [self.indices[position] for position in self.nearest]
+        return Kept(fit, self.order, self.pivots, keeper, self.method)
+
+    def overlay(self, picture: Any, **style: Any) -> PIL.Image.Image:
+        """The original picture (a video: its list of frames) with the kept tokens drawn in place, RGB.
+
+        style: fields of `vlm_pruner.drawing.Style`, such as first=16, folds="hue" or side=512.
         Raises ValueError if the receipt does not say where the tokens are, or the picture cannot be the one it is of.
         """
-        from vlm_pruner.show import Kept, Style, overlay
-
-        return overlay(picture, Kept.of(self), Style(**style))
+        return vlm_pruner.draw_prefill([self], [picture], **style)
 
 
 @dataclass(frozen=True)
@@ -77,19 +107,12 @@ class Receipt:
     def images(self) -> list[ImageReceipt]:
         return self.make_images()
 
-    def overlay(self, *pictures: Pictures, **style: Any) -> PIL.Image.Image:
+    def overlay(self, *pictures: Any, **style: Any) -> PIL.Image.Image:
         """The prefill's pictures with the kept tokens drawn in place, side by side; see `ImageReceipt.overlay`.
 
         pictures: one for each entry of `images`, in order; a video is a list of frames.
         """
-        if len(pictures) != len(self.images):
-            raise ValueError(
-                f"{len(pictures)} pictures were given, but the receipt is of {len(self.images)} images: give one each"
-            )
-        from vlm_pruner.show import side_by_side
-
-        drawn = [image.overlay(picture, **style) for image, picture in zip(self.images, pictures, strict=True)]
-        return drawn[0] if len(drawn) == 1 else side_by_side([("", one) for one in drawn], key=False)
+        return vlm_pruner.draw_prefill(self.images, pictures, **style)
 
     def to_dict(self) -> dict[str, Any]:
         own = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "make_images"}

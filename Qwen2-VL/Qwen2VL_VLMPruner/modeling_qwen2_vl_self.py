@@ -10,10 +10,10 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VL
 
 from vlm_pruner.adapters.base import grid_fit, named_arguments
 from vlm_pruner.adapters.qwen_vl import QwenVLAdapter
+from vlm_pruner.decoder.pruning import DecoderPruning
+from vlm_pruner.decoder.refusals import counting_positions
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.pruning import DecoderPruning
 from vlm_pruner.receipts import Receipt
-from vlm_pruner.refusals import counting_positions
 
 # Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
 _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.cli import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 from vlm_pruner.scoring.records import field, read_json
 
 

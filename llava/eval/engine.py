@@ -22,8 +22,8 @@ from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
 from llava.mm_utils import process_images, tokenizer_image_token
-from vlm_pruner import accounting
-from vlm_pruner.cost import DecoderShape
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 
 if TYPE_CHECKING:

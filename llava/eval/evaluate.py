@@ -12,7 +12,7 @@ from llava.eval import options, parts, runner
 from llava.eval.answers import AnswerFile, finished
 from llava.eval.processes import this_process
 from llava.eval.questions import Item, chunk
-from vlm_pruner.cli import OneLineParser, one_line
+from vlm_pruner.console import OneLineParser, one_line
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from llava.eval.errors import ItemError
-from llava.images import ImageReadError, read_image
+from vlm_pruner.images import ImageReadError, read_image
 
 
 def open_image(folder: Path, image: str | bytes | Image.Image, as_released: bool = False) -> Image.Image:

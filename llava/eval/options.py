@@ -133,8 +133,8 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
 
 def _meet_budget(args: argparse.Namespace, method_class: type[Pruner], settings: dict[str, Any]) -> Pruner:
     """The setting that meets --budget; what depends on the model is read from the checkpoint's configuration."""
-    from vlm_pruner import budgets
-    from vlm_pruner.cost import DecoderShape
+    from vlm_pruner.cost import budgets
+    from vlm_pruner.cost.flops import DecoderShape
 
     if both := {"reduction_ratio", "keep_tokens"} & settings.keys():
         raise UsageError(f"--budget {args.budget} and --{min(both)} are both given; give one of them")

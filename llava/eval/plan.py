@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TextIO
 
-from vlm_pruner.cli import one_line
+from vlm_pruner.console import one_line
 
 _RECORDER = """#!/bin/sh
 case "$2" in playground.*) exec "$REAL_PYTHON" "$@" ;; esac

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from llava.eval import options
 from llava.eval.questions import Question
-from llava.images import read_image
-from vlm_pruner.cli import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.images import read_image
 
 
 def build_parser() -> argparse.ArgumentParser:

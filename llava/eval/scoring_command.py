@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from vlm_pruner.cli import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 from vlm_pruner.scoring import Score
-from vlm_pruner.scoring.command import add_output_arguments, report
+from vlm_pruner.scoring.output import add_output_arguments, report
 
 
 def run(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llava.anyres import get_anyres_image_grid_shape, unpadded_region
 from llava.model.llava_config import LlavaConfig
-from vlm_pruner.layout import TokenLayout, VisualSpan
-from vlm_pruner.tiles import base_coords, released_layout, unpadded_layout
+from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, unpadded_region
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_layout
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def tiled_view(
     Merge types: "flat" puts the tiles one after another; "spatial" puts them together to one grid behind the base
     tile; "spatial_unpad" also cuts the bars off that grid and ends each of its rows with the newline embedding.
 
-    Coordinates of "spatial_unpad", LLaVA-NeXT's, are those of `vlm_pruner.tiles`. The other two keep the bars, so
-    their plane is the whole grid's, and the base tile is stretched over the part of it that holds the picture.
+    Coordinates of "spatial_unpad", LLaVA-NeXT's, are those of `vlm_pruner.geometry.tiles`. The other two keep the bars,
+    so their plane is the whole grid's, and the base tile is stretched over the part of it that holds the picture.
     """
     unpad = config.mm_patch_merge_type == "spatial_unpad"
     if unpad and newline is None:

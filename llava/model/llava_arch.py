@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from llava.anyres import parse_pinpoints
 from llava.model.image_tokens import ImageTokens, single_view, tiled_view
 from llava.model.language_model.modeling_llama_self import VLMPruner
 from llava.model.llava_config import PATCH_MERGE_TYPES, LlavaConfig
@@ -16,8 +15,9 @@ from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from vlm_pruner.adapters.base import grid_fit
 from vlm_pruner.adapters.llava_next import anyres_fit
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.anyres import parse_pinpoints
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner
 
 ImageSizes = Sequence[tuple[int, int]]

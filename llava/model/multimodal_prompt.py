@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from llava.anyres import get_anyres_image_grid_shape
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.image_tokens import ImageTokens
 from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
 from llava.model.llava_config import LlavaConfig
-from vlm_pruner.layout import VisualSpan
+from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape
+from vlm_pruner.geometry.layout import VisualSpan
 
 
 @dataclass(frozen=True)

@@ -11,4 +11,4 @@ python=${VENV_PYTHON:-}
 if [[ -z $python ]]; then
     if [[ -x .venv/bin/python ]]; then python=.venv/bin/python; else python=python; fi
 fi
-exec "$python" -m llava.eval.reproduce "$@"
+exec "$python" -m vlm_pruner.commands.reproduce "$@"

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.errors import PruningError
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.towers import ClipTower
 
 
 class Adapter:

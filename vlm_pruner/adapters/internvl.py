@@ -15,8 +15,8 @@ from torch import nn
 
 from vlm_pruner.adapters.base import Adapter, check_not_cut, encoded, lay_out, named_arguments, placeholders, runs
 from vlm_pruner.errors import PruningError
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 
 
 class InternVLAdapter(Adapter):

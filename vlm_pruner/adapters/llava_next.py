@@ -1,6 +1,6 @@
 """LLaVA-NeXT (1.6) in transformers' classes: pictures of any resolution, each one span of base, tiles and newlines.
 
-Where the tokens are in the picture, and what becomes of newlines, is said in `vlm_pruner.tiles`.
+Where the tokens are in the picture, and what becomes of newlines, is said in `vlm_pruner.geometry.tiles`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments
 from vlm_pruner.errors import PruningError
-from vlm_pruner.fit import Fit, Size
-from vlm_pruner.layout import TokenLayout, VisualSpan
-from vlm_pruner.tiles import released_layout, unpadded_layout
+from vlm_pruner.geometry.fit import Fit, Size
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 
 
 class LlavaNextAdapter(Adapter):

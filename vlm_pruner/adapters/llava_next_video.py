@@ -10,8 +10,8 @@ from typing import Any
 
 from vlm_pruner.adapters.base import encoded, grid_fit, lay_out, named_arguments
 from vlm_pruner.adapters.llava_next import LlavaNextAdapter
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 
 
 class LlavaNextVideoAdapter(LlavaNextAdapter):

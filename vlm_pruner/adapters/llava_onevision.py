@@ -1,8 +1,8 @@
 """LLaVA-OneVision in transformers' classes: pictures of any resolution, pictures side by side, and videos.
 
-One picture in a prompt is base, tiles and newlines, as in LLaVA-NeXT (see `vlm_pruner.tiles`), but of a large one the
-grid of tile tokens is shrunk. One of several pictures is its base alone, and a video its pooled frames; each ends with
-one newline, placed one step to the right of the last token.
+One picture in a prompt is base, tiles and newlines, as in LLaVA-NeXT (see `vlm_pruner.geometry.tiles`), but of a large
+one the grid of tile tokens is shrunk. One of several pictures is its base alone, and a video its pooled frames; each
+ends with one newline, placed one step to the right of the last token.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from vlm_pruner.adapters.base import encoded, grid_fit
 from vlm_pruner.adapters.llava_next import pairs
 from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout
 
 _LARGE = 1.1  # transformers shrinks grids that are larger than the limit by more than this, along each side
 

@@ -20,7 +20,7 @@ from vlm_pruner.adapters.base import (
     runs,
 )
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 
 
 class Mistral3Adapter(Adapter):

@@ -22,7 +22,7 @@ from vlm_pruner.adapters.base import (
     runs,
 )
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 
 _Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) where only their number is known
 

@@ -18,12 +18,12 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm
 
+from vlm_pruner.decoder.pruning import Pruning, prune
 from vlm_pruner.lmms.arguments import ArgumentError, Arguments, build_method, join, read_arguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document, in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger
 from vlm_pruner.methods import Pruner
-from vlm_pruner.pruning import Pruning, prune
 from vlm_pruner.receipts import ImageReceipt
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.view import View
 
 _LAYER_BEFORE = {"attend", "text_keys"}  # needs that the layer before the pruned one meets

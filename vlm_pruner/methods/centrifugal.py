@@ -13,8 +13,8 @@ from torch import Tensor
 from vlm_pruner import kernels
 from vlm_pruner import selection as torch_path
 from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.kernels.together import in_groups, stack
-from vlm_pruner.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 
 

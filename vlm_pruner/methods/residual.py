@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection import fold

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vlm_pruner.layout import TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
 
 AttentionRows = Callable[[Tensor], Tensor]  # text tokens, long [Q] -> their attention to the image, [heads, Q, N]
 

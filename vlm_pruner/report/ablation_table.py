@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlm_pruner.bench.ablations import Variation
-from vlm_pruner.bench.bootstrap import Interval
+from vlm_pruner.experiments.ablations import Variation
+from vlm_pruner.experiments.bootstrap import Interval
 from vlm_pruner.report.table import render
 
 

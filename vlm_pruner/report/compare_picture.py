@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_pruner.bench.verdicts import BETTER, WORSE, Cell
+from vlm_pruner.experiments.verdicts import BETTER, WORSE, Cell
 
 SCALE = 2  # drawn this much larger and shrunk, for smooth lines
 WIDTH, HEIGHT, COLUMNS = 300, 220, 4  # of a panel, in pixels of the result

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlm_pruner.bench.bootstrap import Interval
-from vlm_pruner.bench.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
+from vlm_pruner.experiments.bootstrap import Interval
+from vlm_pruner.experiments.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
 from vlm_pruner.report.comparison import SHORT
 from vlm_pruner.report.table import render
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlm_pruner.bench.arms import Arm
-from vlm_pruner.bench.statistics import Estimate
-from vlm_pruner.bench.summary import ArmSummary
+from vlm_pruner.experiments.arms import Arm
+from vlm_pruner.experiments.statistics import Estimate
+from vlm_pruner.experiments.summary import ArmSummary
 from vlm_pruner.report.table import WIDTH, render, split_columns
 
 SHORT = {"existence": "exist", "attribute": "attr", "relation": "rel", "reading": "read"}

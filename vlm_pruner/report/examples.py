@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlm_pruner.bench.arms import Arm
-from vlm_pruner.bench.questions import Question, kinds_of
+from vlm_pruner.experiments.arms import Arm
+from vlm_pruner.experiments.questions import Question, kinds_of
 from vlm_pruner.receipts import ImageReceipt
 from vlm_pruner.report.picture import Example, Panel, draw_figure
 
 if TYPE_CHECKING:
-    from vlm_pruner.bench.llava_answerer import LlavaAnswerer
+    from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 
 KINDS = ("reading", "attribute")
 FIRST_SHOWN = ("vlm-pruner", "random")

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_pruner.fit import Fit
-from vlm_pruner.show.colours import PADDING, order_colour
+from vlm_pruner.drawing.colours import PADDING, order_colour
+from vlm_pruner.geometry.fit import Fit
 
 SIDE = 224  # longer side of a thumbnail in pixels
 QUALITY = 68
@@ -133,7 +133,7 @@ class _Album:
 
     def _thumbnail(self, path: Path) -> str | None:
         """A data URL; None for a picture that is not (any more) where the result says."""
-        from llava.images import ImageReadError, read_image
+        from vlm_pruner.images import ImageReadError, read_image
 
         try:
             picture = read_image(path if path.is_file() else self._folder / path)

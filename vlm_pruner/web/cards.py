@@ -9,8 +9,8 @@ from html import escape
 
 from PIL import Image
 
-from vlm_pruner.chat import Answer
-from vlm_pruner.show import Kept, Style, overlay_svg
+from vlm_pruner.asking import Answer
+from vlm_pruner.drawing import Style, overlay_svg
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
 from vlm_pruner.web.session import Pane
@@ -119,7 +119,7 @@ def overlay(picture: Image.Image, answer: Answer, title: str, slider: bool = Tru
         return ""
     image = answer.images[0]
     try:
-        svg = overlay_svg(picture, Kept.of(image), Style(side=DRAWN))
+        svg = overlay_svg(picture, image.kept(), Style(side=DRAWN))
     except ValueError as error:
         return message(f"kept tokens cannot be drawn: {error}", "note")
     count = len(image.order)

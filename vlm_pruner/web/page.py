@@ -11,7 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from vlm_pruner.bench.mini import CHECKPOINT
+from vlm_pruner.experiments.mini import CHECKPOINT
 from vlm_pruner.web import cards, settings
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample

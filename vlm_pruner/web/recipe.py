@@ -11,7 +11,7 @@ from vlm_pruner.methods import Pruner
 
 @dataclass(frozen=True)
 class Recipe:
-    """model, dtype, device: as given to `vlm_pruner.chat.load`. picture: path, or the name of a visitor's own file."""
+    """model, dtype, device: as given to `vlm_pruner.asking.load`. picture: path, or a visitor's own file name."""
 
     model: str
     picture: str
@@ -27,8 +27,8 @@ class Recipe:
         settings = ", ".join(f"{name}={value!r}" for name, value in own_settings(self.method).items())
         return f"""\
 import vlm_pruner as vp
-from llava.images import read_image
-from vlm_pruner.chat import load
+from vlm_pruner.images import read_image
+from vlm_pruner.asking import load
 
 chat = load({self.model!r}{options})
 picture = read_image({self.picture!r})

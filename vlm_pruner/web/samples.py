@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm_pruner.bench.mini import ROOT, find_questions
-from vlm_pruner.bench.questions import Question, kinds_of, read_questions
+from vlm_pruner.experiments.mini import find_questions
+from vlm_pruner.experiments.questions import Question, kinds_of, read_questions
+from vlm_pruner.provenance import ROOT
 from vlm_pruner.web.uploads import Upload, accept
 
 KINDS = ("reading", "attribute", "existence", "count")  # what the embedded model can do best first

@@ -16,8 +16,8 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from vlm_pruner.chat import Answer, Chat
-from vlm_pruner.cli import one_line
+from vlm_pruner.asking import Answer, Chat
+from vlm_pruner.console import one_line
 from vlm_pruner.methods import Pruner
 
 MAX_QUESTION = 2000  # characters

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vlm_pruner import methods
-from vlm_pruner.chat import Chat
+from vlm_pruner.asking import Chat
+from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
-from vlm_pruner.pruning import prune
 from vlm_pruner.web.session import Job
 
 DENSE = Job("dense")

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from PIL import ExifTags, Image
 
-from llava.images import ImageReadError, read_image
+from vlm_pruner.images import ImageReadError, read_image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
 MAX_MEGAPIXELS = 40

@@ -14,9 +14,9 @@ from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
 from llava.model.llava_config import LlavaConfig
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt, repeat_pictures
-from vlm_pruner.cache_names import with_cache
-from vlm_pruner.layout import VisualSpan
-from vlm_pruner.refusals import counting_positions
+from vlm_pruner.decoder.cache_names import with_cache
+from vlm_pruner.decoder.refusals import counting_positions
+from vlm_pruner.geometry.layout import VisualSpan
 
 __all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
 

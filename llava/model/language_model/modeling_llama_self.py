@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaModel
 
-from vlm_pruner.fit import Fit
-from vlm_pruner.layout import TokenLayout, VisualSpan
+from vlm_pruner.decoder.pruning import DecoderPruning
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.pruning import DecoderPruning
 from vlm_pruner.receipts import Receipt
 
 

@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.bench.mini import CHECKPOINT, ROOT
-from vlm_pruner.cli import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.drawing.scene import Scene
+from vlm_pruner.drawing.sheet import save_sheet
+from vlm_pruner.experiments.mini import CHECKPOINT
+from vlm_pruner.provenance import ROOT
 from vlm_pruner.report.figures import ablation, intro, model, speed
-from vlm_pruner.show.scene import Scene
-from vlm_pruner.show.sheet import save_sheet
 
 # Name: what draws it, which result file it needs, and the command that makes that file.
 FIGURES: dict[str, tuple[Callable[[argparse.Namespace, dict[str, Any]], Scene], str, str]] = {

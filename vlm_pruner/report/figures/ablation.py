@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vlm_pruner.show.chart import Row, interval_chart
-from vlm_pruner.show.scene import Scene, moved
+from vlm_pruner.drawing.chart import Row, interval_chart
+from vlm_pruner.drawing.scene import Scene, moved
 
 
 def draw(args: argparse.Namespace, results: dict[str, Any]) -> Scene:

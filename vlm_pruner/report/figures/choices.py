@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_pruner.bench.mini import ROOT, check_checkpoint, find_questions
+from vlm_pruner.experiments.mini import check_checkpoint, find_questions
 from vlm_pruner.methods import Pruner
-from vlm_pruner.show.kept import Kept
+from vlm_pruner.provenance import ROOT
+from vlm_pruner.receipts import Kept
 
 PHOTOS = ROOT / "playground" / "photos"
 QUESTION = "What is in the picture?"
@@ -25,25 +26,25 @@ class Chooser:
 
     @cached_property
     def chat(self) -> Any:
-        from vlm_pruner.chat import load
+        from vlm_pruner.asking import load
 
         return load(self.checkpoint)
 
     def kept(self, picture: Image.Image, method: Pruner) -> Kept:
-        return Kept.of(self.chat.ask(picture, QUESTION, method, max_new_tokens=1).images[0])
+        return self.chat.ask(picture, QUESTION, method, max_new_tokens=1).images[0].kept()
 
 
 def photo(name: str) -> Image.Image:
-    """A photograph of the repository. Raises llava.images.ImageReadError if it is missing."""
-    from llava.images import read_image
+    """A photograph of the repository. Raises vlm_pruner.images.ImageReadError if it is missing."""
+    from vlm_pruner.images import read_image
 
     return read_image(PHOTOS / f"{name}.jpg")
 
 
 def scene(number: int) -> Image.Image:
     """The `number`-th picture (from 0) of the mini world's questions, which are made if they are not there yet."""
-    from llava.images import read_image
-    from vlm_pruner.bench.questions import read_questions
+    from vlm_pruner.experiments.questions import read_questions
+    from vlm_pruner.images import read_image
 
     pictures = list(dict.fromkeys(question.image for question in read_questions(find_questions(None))))
     return read_image(pictures[number])

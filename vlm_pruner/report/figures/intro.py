@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import vlm_pruner as vp
+from vlm_pruner.drawing.chart import MARKERS, Axis, Level, Point, Series, line_chart
+from vlm_pruner.drawing.colours import GREY, LINES
+from vlm_pruner.drawing.overlay import Style, draw_overlay
+from vlm_pruner.drawing.scene import Scene, enlarged, moved
+from vlm_pruner.drawing.sheet import sheet
 from vlm_pruner.report.figures.choices import Chooser, photo, scene
-from vlm_pruner.show.chart import MARKERS, Axis, Level, Point, Series, line_chart
-from vlm_pruner.show.colours import GREY, LINES
-from vlm_pruner.show.overlay import Style, draw_overlay
-from vlm_pruner.show.scene import Scene, enlarged, moved
-from vlm_pruner.show.sheet import sheet
 
 KEEP, SIDE, ENLARGED = 64, 416, 1.4  # a chart's texts must still be read when the figure is shown small
 METHODS = {"vlm-pruner": "VLM-Pruner", "divprune": "DivPrune", "fastv": "FastV", "random": "random"}

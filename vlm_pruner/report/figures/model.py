@@ -6,10 +6,10 @@ import argparse
 from typing import Any
 
 import vlm_pruner as vp
+from vlm_pruner.drawing.colours import GREY, INK, LINES
+from vlm_pruner.drawing.overlay import Style, draw_overlay
+from vlm_pruner.drawing.scene import Line, Rectangle, Scene, Shape, Text, moved
 from vlm_pruner.report.figures.choices import Chooser, photo
-from vlm_pruner.show.colours import GREY, INK, LINES
-from vlm_pruner.show.overlay import Style, draw_overlay
-from vlm_pruner.show.scene import Line, Rectangle, Scene, Shape, Text, moved
 
 KEEP, SIDE, GAP = 64, 450.0, 20.0
 VISUAL, WORDS = LINES[0], LINES[1]

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_pruner.drawing.chart import MARKERS, Axis, Level, Point, Series, bar_chart, line_chart
+from vlm_pruner.drawing.colours import LINES
+from vlm_pruner.drawing.scene import Scene, Shape, moved
 from vlm_pruner.report.speed_picture import COLOURS, parts
 from vlm_pruner.report.speed_table import case_title
-from vlm_pruner.show.chart import MARKERS, Axis, Level, Point, Series, bar_chart, line_chart
-from vlm_pruner.show.colours import LINES
-from vlm_pruner.show.scene import Scene, Shape, moved
 
 WIDTH = 720
 

@@ -1,0 +1,55 @@
+"""Which loader a checkpoint needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llava.model.checkpoint import find_folder, read_json
+from vlm_pruner.asking.chat import Chat
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None) -> Chat:
+    """Open a checkpoint folder, or a Hub name, in LLaVA's original layout or in transformers'.
+
+    dtype: float16 on a GPU and float32 on a CPU unless given.
+    Raises ValueError for a device that torch does not have, for a folder that is no checkpoint (llava's
+    CheckpointError), and for a model that no adapter knows (UnsupportedModelError).
+    """
+    check_device(device)
+    folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first")
+    options: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
+    if _is_original(read_json(folder / "config.json", "checkpoint")):
+        from vlm_pruner.asking.original import OriginalChat
+
+        return OriginalChat.open(folder, str(checkpoint), **options)
+    from vlm_pruner.asking.processed import ProcessedChat
+
+    return ProcessedChat.open(folder, str(checkpoint), **options)
+
+
+def _is_original(config: dict[str, Any]) -> bool:
+    return any(key.startswith("mm_") for key in config)
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError when torch does not know the device or cannot use it here."""
+    try:
+        torch.empty(1, device=torch.device(device))
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an AssertionError
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({reason}); --device cpu always works") from None
+
+
+def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
+    if dtype is None:
+        return torch.float32 if torch.device(device).type == "cpu" else torch.float16
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]

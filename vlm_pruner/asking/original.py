@@ -1,0 +1,58 @@
+"""Checkpoints in LLaVA's original layout, with LLaVA's own prompts and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from llava.eval.checkpoint import Checkpoint
+from llava.eval.prompts import build_prompt
+from llava.mm_utils import process_images, tokenizer_image_token
+from llava.model.builder import load_pretrained_model
+from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
+
+CONVERSATION = "vicuna_v1"
+
+
+class OriginalChat(Chat):
+    """`LlavaLlamaForCausalLM` of this repository. Pictures stand before the question."""
+
+    def __init__(self, checkpoint: Checkpoint, conversation: str = CONVERSATION) -> None:
+        super().__init__(checkpoint.model, checkpoint.model_id)
+        self.checkpoint = checkpoint
+        self.conversation = conversation
+
+    @classmethod
+    def open(cls, folder: Path, name: str, **options: Any) -> OriginalChat:
+        tokenizer, model, image_processor, _ = load_pretrained_model(folder, **options)
+        return cls(Checkpoint(name, tokenizer, model, image_processor))
+
+    def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
+        if video:
+            raise ValueError(f"{self.name} is a LLaVA model for pictures and reads no video; ask about single frames")
+        model, shown = self.model, as_list(pictures)
+        start_end = bool(getattr(model.config, "mm_use_im_start_end", False))
+        asked = build_prompt(_without_placeholder(question), self.conversation, len(shown), start_end)
+        ids: Any = tokenizer_image_token(asked, self.checkpoint.tokenizer, return_tensors="pt")
+        pixels = process_images(shown, self.checkpoint.image_processor, model.config)
+        inputs = {
+            "inputs": ids[None].to(model.device),
+            "images": pixels.to(model.device, model.dtype) if hasattr(pixels, "to") else pixels,
+            "image_sizes": [picture.size for picture in shown],
+        }
+        visual = sum(self.checkpoint.tokens_of(picture.size) for picture in shown)
+        return Prompt(inputs, len(ids) - len(shown), visual)
+
+    def visual_tokens(self, picture: Image.Image) -> int:
+        return self.checkpoint.tokens_of(picture.size)
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.checkpoint.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _without_placeholder(question: str) -> str:
+    """A picture's placeholder in the question would be taken for a second picture."""
+    return question.replace("<image>", "< image >")

@@ -1,0 +1,68 @@
+"""Checkpoints in transformers' layout, with the processor and the chat template that come with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
+from vlm_pruner.asking.processors import load_processor
+
+LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints bring no template
+
+
+class ProcessedChat(Chat):
+    """Any family that `vlm_pruner.prune` supports, as transformers loads it."""
+
+    def __init__(self, model: Any, processor: Any, name: str) -> None:
+        super().__init__(model, name)
+        self.processor = processor
+
+    @classmethod
+    def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
+        AutoConfig.from_pretrained(folder)  # a folder of something else is told before anything is loaded
+        processor = load_processor(str(folder))
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        return cls(model.to(device).eval(), processor, name)
+
+    @property
+    def takes_video(self) -> bool:
+        return getattr(self.model.config, "video_token_id", None) is not None
+
+    def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
+        shown = as_list(pictures)
+        visuals: dict[str, Any] = {"images": shown} if shown else {}
+        if video:
+            self._check_video()
+            visuals |= {"videos": [np.stack([np.asarray(frame) for frame in video])], "do_sample_frames": False}
+        text = self._text(question, ["image"] * len(shown) + ["video"] * bool(video))
+        inputs = self.processor(text=[text], return_tensors="pt", **visuals)
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        ids, config = inputs["input_ids"], self.model.config
+        placeholders = [config.image_token_id] + [config.video_token_id] * self.takes_video
+        visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
+        return Prompt(dict(inputs), ids.shape[1] - visual, visual)
+
+    def _check_video(self) -> None:
+        if not self.takes_video:
+            raise ValueError(f"{self.name} ({self.model.config.model_type}) reads no video; ask about single frames")
+        if getattr(self.processor, "video_processor", None) is None:
+            raise ValueError(f"the processor of {self.name} came without its video half: pip install torchvision")
+
+    def _text(self, question: str, visuals: Sequence[str]) -> str:
+        if getattr(self.processor, "chat_template", None) is None:
+            if self.model.config.model_type != "llava":
+                raise ValueError(f"{self.name} has no chat template (chat_template.jinja): add the one of its family")
+            return LLAVA_PROMPT.format(images="<image>\n" * len(visuals), question=question)
+        content = [*({"type": kind} for kind in visuals), {"type": "text", "text": question}]
+        return str(
+            self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,0 +1,1 @@
+"""One module per subcommand of `vlm-pruner`. The only room that knows argparse, tables and screens."""

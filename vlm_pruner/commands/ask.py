@@ -1,0 +1,200 @@
+"""`vlm-pruner ask`: one question, answered dense and pruned, with what each cost and which tokens were kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vlm_pruner.commands import options
+from vlm_pruner.report.table import render
+
+if TYPE_CHECKING:
+    from vlm_pruner.asking import Answer
+    from vlm_pruner.drawing.overlay import Pictures
+    from vlm_pruner.methods import Pruner
+    from vlm_pruner.receipts import ImageReceipt
+
+EXAMPLES = """examples:
+  vlm-pruner ask photo.jpg --question "What is on the table?"
+  vlm-pruner ask photo.jpg --question "What is on the table?" --method fastv --keep 32 --layer 3
+  vlm-pruner ask a.png b.png --question "What has changed?" --model checkpoints/llava-v1.5-7b --device cuda
+  vlm-pruner ask --video clip.mp4 --question "What happens?" --model Qwen/Qwen2.5-VL-3B-Instruct --keep ratio:0.9
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, in the order in which they are shown")
+    parser.add_argument("--question", required=True, metavar="TEXT")
+    parser.add_argument("--video", metavar="FILE", help="a video file, a folder of frames, or an animated picture")
+    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames taken of the video (%(default)s)")
+    parser.add_argument("--method", default="vlm-pruner", metavar="NAME", help="pruning method, or dense (%(default)s)")
+    options.add_method_arguments(parser)
+    options.add_model_arguments(parser)
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of an answer (%(default)s)")
+    parser.add_argument("--no-dense", action="store_true", help="the pruned answer alone")
+    parser.add_argument("--no-warm-up", action="store_true", help="do not answer once untimed before the timed answers")
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/ask"), metavar="DIR", help="gets kept.png, kept.svg (%(default)s)"
+    )
+    parser.add_argument("--no-cells", action="store_true", help="no picture of the kept tokens in the terminal")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="answers, costs and receipts as JSON")
+    parser.add_argument(
+        "--colour", choices=("auto", "always", "never"), default="auto", help="of the terminal's picture"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answers and costs on standard output, the pictures of kept tokens into --out."""
+    _check(args)
+    method = None if args.method == options.DENSE else options.make_method(
+        args.method, args.keep, args.layer, args.settings
+    )  # fmt: skip
+    pictures = options.read_pictures(args.images)
+    video: list[Image.Image] = []
+    if args.video:
+        from vlm_pruner.asking.frames import read_frames
+
+        video = read_frames(args.video, args.frames)
+    chat = options.load_chat(args)
+    answers = _answer(chat, pictures, video, args, method)
+    print(report(args, answers))
+    if method is not None:
+        _show_kept(args, answers["pruned"], pictures, video)
+    if args.json:
+        _write_json(args, method, answers)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.question.strip():
+        raise ValueError('the question is empty; give one, such as --question "What is in the picture?"')
+    if not args.images and not args.video:
+        raise ValueError("there is nothing to ask about; name at least one picture, or give --video FILE")
+    if args.max_new_tokens < 1:
+        raise ValueError(f"--max-new-tokens is {args.max_new_tokens}; an answer needs at least 1")
+    if args.no_dense and args.method == options.DENSE:
+        raise ValueError("--no-dense and --method dense leave nothing to run; drop one of them")
+
+
+def _answer(
+    chat: Any,
+    pictures: Sequence[Image.Image],
+    video: Sequence[Image.Image],
+    args: argparse.Namespace,
+    method: Pruner | None,
+) -> dict[str, Answer]:
+    """By name: "dense", "pruned". Each way is gone once untimed, so that neither pays for the machine's first time."""
+    ways: dict[str, Pruner | None] = {} if args.no_dense else {"dense": None}
+    if method is not None:
+        ways["pruned"] = method
+
+    def ask(method: Pruner | None, tokens: int) -> Answer:
+        answer: Answer = chat.ask(pictures, args.question, method, video=video, max_new_tokens=tokens)
+        return answer
+
+    if not args.no_warm_up:
+        for way in ways.values():
+            ask(way, 1)
+    return {name: ask(way, args.max_new_tokens) for name, way in ways.items()}
+
+
+def report(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
+    """Answers in full, then the costs side by side."""
+    names = {"dense": "dense", "pruned": args.method}
+    said = [f"{names[way]}: {answer.text or '(nothing)'}" for way, answer in answers.items()]
+    table = render(["", *(f" {names[way]}" for way in answers)], _rows(list(answers.values())))
+    return "\n".join([*said, "", table, "", _how_measured(args, answers)])
+
+
+def _rows(answers: list[Answer]) -> list[list[str]]:
+    def kept(answer: Answer) -> str:
+        return f"{answer.kept} of {answer.visual_tokens}" if answer.images else str(answer.visual_tokens)
+
+    def speed(answer: Answer) -> str:
+        rate = answer.tokens_per_second
+        return "-" if rate is None else f"{rate:.1f}"
+
+    rows = {
+        "visual tokens": [kept(answer) for answer in answers],
+        "from layer": [str(answer.images[0].layer) if answer.images else "-" for answer in answers],
+        "text tokens": [str(answer.prompt_tokens) for answer in answers],
+        "first token, ms": [f"{1000 * answer.first_token_seconds:.0f}" for answer in answers],
+        "whole answer, ms": [f"{1000 * answer.seconds:.0f}" for answer in answers],
+        "tokens answered": [str(answer.tokens) for answer in answers],
+        "tokens/s after the first": [speed(answer) for answer in answers],
+        "keys and values, MB": [f"{answer.kv_bytes / 1e6:.2f}" for answer in answers],
+    }
+    return [[name, *values] for name, values in rows.items()]
+
+
+def _how_measured(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
+    before = "each a cold first call" if args.no_warm_up else "after one untimed call of each"
+    what = "one run each" if len(answers) > 1 else "one run"
+    return f"{what} on {args.device}, {before};\nthe first token includes the vision tower"
+
+
+def _show_kept(
+    args: argparse.Namespace, answer: Answer, pictures: Sequence[Image.Image], video: Sequence[Image.Image]
+) -> None:
+    """One sheet of all pictures as PNG and SVG, and each in the terminal. Without them the answers still stand."""
+    from vlm_pruner.drawing.overlay import Style, draw_overlay
+    from vlm_pruner.drawing.sheet import save_sheet, sheet
+    from vlm_pruner.drawing.terminal import draw_cells, wants_ascii, wants_colour
+
+    try:
+        shown = [(picture, image.kept()) for image, picture in pair(answer.images, pictures, video)]
+        scenes = [("", draw_overlay(picture, kept, Style())) for picture, kept in shown]
+    except ValueError as error:
+        print(f"no picture of the kept tokens: {error}", file=sys.stderr)
+        return
+    if not args.no_cells:
+        for picture, kept in shown:
+            cells = draw_cells(
+                picture, kept, colour=wants_colour(sys.stdout, args.colour), ascii_only=wants_ascii(sys.stdout)
+            )
+            print(f"\n{cells}")
+    print()
+    for path in save_sheet(sheet(scenes), args.out / "kept.png", args.out / "kept.svg"):
+        print(path)
+
+
+def pair(
+    images: Sequence[ImageReceipt], pictures: Sequence[Image.Image], video: Sequence[Image.Image]
+) -> list[tuple[ImageReceipt, Pictures]]:
+    """Every receipt with what it is of. Raises ValueError if there are more or fewer than pictures and video."""
+    shown: list[Pictures] = [*pictures, *([list(video)] if video else [])]
+    if len(images) == len(pictures) + len(video):  # a video whose frames were pruned one by one
+        shown = [*pictures, *video]
+    if len(images) != len(shown):
+        raise ValueError(f"{len(images)} visual spans were pruned, and {len(shown)} pictures given: which is which?")
+    return list(zip(images, shown, strict=True))
+
+
+def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[str, Answer]) -> None:
+    from vlm_pruner.provenance import environment
+
+    values = {
+        "command": "vlm-pruner ask",
+        "question": args.question,
+        "images": args.images,
+        "video": args.video,
+        "model": args.model,
+        "method": method and {"name": method.name, **method.config()},
+        "warm_up": not args.no_warm_up,
+        "answers": {name: _as_dict(answer) for name, answer in answers.items()},
+        "environment": environment(),
+    }
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _as_dict(answer: Answer) -> dict[str, Any]:
+    own = {entry.name: getattr(answer, entry.name) for entry in fields(answer) if entry.name != "images"}
+    return {**own, "images": [image.to_dict() for image in answer.images]}

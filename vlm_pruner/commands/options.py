@@ -1,0 +1,97 @@
+"""What `vlm-pruner ask` and `vlm-pruner show` have in common: flags, methods by name, pictures from files."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
+
+if TYPE_CHECKING:
+    from vlm_pruner.methods import Pruner
+
+DENSE = "dense"
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=str(CHECKPOINT), metavar="PATH",
+        help="checkpoint folder or Hub name, LLaVA's original layout or transformers' (default: the embedded model)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--dtype", default=None, help="float32, float16 or bfloat16 (float32 on a CPU)")
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        default="64",
+        metavar="N",
+        help="visual tokens kept per picture, or ratio:0.889, the share removed (64)",
+    )
+    parser.add_argument("--layer", type=int, default=None, metavar="K", help="first layer on the short sequence")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
+        help="a further setting of the method, such as spatial_weight=0; may be repeated",
+    )  # fmt: skip
+
+
+def load_chat(args: argparse.Namespace) -> Any:
+    """The checkpoint, opened. Raises before anything slow if the embedded one is asked for and is not there."""
+    if Path(args.model) == CHECKPOINT:
+        check_checkpoint(CHECKPOINT)
+    from vlm_pruner.asking import load
+
+    print(f"loading {args.model if Path(args.model) != CHECKPOINT else 'the embedded model'}", file=sys.stderr)
+    return load(args.model, device=args.device, dtype=args.dtype)
+
+
+def make_method(name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Pruner:
+    """The method `name` with a budget and settings ("field=value"). Raises PruningError that lists what there is."""
+    from vlm_pruner import methods
+    from vlm_pruner.cost import budgets
+    from vlm_pruner.errors import PruningError
+
+    kind = methods.get(name)
+    more: dict[str, Any] = {} if layer is None else {"layer": layer}
+    known = [entry.name for entry in fields(kind) if entry.name not in ("reduction_ratio", "keep_tokens")]
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        if not equals or field not in known:
+            raise PruningError(f"--set {setting}: {name} has the settings {', '.join(known)}; write FIELD=VALUE")
+        more[field] = _value(value)
+    return budgets.plain(budgets.Budget.parse(keep), lambda **budget: kind(**budget, **more))
+
+
+def _value(text: str) -> Any:
+    """A number, True, False or None; everything else is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def read_pictures(files: Sequence[str]) -> list[Image.Image]:
+    """Upright RGB pictures; of an animated one the first frame, with a note on standard error.
+
+    Raises vlm_pruner.images.ImageReadError, which names the file and the remedy.
+    """
+    from vlm_pruner.images import read_image
+
+    pictures = [read_image(file) for file in files]
+    for file in files:
+        with Image.open(file) as opened:
+            count = getattr(opened, "n_frames", 1)
+        if count > 1:
+            print(
+                f"{file} is animated: the first of its {count} frames is taken (--video takes them all)",
+                file=sys.stderr,
+            )
+    return pictures

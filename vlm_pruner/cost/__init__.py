@@ -1,0 +1,1 @@
+"""What a prompt costs, and the setting that meets a budget."""

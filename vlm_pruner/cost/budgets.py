@@ -1,0 +1,170 @@
+"""A budget in whichever convention a paper states it, and the setting of a method that meets it.
+
+    64, 64tok      keep_tokens as the method counts it: per picture; of a method with several stages their mean
+    ratio:0.889    share of each picture's visual tokens that is removed
+    avg:64         visual tokens, mean over ALL decoder layers, those before the pruned layer included
+    flops:0.3      share of the dense prefill's floating-point operations, text included; flops:0.3@40: of 40 tokens
+
+The last two depend on the model. The setting that comes nearest without going over is taken, and says what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.accounting import Accounting
+from vlm_pruner.cost.flops import DecoderShape
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner
+
+TEXT = 64  # text tokens of a prompt, where neither the budget nor the caller says; LLaVA's prompts have 50 to 90
+CONVENTIONS = "64 (tokens), ratio:0.889 (share removed), avg:64 (mean over layers) or flops:0.3 (share of the dense)"
+_FORM = re.compile(r"(?:(?P<kind>ratio|avg|flops):)?(?P<value>\d+(?:\.\d+)?|\.\d+)(?P<tok>tok)?(?:@(?P<text>\d+))?")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """kind: "tokens", "ratio", "avg" or "flops". text: text tokens that FLOPs are counted with, if it says."""
+
+    kind: str
+    value: float
+    text: int | None = None
+
+    @classmethod
+    def parse(cls, word: str) -> Budget:
+        """Raises PruningError for what is none."""
+        match = _FORM.fullmatch(word.strip())
+        if match is None or (match["tok"] and match["kind"]) or (match["text"] and match["kind"] != "flops"):
+            raise PruningError(f"budget {word!r} is not understood; write {CONVENTIONS}")
+        budget = cls(match["kind"] or "tokens", float(match["value"]), int(match["text"]) if match["text"] else None)
+        budget._check(word)
+        return budget
+
+    def _check(self, word: str) -> None:
+        if self.kind == "tokens" and (self.value != int(self.value) or self.value < 1):
+            raise PruningError(
+                f"budget {word!r}: tokens are a whole number of at least 1; a share is ratio:{self.value:g}"
+            )
+        if self.kind == "ratio" and not 0 <= self.value < 1:
+            raise PruningError(f"budget {word!r}: the share removed must be at least 0 and below 1")
+        if self.kind == "avg" and self.value <= 0:
+            raise PruningError(f"budget {word!r}: average tokens must be above 0")
+        if self.kind == "flops" and not 0 < self.value <= 1:
+            raise PruningError(f"budget {word!r}: the share of the dense FLOPs must be above 0 and at most 1")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is a setting of the method as it stands, whatever the model."""
+        return self.kind in ("tokens", "ratio")
+
+    def __str__(self) -> str:
+        behind = "" if self.text is None else f"@{self.text}"
+        return f"{'' if self.kind == 'tokens' else self.kind + ':'}{self.value:g}{behind}"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method that meets a budget. chosen: in words. accounting: None if the model is not known."""
+
+    method: Pruner
+    chosen: str
+    accounting: Accounting | None = None
+
+
+Make = Callable[..., Pruner]  # a method from keep_tokens=n, or from reduction_ratio=r
+
+
+def plain(budget: Budget, make: Make) -> Pruner:
+    """The method for a budget that needs no model. Raises PruningError for one that does."""
+    if budget.kind == "tokens":
+        return make(keep_tokens=int(budget.value))
+    if budget.kind == "ratio":
+        return make(reduction_ratio=budget.value)
+    raise PruningError(f"budget {budget} depends on the model's layers and visual tokens; use solve")
+
+
+def solve(budget: Budget, make: Make, visual: int, shape: DecoderShape, text: int = TEXT) -> Setting:
+    """The method whose cost comes nearest to the budget without going over, for pictures of `visual` tokens.
+
+    make: builds the method from keep_tokens=, or from reduction_ratio=. text: text tokens of a prompt, if the budget
+    does not say. Raises PruningError, which says what is reachable, if even the smallest setting goes over.
+    """
+    text = text if budget.text is None else budget.text
+
+    def cost(method: Pruner) -> Accounting:
+        return accounting.of_method(method, visual, text, shape)
+
+    method = plain(budget, make) if budget.fixed else _nearest(budget, make, visual, cost)
+    method.budget(visual)  # raises for more than there are
+    account = cost(method)
+    return Setting(method, _words(budget, method, account), account)
+
+
+def _nearest(budget: Budget, make: Make, visual: int, cost: Callable[[Pruner], Accounting]) -> Pruner:
+    best: Pruner | None = None
+    least: tuple[float, Pruner] | None = None
+    for method in _settings(make, visual):
+        spent = _measure(budget, cost(method))
+        if spent <= budget.value * (1 + 1e-12):
+            best = method
+        if least is None or spent < least[0]:
+            least = spent, method
+    if best is None:
+        assert least is not None  # _settings raises if there is none
+        raise PruningError(_unreachable(budget, least, cost))
+    return best
+
+
+def _settings(make: Make, visual: int) -> Iterator[Pruner]:
+    """The method with every keep_tokens that it takes, ascending. Raises its own error if it takes none."""
+    refused: PruningError | None = None
+    found = False
+    for tokens in range(1, visual + 1):
+        try:
+            method = make(keep_tokens=tokens)
+        except PruningError as error:
+            refused = error
+            continue
+        found = True
+        yield method
+    if not found and refused is not None:
+        raise refused
+
+
+def _measure(budget: Budget, account: Accounting) -> float:
+    return account.average_tokens if budget.kind == "avg" else account.flops_share
+
+
+def _unreachable(budget: Budget, least: tuple[float, Pruner], cost: Callable[[Pruner], Accounting]) -> str:
+    spent, method = least
+    account = cost(method)
+    name = method.name or type(method).__name__
+    said = (
+        f"budget {budget} cannot be met by {name} with layer={method.layer} of {len(account.kept)} layers: "
+        f"keep_tokens={method.keep_tokens} still costs {_spoken(budget, account)}"
+    )
+    least_budget = f"{budget.kind}:{_up(spent):g}"
+    return f"{said}; ask for {least_budget} or more, or for a smaller layer (layer=0 prunes the input)"
+
+
+def _up(value: float) -> float:
+    """Rounded up to what can be typed in again: one decimal of tokens, three of a share."""
+    scale = 1000 if value <= 1 else 10
+    return -int(-value * scale // 1) / scale
+
+
+def _spoken(budget: Budget, account: Accounting) -> str:
+    if budget.kind == "flops":
+        return f"{100 * account.flops_share:.1f} % of the dense FLOPs ({account.text} text tokens)"
+    return f"{account.average_tokens:.1f} tokens on average over the layers"
+
+
+def _words(budget: Budget, method: Pruner, account: Accounting) -> str:
+    steps = accounting.planned_steps(method, account.visual, len(account.kept))
+    where = ", ".join(f"{tokens} tokens from layer {layer}" for layer, tokens in steps)
+    setting = f"keep_tokens={method.keep_tokens}" if method.keep_tokens else f"reduction_ratio={method.reduction_ratio}"
+    average, flops = f"average {account.average_tokens:.1f} tokens", f"{100 * account.flops_share:.1f} % FLOPs"
+    return f"{budget}: {setting}: {where}; {average} over {len(account.kept)} layers, {flops} of dense"

@@ -1,0 +1,1 @@
+"""All that happens inside a running decoder, and nothing else."""

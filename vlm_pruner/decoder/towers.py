@@ -1,0 +1,121 @@
+"""What a CLIP vision tower saw in each picture: read off while it runs, for methods that choose by its attention."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_pruner.adapters.clip_tower import ClipTower
+from vlm_pruner.errors import PruningError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One view that the tower has encoded.
+
+    states:    [1 + N, c], the layer's output that features are taken from. projected: [N, d], the features behind the
+               projector. entered: [1 + N, c], normed input of that layer's attention; last: of the last layer's.
+    """
+
+    tower: ClipTower
+    states: Tensor
+    projected: Tensor
+    entered: Tensor
+    last: Tensor
+
+    def cls_attention(self) -> Tensor:
+        """Float32 [heads, N], attention of the class token in the layer that features come from, patch columns."""
+        attention: Any = self.tower.layers[self.tower.selected - 1].self_attn
+        query = attention.q_proj(self.entered[:1]).unflatten(-1, (-1, attention.head_dim)).float()
+        keys = attention.k_proj(self.entered).unflatten(-1, (-1, attention.head_dim)).float()
+        return (torch.einsum("qhc,nhc->hn", query, keys) * attention.scale).softmax(dim=-1)[:, 1:]
+
+    def patch_keys(self) -> Tensor:
+        """[N, head size], keys of that layer, mean over heads."""
+        attention: Any = self.tower.layers[self.tower.selected - 1].self_attn
+        return attention.k_proj(self.entered[1:]).unflatten(-1, (-1, attention.head_dim)).mean(dim=1)
+
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """([c], [1 + N, c]): the class token's query and all keys of the tower's last layer, heads side by side."""
+        attention: Any = self.tower.layers[-1].self_attn
+        return attention.q_proj(self.last[0]), attention.k_proj(self.last)
+
+
+class TowerTap(threading.local):
+    """While its hooks are on, keeps what the tower sees in a coming prefill's pictures, for every thread by itself."""
+
+    def __init__(self, tower: ClipTower) -> None:
+        self.tower = tower
+        self._seen: dict[str, Tensor] = {}
+        self._pictures: list[Picture] = []
+        self._used = False
+
+    def hooks(self) -> list[Callable[[], Any]]:
+        """Puts the hooks on; returns what takes them off."""
+        layers, selected = self.tower.layers, self.tower.selected
+        chosen: Any = layers[selected - 1]
+        last: Any = layers[-1]
+        handles = [
+            chosen.self_attn.register_forward_pre_hook(self._note_input("entered"), with_kwargs=True),
+            last.self_attn.register_forward_pre_hook(self._note_input("last"), with_kwargs=True),
+            chosen.register_forward_hook(self._note_states),
+            self.tower.projector.register_forward_hook(self._note_projected),
+        ]
+        return [handle.remove for handle in handles]
+
+    def forget(self) -> None:
+        """Drop all that was seen."""
+        self._seen, self._pictures, self._used = {}, [], False
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """What was seen and not forgotten."""
+        return list(self._pictures)
+
+    def show(self, pictures: Sequence[Picture]) -> None:
+        """As if the tower had just encoded these."""
+        self._pictures, self._used = list(pictures), False
+
+    def used(self) -> None:
+        """The pictures' prefill is over: when the next ones come, these go."""
+        self._used = True
+
+    def find(self, embeddings: Tensor) -> Picture:
+        """The picture whose projected features are `embeddings` [N, d].
+
+        By what they are, and not by their order: rows are repeated for beams, and pictures encoded ahead. Raises
+        PruningError if there is none.
+        """
+        for picture in self._pictures:
+            if picture.projected.shape == embeddings.shape:
+                projected = picture.projected.to(embeddings)
+                if torch.equal(projected[0], embeddings[0]) and torch.equal(projected, embeddings):
+                    return picture
+        raise PruningError(
+            f"the vision tower encoded no picture whose features are these {len(embeddings)} visual tokens: this "
+            "method needs pictures of one view each (no tiles), encoded while pruning is on"
+        )
+
+    def _note_input(self, name: str) -> Callable[..., None]:
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._seen[name] = args[0] if args else kwargs["hidden_states"]
+
+        return note
+
+    def _note_states(self, layer: nn.Module, args: Any, output: Any) -> None:
+        self._seen["states"] = output[0] if isinstance(output, tuple) else output
+
+    def _note_projected(self, projector: nn.Module, args: Any, projected: Tensor) -> None:
+        if self._used:
+            self._pictures, self._used = [], False
+        states, entered, last = (self._seen.get(name) for name in ("states", "entered", "last"))
+        if states is None or entered is None or last is None or len(states) != len(projected):
+            return  # not the pictures that the tower has just encoded
+        parts = zip(states, projected, entered, last, strict=True)
+        self._pictures += [Picture(self.tower, *part) for part in parts]
+        self._seen = {}

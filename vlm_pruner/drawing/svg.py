@@ -1,0 +1,133 @@
+"""A scene as SVG: one text, pictures inside, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from functools import singledispatch
+from xml.sax.saxutils import escape, quoteattr
+
+from PIL import Image
+
+from vlm_pruner.drawing.raster import arrow_head
+from vlm_pruner.drawing.scene import Box, Group, Line, Picture, Point, Polygon, Rectangle, Scene, Shape, Text, Veil
+
+FONT = "Inter, 'Helvetica Neue', Arial, sans-serif"
+SHARPER = 2  # pictures are stored with this many pixels per drawn one, if they have as many
+
+
+def write_svg(scene: Scene) -> str:
+    """A whole document, starting with <svg."""
+    size = f"{math.ceil(scene.width)} {math.ceil(scene.height)}"
+    width, height = size.split()
+    described = f"<title>{escape(scene.description)}</title>" if scene.description else ""
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {size}" role="img" '
+        f'font-family="{FONT}">{described}',
+        f'<rect width="100%" height="100%" fill="{scene.background}"/>',
+        *(_write(shape) for shape in scene.shapes),
+        "</svg>",
+    ]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+@singledispatch
+def _write(shape: Shape) -> str:
+    raise TypeError(f"cannot write a {type(shape).__name__}")
+
+
+@_write.register
+def _(shape: Group) -> str:
+    kind = f' class="{shape.kind}"' if shape.kind else ""
+    data = "".join(f" data-{name}={quoteattr(value)}" for name, value in shape.data.items())
+    title = f"<title>{escape(shape.title)}</title>" if shape.title else ""
+    return f"<g{kind}{data}>{title}" + "".join(_write(part) for part in shape.shapes) + "</g>"
+
+
+@_write.register
+def _(shape: Picture) -> str:
+    box = _box(shape.box)
+    return f'<image {box} preserveAspectRatio="none" href="{_data_url(shape)}"/>'
+
+
+@_write.register
+def _(shape: Rectangle) -> str:
+    left, top, right, bottom = shape.box
+    inset = shape.width / 2 if shape.stroke else 0.0
+    if right - left <= 2 * inset or bottom - top <= 2 * inset:
+        return ""
+    rounded = f' rx="{_n(shape.round)}"' if shape.round else ""
+    box = _box((left + inset, top + inset, right - inset, bottom - inset))
+    return f"<rect {box}{rounded}{_paint(shape.fill, shape.stroke, shape.width, shape.opacity)}/>"
+
+
+@_write.register
+def _(shape: Veil) -> str:
+    path = "".join(
+        f"M{_n(left)} {_n(top)}H{_n(right)}V{_n(bottom)}H{_n(left)}Z"
+        for left, top, right, bottom in [shape.box, *shape.holes]
+    )
+    return f'<path fill-rule="evenodd" d="{path}" fill="{shape.fill}" fill-opacity="{_n(shape.opacity)}"/>'
+
+
+@_write.register
+def _(shape: Line) -> str:
+    dash = f' stroke-dasharray="{_n(shape.dash)}"' if shape.dash else ""
+    line = (
+        f'<polyline points="{_points(shape.points)}"{_paint(None, shape.stroke, shape.width, shape.opacity)}{dash} '
+        'stroke-linejoin="round"/>'
+    )
+    if not shape.head:
+        return line
+    tip = arrow_head(list(shape.points), shape.head)
+    return line + f'<polygon points="{_points(tip)}"{_paint(shape.stroke, None, 0, shape.opacity)}/>'
+
+
+@_write.register
+def _(shape: Polygon) -> str:
+    return f'<polygon points="{_points(shape.points)}"{_paint(shape.fill, shape.stroke, shape.width, shape.opacity)}/>'
+
+
+@_write.register
+def _(shape: Text) -> str:
+    anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
+    halo = f' stroke="{shape.halo}" stroke-width="2" paint-order="stroke" stroke-linejoin="round"' if shape.halo else ""
+    x, y = shape.place
+    return (
+        f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(shape.size)}" fill="{shape.fill}"{anchor}{halo}>'
+        f"{escape(shape.text)}</text>"
+    )
+
+
+def _data_url(shape: Picture) -> str:
+    """The picture at no more pixels than are useful; JPEG for photographs, PNG where that is no larger."""
+    left, top, right, bottom = shape.box
+    image = shape.image.convert("RGB")
+    most = max(1, round(SHARPER * (right - left))), max(1, round(SHARPER * (bottom - top)))
+    if image.width > most[0]:
+        image = image.resize(most, Image.Resampling.LANCZOS)
+    lossless, lossy = io.BytesIO(), io.BytesIO()
+    image.save(lossless, "PNG", optimize=True)
+    image.save(lossy, "JPEG", quality=88)
+    name, data = ("png", lossless) if lossless.tell() <= lossy.tell() else ("jpeg", lossy)
+    return f"data:image/{name};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def _paint(fill: str | None, stroke: str | None, width: float, opacity: float) -> str:
+    line = f' stroke="{stroke}" stroke-width="{_n(width)}"' if stroke else ""
+    return f' fill="{fill or "none"}"{line}' + (f' opacity="{_n(opacity)}"' if opacity < 1 else "")
+
+
+def _box(box: Box) -> str:
+    left, top, right, bottom = box
+    return f'x="{_n(left)}" y="{_n(top)}" width="{_n(right - left)}" height="{_n(bottom - top)}"'
+
+
+def _points(points: Sequence[Point]) -> str:
+    return " ".join(f"{_n(x)},{_n(y)}" for x, y in points)
+
+
+def _n(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,47 @@
+"""Where a clone keeps the embedded model and its questions, and what to say when they are not there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from vlm_pruner.provenance import ROOT
+
+CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
+BENCHMARKS = ROOT / "playground" / "data" / "mini"
+
+
+def check_checkpoint(model: Path) -> None:
+    """Raises FileNotFoundError when the folder holds no checkpoint, before anything slow begins."""
+    if not (model / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no checkpoint in {model}: config.json is missing; run the command in a clone of the repository, which "
+            "holds the embedded model, or pass --model DIR"
+        )
+
+
+def find_questions(data: Path | None) -> Path:
+    """The question file below `data`, or of the embedded world, made on first use (it follows from a fixed seed)."""
+    if data is not None:
+        return data / "mini" / "questions.jsonl"
+    path = BENCHMARKS / "mini" / "questions.jsonl"
+    if not path.is_file():
+        _make_benchmarks()
+    return path
+
+
+def _make_benchmarks() -> None:
+    if not (ROOT / "playground" / "mini" / "benchmarks.py").is_file():
+        raise FileNotFoundError(
+            f"no question files: {ROOT} is not a clone of the repository (playground/mini is missing); run the command "
+            "in a clone, or pass --data DIR with mini/questions.jsonl and mini/images in it"
+        )
+    print("making the questions and pictures (once)", file=sys.stderr, flush=True)
+    unfinished = BENCHMARKS / ".unfinished"
+    command = [sys.executable, "-m", "playground.mini.benchmarks", "--only", "mini", "--out", str(unfinished)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise OSError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
+    (unfinished / "mini").rename(BENCHMARKS / "mini")
+    unfinished.rmdir()

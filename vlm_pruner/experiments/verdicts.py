@@ -1,0 +1,169 @@
+"""From answers to verdicts: accuracies, agreement with the dense model, and paired differences with intervals.
+
+A difference is called better or worse if its interval excludes 0, with Holm's correction if its corrected p is below
+1 - level; anything else is not distinguishable at this n, which is not the same as equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vlm_pruner.experiments.arms import DENSE, Arm
+from vlm_pruner.experiments.bootstrap import LEVEL, RESAMPLES, Interval, PictureBootstrap, holm
+from vlm_pruner.experiments.questions import Question
+
+BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
+REFERENCES = (DENSE, "random", "vlm-pruner")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus a reference on the same questions, mean over kinds, and kind by kind. p_holm: over the report."""
+
+    interval: Interval
+    kinds: dict[str, Interval]
+    p_holm: float
+    verdict: str
+
+    def describe(self) -> dict[str, Any]:
+        kinds = {kind: {"mean": i.mean, "low": i.low, "high": i.high} for kind, i in self.kinds.items()}
+        return {**asdict(self.interval), "p_holm": self.p_holm, "verdict": self.verdict, "kinds": kinds}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm on one benchmark. against: by name of the reference; those at the arm's own budget, and dense."""
+
+    benchmark: str
+    arm: Arm
+    accuracy: Interval
+    kinds: dict[str, Interval]
+    loyalty: Interval | None
+    against: dict[str, Difference]
+
+    def describe(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "benchmark": self.benchmark,
+            "arm": self.arm.key,
+            "n": self.accuracy.n,
+            "accuracy": _bounds(self.accuracy),
+            "kinds": {kind: {**_bounds(interval), "n": interval.n} for kind, interval in self.kinds.items()},
+            "loyalty": None if self.loyalty is None else _bounds(self.loyalty),
+            "against": {name: difference.describe() for name, difference in self.against.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Rules:
+    """resamples, seed, level: of the bootstrap. holm: whether verdicts are corrected for the number of comparisons."""
+
+    resamples: int = RESAMPLES
+    seed: int = 0
+    level: float = LEVEL
+    holm: bool = False
+
+
+def judge(
+    arms: Sequence[Arm],
+    benchmarks: Mapping[str, Sequence[Question]],
+    records: Sequence[Mapping[str, Any]],
+    rules: Rules,
+) -> list[Cell]:
+    """A cell for each arm and benchmark. Raises ValueError if an answer is missing."""
+    cells = []
+    for name, questions in benchmarks.items():
+        mine = {(r["arm"], r["question_id"]): r for r in records if r["benchmark"] == name}
+        cells += _Benchmark(name, questions, arms, mine, rules).cells()
+    return _corrected(cells, rules)
+
+
+def comparisons(cells: Sequence[Cell]) -> int:
+    return sum(len(cell.against) for cell in cells)
+
+
+class _Benchmark:
+    def __init__(
+        self,
+        name: str,
+        questions: Sequence[Question],
+        arms: Sequence[Arm],
+        records: Mapping[tuple[str, int], Mapping[str, Any]],
+        rules: Rules,
+    ) -> None:
+        self.name, self.arms = name, arms
+        self.bootstrap = PictureBootstrap(
+            [q.image for q in questions], [q.kind for q in questions], rules.resamples, rules.seed, rules.level
+        )
+        self.correct: dict[str, list[float]] = {}
+        self.texts: dict[str, list[str]] = {}
+        for arm in arms:
+            missing = sum((arm.key, q.question_id) not in records for q in questions)
+            if missing:
+                raise ValueError(f"{arm.key} has not answered {missing} of {len(questions)} questions of {name}")
+            own = [records[arm.key, q.question_id] for q in questions]
+            self.correct[arm.key] = [float(record["correct"]) for record in own]
+            self.texts[arm.key] = [record["text"] for record in own]
+
+    def cells(self) -> list[Cell]:
+        return [self._cell(arm) for arm in self.arms]
+
+    def _cell(self, arm: Arm) -> Cell:
+        correct = self.correct[arm.key]
+        against = {name: self._difference(arm, other) for name, other in self._references(arm).items()}
+        return Cell(
+            self.name,
+            arm,
+            self.bootstrap.over_kinds(correct),
+            self.bootstrap.by_kind(correct),
+            self._loyalty(arm),
+            against,
+        )
+
+    def _references(self, arm: Arm) -> dict[str, Arm]:
+        """Other arms that it is compared with: dense, and the named methods at its budget."""
+        if arm.method is None:
+            return {}
+        found = {}
+        for name in REFERENCES:
+            budget = arm.key.partition("@")[2]
+            for other in self.arms:
+                same = other.method is None or other.key.partition("@")[2] == budget
+                if other.name == name and same and other != arm:
+                    found[name] = other
+        return found
+
+    def _difference(self, arm: Arm, other: Arm) -> Difference:
+        values = [a - b for a, b in zip(self.correct[arm.key], self.correct[other.key], strict=True)]
+        interval = self.bootstrap.over_kinds(values)
+        return Difference(interval, self.bootstrap.by_kind(values), interval.p, _verdict(interval))
+
+    def _loyalty(self, arm: Arm) -> Interval | None:
+        """Share of answers that are the dense model's, right or wrong."""
+        dense = next((other for other in self.arms if other.method is None), None)
+        if dense is None or arm is dense:
+            return None
+        pairs = zip(self.texts[arm.key], self.texts[dense.key], strict=True)
+        return self.bootstrap.over_kinds([float(ours == theirs) for ours, theirs in pairs])
+
+
+def _verdict(interval: Interval) -> str:
+    return (BETTER if interval.mean > 0 else WORSE) if interval.excludes_zero else UNCLEAR
+
+
+def _corrected(cells: Sequence[Cell], rules: Rules) -> list[Cell]:
+    """With p values corrected over all comparisons of the report, and verdicts after them if the rules say so."""
+    corrected = iter(holm([difference.interval.p for cell in cells for difference in cell.against.values()]))
+
+    def correct(difference: Difference) -> Difference:
+        p = next(corrected)
+        verdict = UNCLEAR if rules.holm and p >= 1 - rules.level else difference.verdict
+        return replace(difference, p_holm=p, verdict=verdict)
+
+    return [replace(cell, against={name: correct(d) for name, d in cell.against.items()}) for cell in cells]
+
+
+def _bounds(interval: Interval) -> dict[str, float]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}

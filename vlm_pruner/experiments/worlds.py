@@ -1,0 +1,29 @@
+"""Question files of the mini world and its variants, made when they are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from vlm_pruner.provenance import ROOT
+
+DATA = ROOT / "playground" / "data" / "worlds"
+
+
+def find_world(world: str, scenes: int, per_kind: int, seed: int, data: Path = DATA) -> Path:
+    """The question file of `scenes` scenes of a world. The same arguments always give the same questions.
+
+    Raises FileNotFoundError outside a clone, ValueError for an unknown world.
+    """
+    if not (ROOT / "playground" / "mini" / "variants.py").is_file():
+        raise FileNotFoundError(
+            f"no scenes can be made: {ROOT} is not a clone of the repository (playground/mini is missing); run the "
+            "command in a clone, or pass --questions FILE"
+        )
+    module = ["-m", "playground.mini.variants", "--world", world, "--scenes", str(scenes)]
+    module += ["--per-kind", str(per_kind), "--seed", str(seed), "--out", str(data.resolve())]
+    done = subprocess.run([sys.executable, *module], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise ValueError(f"{' '.join(module)} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return Path(done.stdout.strip().splitlines()[-1]) / "questions.jsonl"

@@ -1,7 +1,0 @@
-"""Pictures: which visual tokens were kept, drawn on the original picture, as PNG, as SVG and in a terminal."""
-
-from vlm_pruner.show.kept import Kept
-from vlm_pruner.show.overlay import Style, overlay, overlay_svg
-from vlm_pruner.show.sheet import side_by_side
-
-__all__ = ["Kept", "Style", "overlay", "overlay_svg", "side_by_side"]
