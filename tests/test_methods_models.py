@@ -7,6 +7,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
+from vlm_pruner.decoder.attention_rows import LayerCall
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
@@ -98,14 +99,14 @@ def test_recomputed_attention_rows_are_those_of_eager_attention(need, layer, rag
 def test_only_the_asked_rows_are_computed(model, monkeypatch):
     """One query row: nothing of size T x T, whatever the length of the prompt."""
     asked = []
-    rows = vp.attention_rows.LayerCall.rows
+    rows = LayerCall.rows
 
     def watch(self, row, positions, keys, past):
         made = rows(self, row, positions, keys, past)
         asked.append((positions.tolist(), list(made.shape)))
         return made
 
-    monkeypatch.setattr(vp.attention_rows.LayerCall, "rows", watch)
+    monkeypatch.setattr(LayerCall, "rows", watch)
     run(model, vp.methods.get("fastv")(keep_tokens=8), inputs(prompt(4, 30), images=[0]))
     assert asked == [([59], [4, 1, 60])]
 

@@ -11,6 +11,7 @@ import torch
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, tiny_llava
+from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.cdpruner import cdpruner_order
@@ -198,9 +199,9 @@ def test_families_without_a_class_token_are_refused(model):
         with pytest.raises(PruningError, match="class token"):
             vp.prune(tiny_qwen.model("qwen2_vl"), method)
     with pytest.raises(PruningError, match=r"Linear has no class token"):
-        vp.towers.ClipTower.of(torch.nn.Linear(2, 2), -2, torch.nn.Linear(2, 2))
+        ClipTower.of(torch.nn.Linear(2, 2), -2, torch.nn.Linear(2, 2))
     with pytest.raises(PruningError, match=r"layers \[-2, -1\]"):
-        vp.towers.ClipTower.of(model.model.vision_tower, [-2, -1], torch.nn.Linear(2, 2))
+        ClipTower.of(model.model.vision_tower, [-2, -1], torch.nn.Linear(2, 2))
 
 
 def test_the_decoder_alone_says_what_is_missing():
