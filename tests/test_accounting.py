@@ -15,11 +15,12 @@ from vlm_pruner import adapters
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.flops import DecoderShape, layer_flops
 from vlm_pruner.errors import PruningError
+from vlm_pruner.receipts import Receipt
 
 SHAPE = DecoderShape(layers=4, hidden=8, intermediate=12, heads=2, key_value_heads=1, head_size=4)
 
 
-def lengths_seen(model, method, batch) -> tuple[list[int], vp.receipts.Receipt]:
+def lengths_seen(model, method, batch) -> tuple[list[int], Receipt]:
     """Sequence length that each decoder layer really ran on, and the receipt."""
     seen = []
     decoder = adapters.find(model).decoder
