@@ -24,7 +24,7 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from tests.families import FAMILIES, Family
 from vlm_pruner import CentrifugalPruner, prune
-from vlm_pruner.geometry.fit import Box, Fit, View
+from vlm_pruner.geometry.fit import Box, Fit, GridView
 from vlm_pruner.receipts import ImageReceipt
 
 SIZES = [(640, 427), (427, 640), (301, 300), (336, 336), (97, 412)]
@@ -44,7 +44,7 @@ def centres(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return pixels.reshape(3, rows, height // rows, columns, width // columns).mean(axis=(2, 4)).transpose(1, 2, 0)
 
 
-def check(view: View, seen: np.ndarray, size: tuple[int, int], tolerance: float = 0.012) -> None:
+def check(view: GridView, seen: np.ndarray, size: tuple[int, int], tolerance: float = 0.012) -> None:
     """The centre of every token's box is where its colour says, for tokens that show nothing but picture."""
     compared = 0
     for token, (left, top, right, bottom) in view.boxes():
@@ -68,7 +68,7 @@ def test_a_cropped_picture(size: tuple[int, int]) -> None:
     for short in (56, 64):
         processor = CLIPImageProcessorPil(size={"shortest_edge": short}, crop_size={"height": 56, "width": 56})
         pixels = processor(gradient(size), **OFF)["pixel_values"][0]
-        fit = Fit("crop", 8, 8, pixels=56).seen_by(processor)
+        fit = Fit("crop", 8, 8, pixels=56, resized=short)
         check(fit.views(size)[0], centres(pixels, 8, 8), size)
 
 
@@ -78,9 +78,7 @@ def test_a_padded_picture(size: tuple[int, int]) -> None:
         do_pad=True, image_mean=[0.0, 0.0, 0.0], size={"shortest_edge": 224}, crop_size={"height": 224, "width": 224}
     )
     pixels = processor(gradient(size), **OFF)["pixel_values"][0]
-    fit = Fit("crop", 32, 32, pixels=224).seen_by(processor)
-    assert fit.kind == "pad"
-    check(fit.views(size)[0], centres(pixels, 32, 32), size)
+    check(Fit("pad", 32, 32).views(size)[0], centres(pixels, 32, 32), size)
 
 
 def test_padding_is_of_whole_pixels_as_pictures_are_pasted() -> None:
@@ -139,7 +137,7 @@ def test_a_picture_too_flat_for_tiles_has_the_overview_alone() -> None:
 
 def test_another_picture_than_the_receipts_is_refused() -> None:
     fit = Fit("anyres", 5, 8, base=4, pixels=56, canvases=CANVASES)
-    with pytest.raises(ValueError, match="100 x 100 pixels has 8 x 8 tile tokens, the receipt is of one with 5 x 8"):
+    with pytest.raises(ValueError, match="100 x 100 pixels has 8 x 8 tile tokens, but the receipt has 5 x 8"):
         fit.views((100, 100))
 
 

@@ -12,7 +12,7 @@ from vlm_pruner.drawing.colours import FAINT, GREY, INK, PADDING, order_colour
 from vlm_pruner.drawing.raster import rasterise
 from vlm_pruner.drawing.scene import Group, Line, Picture, Polygon, Rectangle, Scene, Shape, Text, Veil, cut, moved
 from vlm_pruner.drawing.svg import write_svg
-from vlm_pruner.geometry.fit import Box, View
+from vlm_pruner.geometry.fit import Box, GridView
 from vlm_pruner.receipts import Kept
 
 GAP = 16.0
@@ -100,7 +100,7 @@ class Plane:
 
     name: str
     picture: Image.Image
-    views: list[View]
+    views: list[GridView]
 
 
 def planes(picture: Pictures, kept: Kept) -> list[Plane]:

@@ -1,15 +1,15 @@
-"""How a picture was laid on the grids of its visual tokens, and so which part of the picture each token shows.
+"""Maps each visual token to the part of the picture it shows.
 
-Processors stretch, pad, crop or tile a picture before a vision tower sees it. A `Fit` says which of these was done, in
-plain values that a receipt can carry to a JSON file; with the picture's size it gives every token's box in pixels of
-the original picture. Nothing here needs torch.
+Processors stretch, pad, crop or tile a picture before the vision tower sees it. A `Fit` records which of these happened,
+in plain values that a receipt can write to JSON. Given the picture's size, it returns every token's box in pixels of the
+original picture. Nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -19,13 +19,13 @@ KINDS = ("stretch", "pad", "crop", "anyres", "tiles")
 
 
 @dataclass(frozen=True)
-class View:
-    """One grid of tokens, and the part of the picture that it covers.
+class GridView:
+    """One grid of tokens and the part of the picture it covers.
 
-    plane:  views of one plane lie beside each other, those of different planes show the same things again: "picture",
-            "overview" (the whole picture shrunk), "tiles", or "frame 1", "frame 2", ... of a video.
-    region: what the grid covers; it reaches beyond the picture where the processor has padded.
-    first:  number of the grid's first token. stride: tokens per row, with the one that ends the row if there is one.
+    plane:  grids of one plane lie side by side; different planes show the same content again: "picture", "overview"
+            (the whole picture, shrunk), "tiles", or "frame 1", "frame 2", ... of a video.
+    region: the area the grid covers; it extends beyond the picture where the processor padded.
+    first:  index of the grid's first token. stride: tokens per row, including a newline token if rows end with one.
     """
 
     plane: str
@@ -36,7 +36,7 @@ class View:
     stride: int = 0
 
     def boxes(self) -> Iterator[tuple[int, Box]]:
-        """(token, box) of all tokens of the grid, row by row."""
+        """Yields (token, box) for every token of the grid, row by row."""
         left, top, right, bottom = self.region
         wide, high = (right - left) / self.columns, (bottom - top) / self.rows
         for row in range(self.rows):
@@ -47,19 +47,18 @@ class View:
 
 @dataclass(frozen=True)
 class Fit:
-    """What was done to a picture (or to every frame of a video).
+    """How the processor prepared a picture (or every frame of a video).
 
-    stretch  scaled to fill the grid: Qwen's smart resize (a token is one merged block of patches), Mistral, one tile
-    pad      centred on a square of its longer side: LLaVA-1.5 as trained
-    crop     its shorter side scaled to `pixels`, then the middle square: CLIP's own processor, LLaVA-1.5 on the Hub
-    anyres   a square of `base` x `base` tokens for the whole, then rows x columns of the part of a canvas that holds
-             the picture, each row ended by a newline token: LLaVA-NeXT, LLaVA-OneVision
-    tiles    `tiles` squares of rows x columns one after the other, and if there are several the whole again, last:
-             InternVL
+    stretch  scales it to fill the grid: Qwen's smart resize (a token is one merged block of patches), Mistral, one tile
+    pad      centres it on a square of its longer side: LLaVA-1.5 as trained
+    crop     scales its shorter side to `pixels` and takes the middle square: CLIP's processor, LLaVA-1.5 on the Hub
+    anyres   `base` x `base` tokens for the whole picture, then rows x columns for the part of a canvas that holds the
+             picture, with a newline token after each row: LLaVA-NeXT, LLaVA-OneVision
+    tiles    `tiles` squares of rows x columns in sequence and, if there are several, the whole picture last: InternVL
 
-    rows, columns: tokens of a grid. frames: grids of a video, one after the other; 1 for a picture.
+    rows, columns: tokens of one grid. frames: grids of a video, in sequence; 1 for a picture.
     pixels:   side of the vision tower's square in pixels (crop, anyres).
-    resized:  crop: what the shorter side is scaled to, if that is not `pixels`.
+    resized:  crop: target length of the shorter side, if it is not `pixels`.
     canvases: anyres: (width, height) in pixels of the canvases to choose from.
     """
 
@@ -75,50 +74,35 @@ class Fit:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"a picture was fitted by {self.kind!r}; known: {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of fit {self.kind!r}; known: {', '.join(KINDS)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Fit:
-        """From what `dataclasses.asdict` made of it, maybe by way of JSON."""
+        """Rebuilds a fit from `dataclasses.asdict`, also after a round trip through JSON."""
         known = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
         canvases = tuple((int(width), int(height)) for width, height in known.get("canvases", ()))
         return cls(**{**known, "canvases": canvases})
 
-    def views(self, size: Size) -> list[View]:
+    def views(self, size: Size) -> list[GridView]:
         """The grids on a picture of `size` (width, height) pixels.
 
-        Raises ValueError if a picture of that size cannot have been laid on these grids.
+        Raises ValueError if these grids cannot come from a picture of that size.
         """
         if min(size) < 1:
-            raise ValueError(f"a picture of {size[0]} x {size[1]} pixels has nothing in it")
-        views: list[View] = getattr(self, f"_{self.kind}")(size)
+            raise ValueError(f"a picture of {size[0]} x {size[1]} pixels is empty")
+        views: list[GridView] = getattr(self, f"_{self.kind}")(size)
         return views
 
-    def seen_by(self, processor: Any) -> Fit:
-        """The fit with what a transformers processor (or image processor) says about padding and cropping.
-
-        A model's weights do not tell whether its pictures were padded or cropped: for LLaVA-1.5 the processor does.
-        """
-        settings = getattr(processor, "image_processor", processor)
-        if self.kind not in ("pad", "crop"):
-            return self
-        if getattr(settings, "do_pad", False):
-            return replace(self, kind="pad")
-        if not getattr(settings, "do_center_crop", False):
-            return replace(self, kind="stretch")
-        crop, size = _number(settings.crop_size, "height"), _number(settings.size, "shortest_edge")
-        return replace(self, kind="crop", pixels=crop or self.pixels, resized=size)
-
-    def _stretch(self, size: Size) -> list[View]:
+    def _stretch(self, size: Size) -> list[GridView]:
         return self._frames((0.0, 0.0, float(size[0]), float(size[1])))
 
-    def _pad(self, size: Size) -> list[View]:
+    def _pad(self, size: Size) -> list[GridView]:
         width, height = size
         side = max(width, height)
-        left, top = -((side - width) // 2), -((side - height) // 2)  # whole pixels, as the picture is pasted
+        left, top = -((side - width) // 2), -((side - height) // 2)  # whole pixels, as the processor pastes it
         return self._frames((float(left), float(top), float(left + side), float(top + side)))
 
-    def _crop(self, size: Size) -> list[View]:
+    def _crop(self, size: Size) -> list[GridView]:
         width, height = size
         shorter, target = min(width, height), self.resized or self.pixels
         scaled_width = target if width <= height else int(target * width / shorter)
@@ -128,27 +112,27 @@ class Fit:
         right, bottom = left + self.pixels, top + self.pixels
         return self._frames((left * across, top * down, right * across, bottom * down))
 
-    def _frames(self, region: Box) -> list[View]:
+    def _frames(self, region: Box) -> list[GridView]:
         names = ["picture"] if self.frames == 1 else [f"frame {number + 1}" for number in range(self.frames)]
         tokens = self.rows * self.columns
-        return [View(name, region, self.rows, self.columns, i * tokens) for i, name in enumerate(names)]
+        return [GridView(name, region, self.rows, self.columns, i * tokens) for i, name in enumerate(names)]
 
-    def _anyres(self, size: Size) -> list[View]:
+    def _anyres(self, size: Size) -> list[GridView]:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
-        overview = View("overview", whole, self.base, self.base)
+        overview = GridView("overview", whole, self.base, self.base)
         if self.rows < 1 or self.columns < 1:
             return [overview]
-        return [overview, View("tiles", self._held(size), self.rows, self.columns, self.base**2, self.columns + 1)]
+        tiles = GridView("tiles", self._unpadded(size), self.rows, self.columns, self.base**2, self.columns + 1)
+        return [overview, tiles]
 
-    def _held(self, size: Size) -> Box:
-        """The part of the canvas whose tokens were kept when the bars were cut off, in pixels of the picture."""
+    def _unpadded(self, size: Size) -> Box:
+        """The part of the canvas that remains once the black bars are cut off, in pixels of the picture."""
         from vlm_pruner.geometry.anyres import select_best_resolution, unpadded_region
 
         canvas = select_best_resolution(size, self.canvases)
         grid = (canvas[1] // self.pixels * self.base, canvas[0] // self.pixels * self.base)
         rows, columns = unpadded_region(grid, size)
-        held = rows.stop - rows.start, columns.stop - columns.start
-        self._check_held(size, held)
+        self._check_grid(size, (rows.stop - rows.start, columns.stop - columns.start))
         scaled = _scaled(size, canvas)
         patch = self.pixels / self.base
         left, top = ((outer - inner) // 2 for outer, inner in zip(canvas, scaled, strict=True))
@@ -160,30 +144,30 @@ class Fit:
             (rows.stop * patch - top) * down,
         )
 
-    def _check_held(self, size: Size, held: tuple[int, int]) -> None:
-        shrunk = self.rows < held[0] and self.columns < held[1]  # LLaVA-OneVision's large pictures
-        if held != (self.rows, self.columns) and not shrunk:
+    def _check_grid(self, size: Size, expected: tuple[int, int]) -> None:
+        shrunk = self.rows < expected[0] and self.columns < expected[1]  # LLaVA-OneVision shrinks large pictures
+        if expected != (self.rows, self.columns) and not shrunk:
             raise ValueError(
-                f"a picture of {size[0]} x {size[1]} pixels has {held[0]} x {held[1]} tile tokens, the receipt is of "
-                f"one with {self.rows} x {self.columns}: give the picture that the model saw"
+                f"a picture of {size[0]} x {size[1]} pixels has {expected[0]} x {expected[1]} tile tokens, but the "
+                f"receipt has {self.rows} x {self.columns}: pass the picture that the model saw"
             )
 
-    def _tiles(self, size: Size) -> list[View]:
+    def _tiles(self, size: Size) -> list[GridView]:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
         if self.tiles == 1:
-            return [View("picture", whole, self.rows, self.columns)]
+            return [GridView("picture", whole, self.rows, self.columns)]
         across, down = _tile_grid(size, self.tiles - 1)
         wide, high, tokens = size[0] / across, size[1] / down, self.rows * self.columns
         corners = [(column * wide, row * high) for row in range(down) for column in range(across)]
         views = [
-            View("tiles", (x, y, x + wide, y + high), self.rows, self.columns, number * tokens)
+            GridView("tiles", (x, y, x + wide, y + high), self.rows, self.columns, number * tokens)
             for number, (x, y) in enumerate(corners)
         ]
-        return [*views, View("overview", whole, self.rows, self.columns, len(views) * tokens)]
+        return [*views, GridView("overview", whole, self.rows, self.columns, len(views) * tokens)]
 
 
 def _scaled(size: Size, canvas: Size) -> Size:
-    """The picture's size on a canvas that it fits into."""
+    """The picture's size once scaled to fit a canvas."""
     width, height = canvas[0] / size[0], canvas[1] / size[1]
     if width < height:
         return canvas[0], min(math.ceil(size[1] * width), canvas[1])
@@ -191,15 +175,10 @@ def _scaled(size: Size, canvas: Size) -> Size:
 
 
 def _tile_grid(size: Size, count: int) -> Size:
-    """InternVL's arrangement (across, down) of `count` tiles: the one nearest to the picture's aspect ratio.
+    """InternVL's arrangement (across, down) of `count` tiles: the one closest to the picture's aspect ratio.
 
-    The processor chooses among several counts; what it has chosen is also the best of its own count.
+    The processor picks among several counts; its pick is also the best arrangement for that count.
     """
     wanted = size[0] / size[1]
     grids = [(across, count // across) for across in range(1, count + 1) if count % across == 0]
     return min(grids, key=lambda grid: abs(wanted - grid[0] / grid[1]))
-
-
-def _number(size: Any, name: str) -> int | None:
-    value = size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
-    return None if value is None else int(value)
