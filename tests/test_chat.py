@@ -10,7 +10,7 @@ from PIL import Image
 
 import vlm_pruner as vp
 from vlm_pruner.asking import load
-from vlm_pruner.cost.flops import DecoderShape, kv_bytes
+from vlm_pruner.cost.flops import DecoderShape, kv_bytes, lengths
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.mini import CHECKPOINT
 
@@ -33,7 +33,7 @@ def test_costs_are_those_of_the_answer(chat):
     shape = DecoderShape.of(chat.decoder.config)
     for answer, kept in ((dense, 576), (pruned, 32)):
         held = answer.prompt_tokens + answer.tokens - 1  # the last token is not run through the model
-        assert answer.kv_bytes == kv_bytes(shape, held, 576, kept, 2, bytes_per_number=4)
+        assert answer.kv_bytes == kv_bytes(shape, lengths(shape, held, 576, [(2, kept)]), bytes_per_number=4)
         assert 0 < answer.first_token_seconds <= answer.seconds
 
 

@@ -15,18 +15,15 @@ from vlm_pruner import adapters
 from vlm_pruner.cost.flops import (
     DecoderShape,
     Machine,
-    cache_bytes,
-    decoder_bytes,
-    decoder_flops,
+    head_bytes,
+    head_flops,
     kv_bytes,
     layer_bytes,
     layer_flops,
     lengths,
     prefill_flops,
     prefill_seconds,
-    step_flops,
     step_seconds,
-    tokens_per_layer,
 )
 from vlm_pruner.cost.machine import known, measure
 from vlm_pruner.decoder.cache_names import cache_of
@@ -49,18 +46,20 @@ def test_one_layer_written_out():
 
 
 def test_llava_7b_cache_is_half_a_mebibyte_per_token():
-    assert kv_bytes(LLAVA_7B, 1, 0, 0, 2, bytes_per_number=2) == 512 * 1024
-    assert kv_bytes(LLAVA_7B, 40, 576, 64, 2, bytes_per_number=2, batch=3) == 3 * 16384 * (2 * 616 + 30 * 104)
+    assert kv_bytes(LLAVA_7B, [1] * 32, bytes_per_number=2) == 512 * 1024
+    pruned = lengths(LLAVA_7B, 40, 576, [(2, 64)])
+    assert kv_bytes(LLAVA_7B, pruned, bytes_per_number=2, batch=3) == 3 * 16384 * (2 * 616 + 30 * 104)
 
 
 def test_saving_agrees_with_the_published_estimate():
     """64 of 576 kept beside about 43 text tokens: the paper claims 77.91 % fewer operations."""
-    saved = 1 - prefill_flops(LLAVA_7B, 43, 576, 64, 2) / prefill_flops(LLAVA_7B, 43, 576, 576, 2)
+    dense, pruned = (prefill_flops(LLAVA_7B, lengths(LLAVA_7B, 43, 576, steps)) for steps in ([], [(2, 64)]))
+    saved = 1 - pruned / dense
     assert saved == pytest.approx(0.779, abs=0.005)
 
 
 def test_keeping_all_costs_what_the_dense_model_costs():
-    assert prefill_flops(LLAVA_7B, 43, 576, 576, 2) == 32 * layer_flops(LLAVA_7B, 619)
+    assert prefill_flops(LLAVA_7B, lengths(LLAVA_7B, 43, 576, [(2, 576)])) == 32 * layer_flops(LLAVA_7B, 619)
 
 
 def test_shape_from_a_configuration():
@@ -74,7 +73,7 @@ def test_steps_follow_each_other_and_only_drop():
     shape = DecoderShape(6, 8, 8, heads=1, key_value_heads=1, head_size=8)
     assert lengths(shape, 5, 20, [(1, 10), (4, 2)]) == [25, 15, 15, 15, 7, 7]
     assert lengths(shape, 5, 20, [(0, 10)]) == [15] * 6
-    assert lengths(shape, 5, 20) == tokens_per_layer(shape, 5, 20, 20, 2) == [25] * 6
+    assert lengths(shape, 5, 20) == lengths(shape, 5, 20, [(2, 20)]) == [25] * 6
     for steps in ([(6, 3)], [(2, 21)], [(3, 9), (2, 8)], [(1, 4), (3, 5)]):
         with pytest.raises(ValueError, match=r"step \("):
             lengths(shape, 5, 20, steps)
@@ -95,9 +94,8 @@ def test_only_some_layers_with_experts_is_refused():
 
 
 def test_a_step_costs_what_a_prefill_grows_by():
-    shape = DecoderShape(3, 6, 10, heads=4, key_value_heads=2, head_size=3, vocabulary=50)
-    longer = decoder_flops(shape, [8] * 3, batch=2, logits=1) - decoder_flops(shape, [7] * 3, batch=2)
-    assert step_flops(shape, [7] * 3, batch=2) == longer
+    shape = DecoderShape(3, 6, 10, heads=4, key_value_heads=2, head_size=3)
+    assert layer_flops(shape, 1, past=7) == layer_flops(shape, 8) - layer_flops(shape, 7)
 
 
 def test_bytes_are_weights_once_and_activations_per_row():
@@ -114,7 +112,8 @@ def test_the_roofline_has_two_sides():
     assert machine.seconds(2e12, 1) == 2
     assert machine.seconds(1, 3e9) == 3
     few = prefill_seconds(LLAVA_7B, [1] * 32, machine, bytes_per_number=2)
-    assert few == pytest.approx(decoder_bytes(LLAVA_7B, [1] * 32, bytes_per_number=2) / 1e9)
+    read = 32 * layer_bytes(LLAVA_7B, 1, bytes_per_number=2) + head_bytes(LLAVA_7B, 1, bytes_per_number=2)
+    assert few == pytest.approx(read / 1e9)
     with pytest.raises(ValueError, match="must be positive"):
         Machine("broken", flops=0, bandwidth=1)
 
@@ -122,8 +121,8 @@ def test_the_roofline_has_two_sides():
 def test_a_7b_at_batch_1_on_an_h200_is_bound_by_its_weights():
     """64 tokens from layer 2 on leave 2.0 of 8.3 TFLOP, and reading 13 GB then takes longer than computing."""
     h200 = Machine("H200", 790e12, 4.3e12)
-    dense = decoder_flops(LLAVA_7B, [636] * 32)
-    pruned = decoder_flops(LLAVA_7B, lengths(LLAVA_7B, 60, 576, [(2, 64)]))
+    dense = prefill_flops(LLAVA_7B, [636] * 32)
+    pruned = prefill_flops(LLAVA_7B, lengths(LLAVA_7B, 60, 576, [(2, 64)]))
     assert (dense / 1e12, pruned / 1e12) == (pytest.approx(8.3, abs=0.15), pytest.approx(2.0, abs=0.15))
     times = [
         prefill_seconds(LLAVA_7B, lengths(LLAVA_7B, 60, 576, steps), h200, bytes_per_number=2)
@@ -136,7 +135,7 @@ def test_a_7b_at_batch_1_on_an_h200_is_bound_by_its_weights():
 def test_step_time_is_reading_weights_and_cache():
     machine = Machine("imaginary", flops=1e18, bandwidth=1e9)
     short, long = (step_seconds(LLAVA_7B, [n] * 32, machine, bytes_per_number=2) for n in (100, 600))
-    assert long - short == pytest.approx(cache_bytes(LLAVA_7B, [500] * 32, bytes_per_number=2) / 1e9)
+    assert long - short == pytest.approx(kv_bytes(LLAVA_7B, [500] * 32, bytes_per_number=2) / 1e9)
 
 
 def test_known_accelerators():
@@ -201,10 +200,7 @@ def test_cache_bytes_are_exact(family, method):
     held = lengths(shape, batch["input_ids"].shape[1] - visual, visual, steps)
     tensors = [tensor for layer in cache_of(out).layers for tensor in (layer.keys, layer.values)]
     real = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert cache_bytes(shape, held, bytes_per_number=4, batch=2) == real
-    if len(steps) == 1:
-        layer, left = steps[0]
-        assert kv_bytes(shape, held[0] - visual, visual, left, layer, bytes_per_number=4, batch=2) == real
+    assert kv_bytes(shape, held, bytes_per_number=4, batch=2) == real
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -226,5 +222,5 @@ def test_operations_agree_with_torchs_counter(family, method, attention):
     counted = sum(sum(counts[names[part]].values()) for part in [*decoder.layers, model.lm_head])
     shape = DecoderShape.of(model.config.get_text_config())
     tokens = lengths(shape, batch["input_ids"].shape[1] - visual, visual, steps)
-    predicted = decoder_flops(shape, tokens, batch=2, causal=False, logits=1)
+    predicted = 2 * (sum(layer_flops(shape, n, causal=False) for n in tokens) + head_flops(shape, 1))  # two rows
     assert predicted == pytest.approx(counted, rel=0.02)

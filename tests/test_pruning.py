@@ -11,7 +11,7 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests.tiny_llava import IMAGE, LAYERS, N, image, inputs, prompt, text, tiny_llava
-from vlm_pruner.cost.flops import DecoderShape, kv_bytes
+from vlm_pruner.cost.flops import DecoderShape, kv_bytes, lengths
 from vlm_pruner.decoder.cache_names import cache_argument, cache_of, with_cache
 from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.errors import CacheError, PruningError, UnsupportedModelError
@@ -454,8 +454,8 @@ def test_predicted_cache_bytes_are_the_real_ones(model, one):
     text_tokens = one["input_ids"].shape[1] - N
     _, _, dense, _ = generate(model, one, new=4)
     _, _, short, _ = generate(model, one, METHOD, new=4)
-    assert kv_bytes(shape, text_tokens + 3, N, N, 2, bytes_per_number=4) == real_bytes(dense)
-    assert kv_bytes(shape, text_tokens + 3, N, 8, 2, bytes_per_number=4) == real_bytes(short)
+    for steps, cache in (([], dense), ([(2, 8)], short)):
+        assert kv_bytes(shape, lengths(shape, text_tokens + 3, N, steps), bytes_per_number=4) == real_bytes(cache)
 
 
 def test_static_cache_argument_is_used_in_full(model, one):

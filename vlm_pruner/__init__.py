@@ -1,6 +1,6 @@
 """VLM-Pruner: keep a small, spatially coherent subset of a picture's tokens inside a vision-language model.
 
-Names are imported when they are first used, so that `import vlm_pruner` and `vlm-pruner --help` need no torch.
+Public names are imported on first use, so `import vlm_pruner` and `vlm-pruner --help` need no torch.
 """
 
 from __future__ import annotations

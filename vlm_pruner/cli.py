@@ -1,7 +1,7 @@
 """The ``vlm-pruner`` command: a table of subcommands, each a module of `commands/`.
 
-A subcommand's module offers ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code) and, if it likes,
-``EXAMPLES``. Only the module that was asked for is imported, so ``--help`` answers at once.
+A subcommand's module defines ``add_arguments(parser)``, ``run(args) -> int`` (the exit code) and optionally
+``EXAMPLES``. Only the requested subcommand's module is imported, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ class Command:
 
 
 COMMANDS = {
-    "check-data": Command("vlm_pruner.commands.check_data", "name the files of the nine benchmarks that are missing"),
-    "score": Command("vlm_pruner.commands.score", "score an answer file of one of nine benchmarks"),
-    "table": Command("vlm_pruner.commands.table", "the paper's tables with our scores beside the printed ones"),
+    "check-data": Command("vlm_pruner.commands.check_data", "list the files missing from the nine benchmarks"),
+    "score": Command("vlm_pruner.commands.score", "score an answer file of one of the nine benchmarks"),
+    "table": Command("vlm_pruner.commands.table", "print the paper's tables with our scores beside the published ones"),
     "bench": Command("vlm_pruner.commands.bench", "time a model's parts on this machine, dense and pruned"),
-    "ask": Command("vlm_pruner.commands.ask", "one question, answered dense and pruned, and which tokens were kept"),
-    "show": Command("vlm_pruner.commands.show", "draw which tokens methods keep of a picture, side by side"),
-    "compare": Command("vlm_pruner.commands.compare", "methods x budgets x benchmarks, with intervals and verdicts"),
-    "demo-run": Command(
-        "vlm_pruner.commands.demo_run", "dense against pruned answers of the embedded model, in minutes"
+    "ask": Command("vlm_pruner.commands.ask", "answer one question dense and pruned, and show which tokens were kept"),
+    "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
+    "compare": Command(
+        "vlm_pruner.commands.compare", "compare methods x budgets x benchmarks, with intervals and verdicts"
     ),
-    "ablate": Command("vlm_pruner.commands.ablate", "the paper's ablations of VLM-Pruner on the embedded model"),
-    "report": Command("vlm_pruner.commands.report", "result files as one page, with pictures of kept tokens"),
-    "demo": Command("vlm_pruner.commands.demo", "a page in the browser: dense and pruned answers side by side"),
+    "demo-run": Command(
+        "vlm_pruner.commands.demo_run", "compare dense and pruned answers of the embedded model, in minutes"
+    ),
+    "ablate": Command("vlm_pruner.commands.ablate", "run the paper's ablations of VLM-Pruner on the embedded model"),
+    "report": Command(
+        "vlm_pruner.commands.report", "turn result files into one page, with pictures of the kept tokens"
+    ),
+    "demo": Command("vlm_pruner.commands.demo", "serve a page with dense and pruned answers side by side"),
 }
 
 EXAMPLES = """examples:
@@ -45,7 +49,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Bad input is one line on stderr and exit code 2; a traceback means a defect."""
+    """Runs one subcommand. Bad input gives one line on stderr and exit code 2; a traceback means a bug."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(arguments)
@@ -78,7 +82,7 @@ def _add(subparsers: argparse._SubParsersAction, name: str, command: Command, lo
         name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
         epilog=getattr(module, "EXAMPLES", None), formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    subparser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    subparser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
     if module is not None:
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

@@ -1,4 +1,4 @@
-"""What every command line shares: a parser and errors of one line each, and paths that are short to read."""
+"""Shared by all command lines: a parser with one-line errors, one-line exception messages, and short paths."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ BAD_INPUT = 2  # exit code
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line; its type where it has no message."""
+    """An exception's message on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line: what is wrong, and where the help is."""
+    """A parser whose errors are one line: the problem, and how to get help."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def words(text: str) -> list[str]:
-    """The parts of a comma-separated list, for `type=` of an argument."""
+    """Splits a comma-separated list; for an argument's `type=`."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def shown(path: Path) -> str:
-    """The path relative to the working folder or the clone, if it lies in one of them."""
+    """The path relative to the working folder or the repository, if it is inside one of them."""
     for base in (Path.cwd(), ROOT):
         if path.resolve().is_relative_to(base):
             return str(path.resolve().relative_to(base))

@@ -1,15 +1,15 @@
-"""Errors that a user can act on: each names the value that is wrong and the remedy."""
+"""Errors that a user can act on: each names the offending value and the remedy."""
 
 from __future__ import annotations
 
 
 class PruningError(ValueError):
-    """A pruning setting does not fit the model or the input. Raised before the model is changed."""
+    """A pruning setting does not suit the model or the input. Raised before anything in the model changes."""
 
 
 class UnsupportedModelError(PruningError):
-    """No adapter knows this model class."""
+    """No adapter supports this model class."""
 
 
 class CacheError(RuntimeError):
-    """The KV cache is not in the state that pruning left it in; going on would give wrong answers silently."""
+    """The KV cache is not as pruning left it; continuing would silently give wrong answers."""

@@ -1,4 +1,4 @@
-"""Opening pictures: whatever the file holds comes out as an upright RGB picture, or as an error that names the file."""
+"""Opens pictures: any readable file becomes an upright RGB picture, any other an error that names the file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ Source = str | Path | bytes
 
 
 class ImageReadError(ValueError):
-    """A picture that cannot be read; the message is one line and names the file and what to do."""
+    """A picture cannot be read. The message is one line and names the file and the remedy."""
 
 
 def read_image(source: Source, *, as_released: bool = False, name: str | None = None) -> Image.Image:
     """Reads a picture as RGB.
 
-    Turns it upright as its EXIF data say, lays transparent parts over white, and scales 16-bit grey to 8 bits.
-    `source` is a path or the file's bytes; `name` is what errors call it.
-    `as_released` leaves EXIF and transparency aside as LLaVA's evaluation scripts do (the colours under transparent
-    pixels show), for people who must see the very pixels that published numbers were made with.
+    Rotates it as its EXIF data say, composites transparent parts over white, and scales 16-bit grey to 8 bits.
+
+    source:      a path or the file's bytes. name: the file's name in error messages.
+    as_released: ignore EXIF and transparency, as LLaVA's evaluation scripts do (the colours under transparent pixels
+                 show through), to reproduce the exact pixels behind published numbers.
 
     Raises `ImageReadError` for a missing, empty, truncated or otherwise unreadable file.
     """
@@ -36,13 +37,18 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
         raise ImageReadError(f"{name} is not a picture in a known format; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"{name} is too large ({_first_line(error)}); scale it down first") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow's decoders raise on damaged files
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+    ) as error:  # Pillow's decoders raise any of these on damaged files
         message = f"{name} is damaged ({_first_line(error)}); download or export it again"
         raise ImageReadError(message) from None
 
 
 def to_rgb(picture: Image.Image, *, as_released: bool = False) -> Image.Image:
-    """`picture` in RGB; see `read_image`."""
+    """Converts `picture` to RGB as `read_image` does."""
     if as_released:
         return _to_eight_bits(picture).convert("RGB")
     picture = _to_eight_bits(ImageOps.exif_transpose(picture))
@@ -61,14 +67,16 @@ def _read_bytes(source: Source, name: str) -> bytes:
         except FileNotFoundError:
             raise ImageReadError(f"{name} does not exist; check the image folder and the file name") from None
         except OSError as error:
-            raise ImageReadError(f"{name} cannot be read ({error.strerror}); check the path and its rights") from None
+            raise ImageReadError(
+                f"{name} cannot be read ({error.strerror}); check the path and its permissions"
+            ) from None
     if not data:
         raise ImageReadError(f"{name} is empty (0 bytes); download or export it again")
     return data
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey with 16 or 32 bits per pixel becomes 8-bit grey: Pillow's own conversion would clip it to white."""
+    """Scales 16- and 32-bit grey to 8 bits; Pillow's own conversion would clip it to white."""
     if not picture.mode.startswith(("I", "F")):
         return picture
     values = picture.convert("F")
@@ -78,7 +86,7 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _full_scale(mode: str, highest: float) -> float:
-    """The value that stands for white; the files do not say, so it is the least usual one that holds all pixels."""
+    """The value of white. Files do not record it, so take the smallest common value that no pixel exceeds."""
     if mode.startswith("I;16"):
         return 65535.0
     usual = (255.0, 65535.0) if mode == "I" else (1.0, 255.0, 65535.0)

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, git hash, hardware. Every result file carries it."""
+"""Records what produced a result: versions, git hash, hardware. Every result file carries this record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("vlm-pruner", "torch", "transformers", "pillow", "numpy")
 
 
 def environment() -> dict[str, Any]:
-    """JSON-serialisable description of the software and hardware of this process."""
+    """Describes this process's software and hardware, ready for JSON."""
     return {"versions": versions(), "git": git_hash(), "hardware": hardware()}
 
 
@@ -25,7 +25,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_hash() -> str | None:
-    """Commit of the checkout that this package runs from, ``-dirty`` added when files differ; None outside git."""
+    """Commit of the checkout this package runs from, with ``-dirty`` if tracked files differ; None outside git."""
     root = Path(__file__).resolve().parent
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
@@ -34,7 +34,7 @@ def git_hash() -> str | None:
 
 
 def weights_sha256(model: Path) -> str:
-    """One digest of a checkpoint folder's safetensors files, by name."""
+    """One digest over a checkpoint folder's safetensors files, in order of name."""
     digest = hashlib.sha256()
     for file in sorted(model.glob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -42,7 +42,7 @@ def weights_sha256(model: Path) -> str:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU, its usable cores, and the accelerator where torch was imported and sees one."""
+    """CPU, usable cores, and the accelerator if torch is imported and finds one."""
     torch = sys.modules.get("torch")
     seen = torch is not None and torch.cuda.is_available()
     return {
@@ -55,7 +55,7 @@ def hardware() -> dict[str, Any]:
 
 
 def processor() -> str | None:
-    """The processor's name. On Linux `platform` does not know it, the kernel does."""
+    """The processor's name. `platform` does not know it on Linux, so ask the kernel first."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

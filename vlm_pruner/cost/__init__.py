@@ -1,1 +1,1 @@
-"""What a prompt costs, and the setting that meets a budget."""
+"""What a prompt costs, and which setting meets a budget."""

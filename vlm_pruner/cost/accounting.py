@@ -1,11 +1,11 @@
-"""One way of counting for all methods: tokens that each decoder layer runs on, average tokens, FLOPs, key-value bytes.
+"""Counts costs the same way for every method: tokens per decoder layer, their average, FLOPs, key-value bytes.
 
     [row] = accounting.of_receipt(pruning.receipts[-1], decoder.config, text=40)
     row.average_tokens, row.flops_share
 
-A method with several stages, one that prunes the input, and one that prunes inside are all read from the same place,
-the `steps` of a receipt: pairs of a layer and the visual tokens from there on. Counted are the decoder layers; the
-vision tower, the head and the choice itself are not.
+Every method is read from the `steps` of its receipts, pairs of a layer and the visual tokens from that layer on,
+whether it prunes the input, inside the decoder, or in several stages. Only decoder layers count; the vision tower, the
+output head and the selection itself do not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vlm_pruner.cost.flops import DecoderShape, cache_bytes, decoder_flops, lengths
+from vlm_pruner.cost.flops import DecoderShape, kv_bytes, lengths, prefill_flops
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.receipts import ImageReceipt, Receipt
@@ -24,10 +24,10 @@ Steps = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Accounting:
-    """What one prompt's prefill costs, and what it would cost dense.
+    """The cost of one prompt's prefill, pruned and dense.
 
     text, visual: tokens of the prompt before pruning. kept: visual tokens that each decoder layer runs on.
-    flops: floating-point operations of the decoder layers. kv_bytes: keys and values that the cache then holds.
+    flops: floating-point operations of the decoder layers. kv_bytes: size of the cache after the prefill.
     """
 
     text: int
@@ -40,7 +40,7 @@ class Accounting:
 
     @property
     def average_tokens(self) -> float:
-        """Visual tokens, mean over all decoder layers."""
+        """Mean number of visual tokens over all decoder layers."""
         return sum(self.kept) / len(self.kept)
 
     @property
@@ -58,7 +58,7 @@ class Accounting:
 
 
 def of_steps(images: Sequence[tuple[int, Steps]], text: int, shape: DecoderShape, bytes_per_number: int) -> Accounting:
-    """A prompt of `text` tokens and some pictures: of each its visual tokens, and its steps (none: dense).
+    """Accounts for a prompt of `text` tokens and pictures given as (visual tokens, steps); no steps means dense.
 
     Raises ValueError for a step outside the decoder.
     """
@@ -73,23 +73,24 @@ def of_steps(images: Sequence[tuple[int, Steps]], text: int, shape: DecoderShape
 def of_method(
     method: Pruner | None, visual: int, text: int, shape: DecoderShape, bytes_per_number: int = 2
 ) -> Accounting:
-    """What a prompt with one picture of `visual` tokens will cost; `method` None is the dense model."""
+    """Predicts the cost of a prompt with one picture of `visual` tokens; `method` None is the dense model."""
     return of_steps([(visual, planned_steps(method, visual, shape.layers))], text, shape, bytes_per_number)
 
 
 def of_receipt(
     receipt: Receipt, decoder: Any, text: int | Sequence[int], bytes_per_number: int = 2
 ) -> list[Accounting]:
-    """What each row of a prefill has cost.
+    """Accounts for each row of a prefill that ran.
 
-    decoder: its configuration, or a DecoderShape. text: text tokens of the rows, one number where all have as many.
-    bytes_per_number: of a key or value; 2 for float16 and bfloat16. Raises PruningError if the numbers do not match.
+    decoder: the decoder's configuration, or a DecoderShape. text: text tokens per row; one number if all rows agree.
+    bytes_per_number: size of a key or value entry, 2 for float16 and bfloat16. Raises PruningError if `text` does not
+    match the rows.
     """
     shape = decoder if isinstance(decoder, DecoderShape) else DecoderShape.of(decoder)
     texts = [text] * receipt.batch_size if isinstance(text, int) else list(text)
     if len(texts) != receipt.batch_size:
         raise PruningError(
-            f"text has {len(texts)} numbers, but the prefill had {receipt.batch_size} rows; give one each"
+            f"text has {len(texts)} numbers, but the prefill had {receipt.batch_size} rows; pass one per row"
         )
     rows: list[list[ImageReceipt]] = [[] for _ in texts]
     for image in receipt.images:
@@ -101,7 +102,7 @@ def of_receipt(
 
 
 def planned_steps(method: Pruner | None, visual: int, depth: int) -> list[list[int]]:
-    """The steps that a receipt will have for a picture of `visual` tokens in a decoder of `depth` layers."""
+    """The steps that a receipt will show for a picture of `visual` tokens in a decoder of `depth` layers."""
     if method is None:
         return []
     layers = method.layers(depth)
@@ -109,6 +110,6 @@ def planned_steps(method: Pruner | None, visual: int, depth: int) -> list[list[i
 
 
 def _cost(kept: Sequence[int], text: int, shape: DecoderShape, bytes_per_number: int) -> tuple[int, int]:
-    """(FLOPs, key-value bytes) of a prefill whose layers run on `text` and so many visual tokens."""
+    """(FLOPs, key-value bytes) of a prefill whose layers run on `text` tokens plus `kept` visual tokens each."""
     tokens = [text + visual for visual in kept]
-    return decoder_flops(shape, tokens), cache_bytes(shape, tokens, bytes_per_number=bytes_per_number)
+    return prefill_flops(shape, tokens), kv_bytes(shape, tokens, bytes_per_number=bytes_per_number)

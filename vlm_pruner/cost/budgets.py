@@ -1,11 +1,12 @@
-"""A budget in whichever convention a paper states it, and the setting of a method that meets it.
+"""Budgets in any convention that papers use, and the method setting that meets them.
 
-    64, 64tok      keep_tokens as the method counts it: per picture; of a method with several stages their mean
+    64, 64tok      keep_tokens as the method counts it: per picture, or the mean over its stages if it has several
     ratio:0.889    share of each picture's visual tokens that is removed
-    avg:64         visual tokens, mean over ALL decoder layers, those before the pruned layer included
+    avg:64         mean visual tokens over ALL decoder layers, including those before the pruned layer
     flops:0.3      share of the dense prefill's floating-point operations, text included; flops:0.3@40: of 40 tokens
 
-The last two depend on the model. The setting that comes nearest without going over is taken, and says what it is.
+The last two depend on the model. They resolve to the largest setting that stays within the budget, which the result
+states.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner
 
-TEXT = 64  # text tokens of a prompt, where neither the budget nor the caller says; LLaVA's prompts have 50 to 90
+TEXT = 64  # text tokens of a prompt if neither the budget nor the caller gives them; LLaVA's prompts have 50 to 90
 CONVENTIONS = "64 (tokens), ratio:0.889 (share removed), avg:64 (mean over layers) or flops:0.3 (share of the dense)"
 _FORM = re.compile(r"(?:(?P<kind>ratio|avg|flops):)?(?P<value>\d+(?:\.\d+)?|\.\d+)(?P<tok>tok)?(?:@(?P<text>\d+))?")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """kind: "tokens", "ratio", "avg" or "flops". text: text tokens that FLOPs are counted with, if it says."""
+    """kind: "tokens", "ratio", "avg" or "flops". text: text tokens to count FLOPs with, if given."""
 
     kind: str
     value: float
@@ -35,7 +36,7 @@ class Budget:
 
     @classmethod
     def parse(cls, word: str) -> Budget:
-        """Raises PruningError for what is none."""
+        """Raises PruningError if `word` is not a budget."""
         match = _FORM.fullmatch(word.strip())
         if match is None or (match["tok"] and match["kind"]) or (match["text"] and match["kind"] != "flops"):
             raise PruningError(f"budget {word!r} is not understood; write {CONVENTIONS}")
@@ -57,28 +58,29 @@ class Budget:
 
     @property
     def fixed(self) -> bool:
-        """Whether it is a setting of the method as it stands, whatever the model."""
+        """Whether it sets the method directly, independent of the model."""
         return self.kind in ("tokens", "ratio")
 
     def __str__(self) -> str:
-        behind = "" if self.text is None else f"@{self.text}"
-        return f"{'' if self.kind == 'tokens' else self.kind + ':'}{self.value:g}{behind}"
+        kind = "" if self.kind == "tokens" else f"{self.kind}:"
+        text = "" if self.text is None else f"@{self.text}"
+        return f"{kind}{self.value:g}{text}"
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method that meets a budget. chosen: in words. accounting: None if the model is not known."""
+    """A method that meets a budget. chosen: the setting in words. accounting: None if the model is unknown."""
 
     method: Pruner
     chosen: str
     accounting: Accounting | None = None
 
 
-Make = Callable[..., Pruner]  # a method from keep_tokens=n, or from reduction_ratio=r
+Make = Callable[..., Pruner]  # builds the method from keep_tokens=n or from reduction_ratio=r
 
 
 def plain(budget: Budget, make: Make) -> Pruner:
-    """The method for a budget that needs no model. Raises PruningError for one that does."""
+    """Builds the method for a budget that needs no model. Raises PruningError for one that does."""
     if budget.kind == "tokens":
         return make(keep_tokens=int(budget.value))
     if budget.kind == "ratio":
@@ -87,10 +89,11 @@ def plain(budget: Budget, make: Make) -> Pruner:
 
 
 def solve(budget: Budget, make: Make, visual: int, shape: DecoderShape, text: int = TEXT) -> Setting:
-    """The method whose cost comes nearest to the budget without going over, for pictures of `visual` tokens.
+    """Builds the most expensive method that stays within the budget, for pictures of `visual` tokens.
 
-    make: builds the method from keep_tokens=, or from reduction_ratio=. text: text tokens of a prompt, if the budget
-    does not say. Raises PruningError, which says what is reachable, if even the smallest setting goes over.
+    make: builds the method from keep_tokens= or reduction_ratio=. text: text tokens of a prompt if the budget gives
+    none.
+    Raises PruningError, naming the smallest reachable budget, if even the smallest setting exceeds this one.
     """
     text = text if budget.text is None else budget.text
 
@@ -98,9 +101,9 @@ def solve(budget: Budget, make: Make, visual: int, shape: DecoderShape, text: in
         return accounting.of_method(method, visual, text, shape)
 
     method = plain(budget, make) if budget.fixed else _nearest(budget, make, visual, cost)
-    method.budget(visual)  # raises for more than there are
+    method.budget(visual)  # raises if it keeps more tokens than the picture has
     account = cost(method)
-    return Setting(method, _words(budget, method, account), account)
+    return Setting(method, _setting_in_words(budget, method, account), account)
 
 
 def _nearest(budget: Budget, make: Make, visual: int, cost: Callable[[Pruner], Accounting]) -> Pruner:
@@ -119,7 +122,7 @@ def _nearest(budget: Budget, make: Make, visual: int, cost: Callable[[Pruner], A
 
 
 def _settings(make: Make, visual: int) -> Iterator[Pruner]:
-    """The method with every keep_tokens that it takes, ascending. Raises its own error if it takes none."""
+    """The method with each keep_tokens that it accepts, ascending. Raises the method's own error if it accepts none."""
     refused: PruningError | None = None
     found = False
     for tokens in range(1, visual + 1):
@@ -144,25 +147,25 @@ def _unreachable(budget: Budget, least: tuple[float, Pruner], cost: Callable[[Pr
     name = method.name or type(method).__name__
     said = (
         f"budget {budget} cannot be met by {name} with layer={method.layer} of {len(account.kept)} layers: "
-        f"keep_tokens={method.keep_tokens} still costs {_spoken(budget, account)}"
+        f"keep_tokens={method.keep_tokens} still costs {_cost_in_words(budget, account)}"
     )
     least_budget = f"{budget.kind}:{_up(spent):g}"
     return f"{said}; ask for {least_budget} or more, or for a smaller layer (layer=0 prunes the input)"
 
 
 def _up(value: float) -> float:
-    """Rounded up to what can be typed in again: one decimal of tokens, three of a share."""
+    """Rounds up to a value that can be typed in again: tokens to one decimal, a share to three."""
     scale = 1000 if value <= 1 else 10
     return -int(-value * scale // 1) / scale
 
 
-def _spoken(budget: Budget, account: Accounting) -> str:
+def _cost_in_words(budget: Budget, account: Accounting) -> str:
     if budget.kind == "flops":
         return f"{100 * account.flops_share:.1f} % of the dense FLOPs ({account.text} text tokens)"
     return f"{account.average_tokens:.1f} tokens on average over the layers"
 
 
-def _words(budget: Budget, method: Pruner, account: Accounting) -> str:
+def _setting_in_words(budget: Budget, method: Pruner, account: Accounting) -> str:
     steps = accounting.planned_steps(method, account.visual, len(account.kept))
     where = ", ".join(f"{tokens} tokens from layer {layer}" for layer, tokens in steps)
     setting = f"keep_tokens={method.keep_tokens}" if method.keep_tokens else f"reduction_ratio={method.reduction_ratio}"

@@ -1,4 +1,4 @@
-"""What this machine can do at most: known by an accelerator's name, or measured by a short product and a copy."""
+"""This machine's peak rates, looked up by an accelerator's name or measured with a short matrix product and a copy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from vlm_pruner.cost.flops import Machine
 
-# Dense bfloat16 (V100, T4: float16) operations and bytes per second, from NVIDIA's data sheets; the SXM board where
-# there are several. The first entry whose words are all in torch's name for the device counts.
+# Dense bfloat16 (V100, T4: float16) operations and bytes per second, from NVIDIA's data sheets; the SXM board if there
+# are several. The first entry whose words all occur in torch's name for the device applies.
 DATA_SHEETS: dict[str, tuple[float, float]] = {
     "H200": (989e12, 4.8e12),
     "H100 PCIe": (756e12, 2.0e12),
@@ -28,7 +28,7 @@ DATA_SHEETS: dict[str, tuple[float, float]] = {
 
 
 def known(name: str) -> Machine | None:
-    """The data sheet's peak of an accelerator, by the name that torch has for it; None if it is not listed."""
+    """An accelerator's peak from its data sheet, by torch's name for it; None if it is not listed."""
     words = set(name.replace("-", " ").split())
     for key, (flops, bandwidth) in DATA_SHEETS.items():
         if words.issuperset(key.split()):
@@ -37,9 +37,9 @@ def known(name: str) -> Machine | None:
 
 
 def measure(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> Machine:
-    """What a matrix product and a copy reach here, in about `seconds` seconds: a peak that programs can come near to.
+    """Measures the rates of a matrix product and a copy for about `seconds` seconds: a peak that programs can approach.
 
-    The median of many short runs, and not the fastest: what counts is what a whole prefill can sustain.
+    Takes the median of many short runs rather than the fastest, because a whole prefill has to sustain the rate.
     """
     device = torch.device(device)
     size, numbers = (8192, 2**28) if device.type == "cuda" else (1024, 2**24)
@@ -48,7 +48,7 @@ def measure(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float
     flops = 2 * size**3 / _median_seconds(lambda: torch.mm(a, b, out=product), device, seconds / 2)
     source = torch.zeros(numbers, device=device, dtype=dtype)
     target = torch.empty_like(source)
-    moved = 2 * source.numel() * source.element_size()  # read and written
+    moved = 2 * source.numel() * source.element_size()  # one read, one write
     bandwidth = moved / _median_seconds(lambda: target.copy_(source), device, seconds / 2)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} x{torch.get_num_threads()}"
     return Machine(f"{name} (measured, {str(dtype).removeprefix('torch.')})", flops, bandwidth)

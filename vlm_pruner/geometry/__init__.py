@@ -1,1 +1,1 @@
-"""Where visual tokens are, in the picture and in the sequence: coordinates, spans, tiles, fits."""
+"""Where visual tokens lie in the picture and in the sequence: coordinates, spans, tiles, fits."""

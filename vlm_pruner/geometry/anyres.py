@@ -1,8 +1,8 @@
-"""AnyRes geometry (LLaVA-1.6): which canvas a picture is laid on, its tiles, and where its tokens end up.
+"""AnyRes geometry (LLaVA-1.6): chooses a canvas for a picture, cuts it into tiles, and finds where its tokens end up.
 
-A picture of any shape is scaled onto the canvas of `grid_pinpoints` that wastes least, the canvas is cut into tiles of
-the tower's size, and a small copy of the whole picture goes in front as the base tile. Sizes are (width, height) for
-pictures and canvases, as in Pillow, and (height, width) for token grids.
+The picture is scaled onto the canvas of `grid_pinpoints` that wastes the least area, and the canvas is cut into tiles
+of the tower's size; a small copy of the whole picture comes first as the base tile. Picture and canvas sizes are
+(width, height), as in Pillow; token grids are (height, width).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Pinpoints = str | Sequence[Sequence[int]] | None  # as in config.json
 
 
 def parse_pinpoints(grid_pinpoints: Pinpoints) -> list[Size]:
-    """Canvases as (width, height) in pixels, from a list or its text; raises `ValueError` for anything else."""
+    """Parses canvases, (width, height) in pixels, from a list or its text. Raises ValueError for anything else."""
     try:
         pairs: Any = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
         return [(int(width), int(height)) for width, height in pairs]
@@ -29,7 +29,7 @@ def parse_pinpoints(grid_pinpoints: Pinpoints) -> list[Size]:
 
 
 def select_best_resolution(original_size: Size, possible_resolutions: Sequence[Size]) -> Size:
-    """The canvas on which the scaled picture keeps most pixels; of equals, the one that wastes fewest."""
+    """The canvas on which the scaled picture keeps the most pixels; ties go to the one that wastes the fewest."""
     width, height = original_size
 
     def merit(canvas: Size) -> tuple[int, int]:
@@ -63,7 +63,7 @@ def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.I
 
 
 def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
-    """Square tiles of a canvas, row by row."""
+    """Cuts a canvas into square tiles, row by row."""
     width, height = image.size
     return [
         image.crop((left, top, left + patch_size, top + patch_size))
@@ -73,7 +73,7 @@ def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
 
 
 def unpadded_region(grid: tuple[int, int], original_size: Size) -> tuple[slice, slice]:
-    """Rows and columns of a token grid (height, width) that hold picture, not the black bars around it."""
+    """Rows and columns of a token grid (height, width) that show the picture rather than the black bars around it."""
     rows, columns = grid
     width, height = original_size
     if width / height > columns / rows:
@@ -84,5 +84,5 @@ def unpadded_region(grid: tuple[int, int], original_size: Size) -> tuple[slice, 
 
 
 def _fitted(tokens: float) -> int:
-    """Whole tokens; 7 digits first, as transformers does, so that 12 does not become 11 by floating point's error."""
+    """Whole tokens, rounded to 7 digits first as transformers does, so that 11.9999999 counts as 12, not 11."""
     return int(round(tokens, 7))

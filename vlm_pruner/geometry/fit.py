@@ -1,8 +1,8 @@
 """Maps each visual token to the part of the picture it shows.
 
-Processors stretch, pad, crop or tile a picture before the vision tower sees it. A `Fit` records which of these happened,
-in plain values that a receipt can write to JSON. Given the picture's size, it returns every token's box in pixels of the
-original picture. Nothing here needs torch.
+Processors stretch, pad, crop or tile a picture before the vision tower sees it. A `Fit` records which, in plain values
+that a receipt can write to JSON. Given the picture's size, it returns every token's box in pixels of the original
+picture. Nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 from vlm_pruner.cost.flops import (
     DecoderShape,
     Machine,
-    cache_bytes,
+    kv_bytes,
     lengths,
     prefill_seconds,
     selection_seconds,
@@ -103,7 +103,7 @@ def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder
         kept = run["steps"][-1][1]
         choose = case.batch * selection_seconds(shape, visual, kept, machine, **numbers)
     step = step_seconds(shape, halfway, machine, batch=case.batch, **numbers)
-    cache = cache_bytes(shape, held, batch=case.batch, **numbers)
+    cache = kv_bytes(shape, held, batch=case.batch, **numbers)
     expected = {
         "prefill": prefill,
         "first_token": vision + prefill,
