@@ -1,1 +1,1 @@
-"""Timing at true shapes: models, workloads, clocks and what the timings say."""
+"""Timing at true shapes: models, workloads, clocks, and summaries of the timings."""

@@ -1,7 +1,7 @@
-"""Published models by name, at their true shapes and with random weights: speed does not depend on what weights say.
+"""Published models by name, at their true shapes with random weights: speed does not depend on the weights' values.
 
-Sizes are those of each model's config.json on the Hugging Face Hub, under the name in `source`. `tiny` and `small`
-are ours: LLaVAs with 576 visual tokens that two CPU cores prefill in a fifth of a second and in a second and a half.
+Sizes come from each model's config.json on the Hugging Face Hub, under the name in `source`. `tiny` and `small` are
+ours: LLaVAs with 576 visual tokens that two CPU cores prefill in a fifth of a second and in a second and a half.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-IMAGE, VIDEO, VISION_START, VISION_END = 5, 6, 7, 8  # placeholder ids; any will do where no tokenizer is
+IMAGE, VIDEO, VISION_START, VISION_END = 5, 6, 7, 8  # placeholder ids; any will do without a tokenizer
 
 _CLIP_L_336 = {
     "hidden_size": 1024,
@@ -83,17 +83,17 @@ def _qwen_text(hidden: int, intermediate: int, heads: int, key_value_heads: int,
 
 @dataclass(frozen=True)
 class Published:
-    """kind: the family's prefix in transformers. text, vision, more: settings of its configuration."""
+    """kind: the family's class prefix in transformers. text, vision, more: settings of its configuration."""
 
     source: str
     kind: str
     text: dict[str, Any]
     vision: dict[str, Any]
     more: dict[str, Any]
-    visual_tokens: int  # of one picture at the size that the model's papers use
+    visual_tokens: int  # of one picture at the size that the model's paper uses
 
     def config(self, layers: int | None = None) -> Any:
-        """The transformers configuration. layers: of the decoder, in place of the published number."""
+        """Builds the transformers configuration. layers: decoder layers, if not the published number."""
         import transformers
 
         text = self.text | ({} if layers is None else {"num_hidden_layers": layers})
@@ -179,13 +179,13 @@ def build(
     layers: int | None = None,
     seed: int = 0,
 ) -> nn.Module:
-    """The model called `name` with random weights, made on `device` in `dtype`, in evaluation mode.
+    """Builds the model called `name` with random weights on `device` in `dtype`, in evaluation mode.
 
-    attention: transformers' attn_implementation. layers: fewer decoder layers, for machines on which all do not fit.
+    attention: transformers' attn_implementation. layers: fewer decoder layers, for machines that cannot hold them all.
     Raises ValueError for an unknown name.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"unknown model {name!r}; known by name: {', '.join(NAMES)}; or give a checkpoint's folder")
+        raise ValueError(f"unknown model {name!r}; known by name: {', '.join(NAMES)}; or pass a checkpoint folder")
     import transformers
 
     config = PUBLISHED[name].config(layers)
@@ -198,9 +198,9 @@ def build(
 
 
 def load(path: str | Path, *, device: str | torch.device, dtype: torch.dtype, attention: str) -> nn.Module:
-    """The model of a checkpoint's folder, in transformers' or in LLaVA's original layout, in evaluation mode.
+    """Loads a checkpoint folder, in transformers' or LLaVA's original layout, in evaluation mode.
 
-    Raises ValueError if there is no checkpoint.
+    Raises ValueError if the folder holds no checkpoint.
     """
     file = Path(path) / "config.json"
     if not file.is_file():
@@ -218,7 +218,7 @@ def load(path: str | Path, *, device: str | torch.device, dtype: torch.dtype, at
 
 @contextmanager
 def _defaults(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """New tensors get `device` and `dtype` meanwhile: a 7B model would not fit into most hosts' memory in float32."""
+    """Creates new tensors on `device` in `dtype`: a 7B model in float32 would not fit into most hosts' memory."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,7 +1,7 @@
-"""Where the time of `generate` goes: the vision tower, choosing tokens, the prefill, and every later token.
+"""Splits the time of `generate` into the vision tower, token selection, the prefill, and each later token.
 
-Hooks read a clock at the borders, dense and pruned alike: device events on a GPU, which no one waits for before the
-end, and the monotonic clock on a CPU.
+Hooks read a clock at each boundary, dense and pruned alike: device events on a GPU, synchronised only at the end, and
+the monotonic clock on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOWERS = ("vision_tower", "visual", "multi_modal_projector", "mm_projector")
 
 
 class Clock:
-    """Moments on one device, and the seconds between two of them."""
+    """Takes timestamps on one device and measures the seconds between them."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -37,24 +37,24 @@ class Clock:
         return event
 
     def wait(self) -> None:
-        """Until the device has done all that it was asked to."""
+        """Waits for the device to finish all queued work."""
         if self._cuda:
             torch.cuda.synchronize(self._device)
 
     def seconds(self, start: Any, end: Any) -> float:
-        """Call `wait` before."""
+        """Seconds from `start` to `end`. Call `wait` first."""
         return start.elapsed_time(end) / 1000 if self._cuda else end - start
 
 
 @dataclass
 class Stopwatch:
-    """Marks of one `generate`. Spans are (start, end) pairs of moments."""
+    """Timestamps of one `generate`. Spans are (start, end) pairs of them."""
 
     clock: Clock
-    forwards: list[tuple[Any, Any]] = field(default_factory=list)  # every call of the model, the prefill first
+    forwards: list[tuple[Any, Any]] = field(default_factory=list)  # each call of the model, the prefill first
     vision: list[tuple[Any, Any]] = field(default_factory=list)
     selection: list[tuple[Any, Any]] = field(default_factory=list)
-    inside_prefill: int = 0  # spans of vision that lie within the first forward call
+    inside_prefill: int = 0  # vision spans inside a forward call of the model
     _open: dict[str, Any] = field(default_factory=dict)
 
     @contextmanager
@@ -65,7 +65,7 @@ class Stopwatch:
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
-        """Hooks on the model and its vision tower. Open it before `prune`, so that pruning's own hooks are timed."""
+        """Hooks the model and its vision tower. Enter before `prune`, so that pruning's own hooks are timed too."""
         hooks = [
             model.register_forward_pre_hook(self._begin_forward),
             model.register_forward_hook(self._end_forward),
@@ -97,8 +97,8 @@ class Stopwatch:
     def figures(self, start: Any, end: Any) -> dict[str, float]:
         """Seconds of each part of a `generate` that ran from `start` to `end`.
 
-        prefill: the model's first call without the vision tower; choosing tokens is in it. first_token: from the start
-        of `generate` to the end of that call. per_token: mean of the later ones.
+        prefill: the model's first call without the vision tower, including token selection. first_token: from the start
+        of `generate` to the end of that call. per_token: mean over the later calls.
         """
         self.clock.wait()
         seconds, first = self.clock.seconds, self.forwards[0]
@@ -118,13 +118,13 @@ class Stopwatch:
 
 
 def tower_parts(model: nn.Module) -> list[nn.Module]:
-    """The vision tower and what projects its features, wherever the family has them."""
+    """The vision tower and the projector of its features, under the family's own names."""
     inner: Any = getattr(model, "model", model)
     return [getattr(inner, name) for name in _TOWERS if isinstance(getattr(inner, name, None), nn.Module)]
 
 
 def timed(method: Pruner, around: Callable[[], Any]) -> Pruner:
-    """The same method, with `around()` entered while it chooses and merges."""
+    """The same method, which enters `around()` while it selects and merges."""
     kind = type(method)
 
     class Timed(kind):  # type: ignore[misc, valid-type]

@@ -1,4 +1,4 @@
-"""From single runs to figures: median and p95, paired ratios with intervals, and the cost model's word on each."""
+"""Turns single runs into figures: median and p95, paired ratios with intervals, and the cost model's prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Records = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Decoder:
-    """What the cost model must know: the decoder's sizes, bytes of a number, weights of the whole model."""
+    """Inputs of the cost model: the decoder's sizes, bytes per number, bytes of the whole model's weights."""
 
     shape: DecoderShape
     bytes_per_number: int
@@ -37,7 +37,7 @@ class Decoder:
 def summarise_case(
     case: Case, arms: Sequence[Arm], records: Iterable[Mapping[str, Any]], **know: Any
 ) -> dict[str, Any]:
-    """One case, ready for JSON. know: `decoder` and `machine`."""
+    """Summarises one case, ready for JSON. know: `decoder` and `machine`."""
     by_arm: dict[str, list[Mapping[str, Any]]] = {arm.key: [] for arm in arms}
     for record in records:
         if record["case"] == case.key and record["arm"] in by_arm:
@@ -86,9 +86,9 @@ def _figure(
 
 
 def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder, machine: Machine) -> dict[str, float]:
-    """What the cost model expects of each figure of a run: the least that the machine could do it in.
+    """The cost model's prediction of each figure of a run: the least that the machine can need.
 
-    The vision tower is not modelled: what it took the dense model counts for both, so that the ratios of sums hold.
+    The vision tower is not modelled: the dense model's measured time counts for both, so that ratios of sums hold.
     """
     shape = decoder.shape
     numbers: Any = {"bytes_per_number": decoder.bytes_per_number}
@@ -145,10 +145,9 @@ def _of_ratios(rounds: Sequence[tuple[float, float]]) -> float:
 
 
 def break_even(name: str, share: float, batch: int, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """From how many visual tokens on a method makes the prefill faster, from cases of growing size with two arms each.
+    """Finds the number of visual tokens from which a method speeds up the prefill, given cases with two arms each.
 
-    Between the last size at which it is slower and the first from which it stays faster, the saved seconds are taken
-    for a straight line.
+    Interpolates the saved seconds linearly between the last size that is slower and the next one.
     """
     points = []
     for case in sorted(cases, key=lambda case: case["visual"]):

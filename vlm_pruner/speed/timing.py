@@ -1,4 +1,4 @@
-"""Timed runs of `generate`: the dense model and every method in turn, round by round, on one prompt after another."""
+"""Times `generate`: round by round, the dense model and every method take turns on one prompt size after another."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 from transformers import DynamicCache
 
 import vlm_pruner as vp
+from vlm_pruner.asking.answer import cache_bytes
 from vlm_pruner.decoder.cache_names import with_cache
 from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.interleave import schedule
@@ -23,7 +24,7 @@ from vlm_pruner.speed.workload import Workload, make_workload
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt size. `visual` is what was asked for; the workload says what could be had."""
+    """One prompt size. `visual` is the requested number of tokens; the workload states the possible one."""
 
     batch: int
     visual: int
@@ -38,28 +39,28 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One `generate`: seconds by name (see `Stopwatch.figures`), bytes, and what the decoder layers held."""
+    """One `generate`: seconds by name (see `Stopwatch.figures`), bytes, and the pruning steps."""
 
     seconds: dict[str, float]
     kv_bytes: int
     peak_bytes: int | None
-    steps: list[list[int]]  # (layer, visual tokens from there on) of the first image; empty for the dense model
+    steps: list[list[int]]  # (layer, visual tokens from it on) of the first image; empty if dense
 
 
 def check_cache(model: nn.Module) -> None:
-    """Raises ValueError for a model that would recompute the whole prompt for every token."""
+    """Raises ValueError if the model would recompute the whole prompt for every token."""
     config: Any = model.config
     parts = {"config": config, "text_config": config.get_text_config(), "generation_config": model.generation_config}
     for name, part in parts.items():
         if getattr(part, "use_cache", None) is False:
             raise ValueError(
-                f"the model's {name} has use_cache=False: every token would prefill the whole prompt again, and that "
-                "is no measure of anything; set it to true"
+                f"the model's {name} has use_cache=False: every token would prefill the whole prompt again, and the "
+                "timing would mean nothing; set it to true"
             )
 
 
 def run_once(model: nn.Module, work: Workload, arm: Arm, new_tokens: int) -> Run:
-    """One timed `generate` of `new_tokens` tokens, greedy, with a fresh cache."""
+    """Times one greedy `generate` of `new_tokens` tokens with a fresh cache."""
     device = next(model.parameters()).device
     watch = Stopwatch(Clock(device))
     cache = DynamicCache(config=model.config)
@@ -80,7 +81,7 @@ def run_once(model: nn.Module, work: Workload, arm: Arm, new_tokens: int) -> Run
         end = watch.clock.now()
     seconds = watch.figures(start, end)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return Run(seconds, _cache_bytes(cache), peak, pruning.receipts[0].images[0].steps if pruning else [])
+    return Run(seconds, cache_bytes(cache), peak, pruning.receipts[0].images[0].steps if pruning else [])
 
 
 def _timed(arm: Arm, watch: Stopwatch) -> Any:
@@ -88,14 +89,9 @@ def _timed(arm: Arm, watch: Stopwatch) -> Any:
     return timed(arm.method, lambda: watch.around(watch.selection))
 
 
-def _cache_bytes(cache: Any) -> int:
-    tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
 def peak_cpu_bytes(run: Callable[[], object]) -> int:
-    """The most bytes of tensors that `run` held at once, beside what was there before. Slow: not for timed runs."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or the profiler writes to the terminal, into the progress bar
+    """Peak bytes of tensors that `run` allocates. Slow: not for timed runs."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # keeps the profiler from writing into the progress bar
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -117,10 +113,10 @@ def run_cases(
     advance: Callable[[int], object],
     seed: int = 0,
 ) -> None:
-    """Run what the journal lacks, and write it there run by run. `advance(n)` is told of n more runs.
+    """Runs what the journal lacks and writes each run to it. Calls `advance(n)` after every n runs.
 
-    Per case: every arm once to warm up (and, on a CPU, to see its memory), then `rounds` rounds of all arms, whose
-    order turns. A slow minute of the machine so meets all arms alike.
+    Each case runs every arm once to warm up (and, on a CPU, to measure its memory), then `rounds` rounds of all arms in
+    rotating order, so that a slow minute of the machine affects all arms alike.
     """
     done = {(record["case"], record["arm"], record["round"]) for record in journal.records}
     for case, arms in plans:
@@ -153,7 +149,7 @@ def _run_case(
 
 
 def _warm_up(model: nn.Module, work: Workload, arm: Arm, case: Case) -> int | None:
-    """The first call pays for allocations and lazy set-up. Returns the peak of a CPU's memory, weights included."""
+    """Absorbs first-call allocations and lazy set-up. Returns the peak memory on a CPU, weights included."""
     run_once(model, work, arm, case.new_tokens)
     if case.purpose or next(model.parameters()).device.type != "cpu":
         return None

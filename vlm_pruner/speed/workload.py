@@ -1,7 +1,7 @@
-"""Prompts to time: made-up pictures and words with a wanted number of visual tokens, for every supported family.
+"""Synthetic prompts for timing: noise and random words with a requested number of visual tokens, for every family.
 
-What a picture shows does not matter to speed. How many tokens it takes does, and families differ in which numbers can
-be had: the nearest possible one is made, and the workload says which it is.
+The content of a picture does not affect speed, but its number of tokens does, and each family allows different numbers.
+The closest possible one is used; the workload states which.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Workload:
-    """One batch of equal prompts. inputs: what `generate` takes. visual, text: tokens of each row."""
+    """One batch of equal prompts. inputs: arguments of `generate`. visual, text: tokens of each row."""
 
     inputs: dict[str, Any]
     batch: int
@@ -26,9 +26,11 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """ids: what stands in the prompt for it. visual: how many of these are visual tokens. pixels: arguments of the
-    model for `batch` pictures like it."""
+class _PicturePrompt:
+    """One synthetic picture.
+
+    ids: its tokens in the prompt. visual: how many of them are visual. pixels: the model's arguments for a batch of it.
+    """
 
     ids: list[int]
     visual: int
@@ -36,18 +38,18 @@ class _Picture:
 
 
 def make_workload(model: nn.Module, visual: int, text: int, batch: int, seed: int = 0) -> Workload:
-    """About `visual` visual tokens between `text` words, `batch` times.
+    """Builds `batch` prompts of about `visual` visual tokens between `text` words.
 
-    A LLaVA-1.5 takes pictures of one size only: its tower is given another picture size where another number of tokens
-    is wanted, with untrained position embeddings. Raises ValueError for a family that is not known here.
+    LLaVA-1.5 takes pictures of one size only; for another number of tokens its tower is resized, with untrained
+    position embeddings. Raises ValueError for an unknown family.
     """
     config: Any = model.config
     if config.model_type not in _MAKERS:
         raise ValueError(
-            f"no made-up prompt is known for models of type {config.model_type!r}; known: {', '.join(sorted(_MAKERS))}"
+            f"no synthetic prompt for model type {config.model_type!r}; known: {', '.join(sorted(_MAKERS))}"
         )
     if visual < 1 or text < 2 or batch < 1:
-        raise ValueError(f"visual={visual}, text={text}, batch={batch}: at least 1, 2 and 1 are needed")
+        raise ValueError(f"visual={visual}, text={text}, batch={batch} must be at least 1, 2 and 1")
     generator = torch.Generator().manual_seed(seed)
     picture = _MAKERS[config.model_type](model, visual, generator)
     words = _words(config, text, generator)
@@ -63,7 +65,7 @@ def make_workload(model: nn.Module, visual: int, text: int, batch: int, seed: in
 
 
 def _words(config: Any, count: int, generator: torch.Generator) -> list[int]:
-    """Ids that stand for nothing but words."""
+    """Random ids of ordinary words, never of special tokens."""
     names = [name for name in vars(config) if name.endswith(("token_id", "token_index"))]
     special = {getattr(config, name) for name in names} | {0, 1, 2}
     ids = [id for id in range(min(config.get_text_config().vocab_size, 1000)) if id not in special]
@@ -81,7 +83,7 @@ def _noise(model: nn.Module, generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def _repeated(pixels: Tensor, **others: Tensor) -> Callable[[int], dict[str, Any]]:
-    """One picture's arguments, repeated along their first axis."""
+    """Repeats one picture's arguments along their first axis."""
     given = {"pixel_values": pixels, **others}
     return lambda batch: {name: torch.cat([one] * batch) for name, one in given.items()}
 
@@ -91,16 +93,16 @@ def _repeated(pixels: Tensor, **others: Tensor) -> Callable[[int], dict[str, Any
 _ORIGINAL_ID = -200
 
 
-def _llava(model: Any, visual: int, generator: torch.Generator) -> _Picture:
+def _llava(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
     side = max(1, round(math.sqrt(visual)))
     pixels = _square_pixels(model, model.model.vision_tower, side, generator)
-    return _Picture([model.config.image_token_id] * side**2, side**2, _repeated(pixels))
+    return _PicturePrompt([model.config.image_token_id] * side**2, side**2, _repeated(pixels))
 
 
-def _llava_original(model: Any, visual: int, generator: torch.Generator) -> _Picture:
+def _llava_original(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
     side = max(1, round(math.sqrt(visual)))
     pixels = _square_pixels(model, model.model.vision_tower.vision_tower, side, generator)
-    return _Picture([_ORIGINAL_ID], side**2, lambda batch: {"images": torch.cat([pixels] * batch)})
+    return _PicturePrompt([_ORIGINAL_ID], side**2, lambda batch: {"images": torch.cat([pixels] * batch)})
 
 
 def _square_pixels(model: nn.Module, tower: Any, side: int, generator: torch.Generator) -> Tensor:
@@ -111,7 +113,7 @@ def _square_pixels(model: nn.Module, tower: Any, side: int, generator: torch.Gen
 
 
 def _resize(tower: Any, side: int) -> None:
-    """Makes a CLIP tower take pictures of `side` x `side` patches."""
+    """Resizes a CLIP tower to pictures of `side` x `side` patches."""
     tower = getattr(tower, "vision_model", tower)
     config, embeddings = tower.config, tower.embeddings
     old = embeddings.position_embedding.weight
@@ -123,18 +125,18 @@ def _resize(tower: Any, side: int) -> None:
     embeddings.position_ids = torch.arange(positions, device=old.device)[None]
 
 
-# Tiles of a square grid each, and the whole picture beside them.
+# Tiles with a square grid each, plus the whole picture.
 
 
-def _tiled(model: Any, visual: int, generator: torch.Generator) -> _Picture:
-    """The picture that fills one of the configuration's canvases, or a square one, and comes nearest to `visual`."""
+def _tiled(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
+    """A picture that fills the canvas of the configuration whose number of tokens is closest to `visual`."""
     config = model.config
     side = config.vision_config.image_size
     choices = {tuple(size): len(_tiled_features(model, size, generator)) for size in config.image_grid_pinpoints}
     size = min(choices, key=lambda one: (abs(choices[one] - visual), one))
     pixels, sizes = _tiles(model, size, side, generator)
     count = choices[size]
-    return _Picture([config.image_token_id] * count, count, _repeated(pixels, image_sizes=sizes))
+    return _PicturePrompt([config.image_token_id] * count, count, _repeated(pixels, image_sizes=sizes))
 
 
 def _tiles(model: nn.Module, size: tuple[int, ...], side: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -144,32 +146,32 @@ def _tiles(model: nn.Module, size: tuple[int, ...], side: int, generator: torch.
 
 @torch.no_grad()
 def _tiled_features(model: Any, size: Any, generator: torch.Generator) -> Tensor:
-    """What the model packs a picture of that size into: its own arithmetic tells how many tokens that takes."""
+    """The model's features for a picture of that size: its own arithmetic decides how many tokens that takes."""
     pixels, sizes = _tiles(model, tuple(size), model.config.vision_config.image_size, generator)
     features: Tensor = model.get_image_features(pixels, sizes, return_dict=True).pooler_output[0]
     return features
 
 
-def _internvl(model: Any, visual: int, generator: torch.Generator) -> _Picture:
+def _internvl(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
     config = model.config
     height, width = config.vision_config.image_size
     patch = config.vision_config.patch_size[0]
     each = int(height // patch * config.downsample_ratio) * int(width // patch * config.downsample_ratio)
     tiles = max(1, round(visual / each))
     pixels = _noise(model, generator, tiles, 3, height, width)
-    return _Picture([config.image_token_id] * (each * tiles), each * tiles, _repeated(pixels))
+    return _PicturePrompt([config.image_token_id] * (each * tiles), each * tiles, _repeated(pixels))
 
 
 # Grids of any size.
 
 
 def _grid(visual: int) -> tuple[int, int]:
-    """(height, width) of a grid of about `visual` tokens that is nearly square."""
+    """(height, width) of a nearly square grid of about `visual` tokens."""
     height = max(1, math.isqrt(visual))
     return height, max(1, round(visual / height))
 
 
-def _qwen(model: Any, visual: int, generator: torch.Generator) -> _Picture:
+def _qwen(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
     config, vision = model.config, model.config.vision_config
     height, width = _grid(visual)
     merge = vision.spatial_merge_size
@@ -177,21 +179,21 @@ def _qwen(model: Any, visual: int, generator: torch.Generator) -> _Picture:
     pixels = _noise(model, generator, height * width * merge**2, channels)
     grid = torch.tensor([[1, height * merge, width * merge]], device=pixels.device)
     ids = [config.vision_start_token_id, *[config.image_token_id] * (height * width), config.vision_end_token_id]
-    return _Picture(ids, height * width, _repeated(pixels, image_grid_thw=grid))
+    return _PicturePrompt(ids, height * width, _repeated(pixels, image_grid_thw=grid))
 
 
-def _mistral3(model: Any, visual: int, generator: torch.Generator) -> _Picture:
-    """Rows end with a token of their own, for which a word does."""
+def _mistral3(model: Any, visual: int, generator: torch.Generator) -> _PicturePrompt:
+    """Each row ends with a newline token; any word will do for it."""
     config = model.config
     height, width = _grid(visual)
     pixel = config.vision_config.patch_size * config.spatial_merge_size
     pixels = _noise(model, generator, 1, 3, height * pixel, width * pixel)
     ids = [*[config.image_token_id] * width, 3] * height
     sizes = torch.tensor([[height * pixel, width * pixel]])
-    return _Picture(ids, height * width, _repeated(pixels, image_sizes=sizes))
+    return _PicturePrompt(ids, height * width, _repeated(pixels, image_sizes=sizes))
 
 
-_MAKERS: dict[str, Callable[[Any, int, torch.Generator], _Picture]] = {
+_MAKERS: dict[str, Callable[[Any, int, torch.Generator], _PicturePrompt]] = {
     "llava": _llava,
     "llava_llama": _llava_original,
     "llava_next": _tiled,
