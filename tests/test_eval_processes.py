@@ -18,6 +18,7 @@ from test_eval_engine import checkpoint, data  # noqa: F401  (fixtures)
 from llava.eval import evaluate, model_vqa_loader, parts
 from llava.eval.answers import AnswerFile
 from llava.eval.processes import Team, this_process
+from vlm_pruner.linefile import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,7 +114,7 @@ def test_merging_twice_writes_nothing_twice(world: Path) -> None:
     before = (world / "answers.jsonl").read_bytes()
     part = parts.part_of(world / "answers.jsonl", Team(0, 2))
     with AnswerFile(part, sidecar) as piece:
-        piece.append(AnswerFile(world / "answers.jsonl", sidecar).lines()[::2])
+        piece.append(read_lines(world / "answers.jsonl")[::2])
     merged = parts.merge(world / "answers.jsonl", sidecar)
     assert merged.done == set(range(11)) and (world / "answers.jsonl").read_bytes() == before
     assert not part.exists() and not Path(f"{part}.meta.json").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -20,8 +19,9 @@ from tqdm import tqdm
 
 from llava.eval import evaluate, model_vqa_loader
 from llava.eval.answers import AnswerFile
-from llava.eval.errors import UsageError
 from llava.eval.questions import chunk
+from vlm_pruner import linefile
+from vlm_pruner.linefile import LineFileError
 
 TESTS = Path(__file__).resolve().parent
 
@@ -56,9 +56,22 @@ def run(world: Path, *more: str, answers: str = "answers.jsonl") -> int:
     return evaluate.main(model_vqa_loader.TASK, flags(world, *more, answers=answers), stub_engine)
 
 
-def run_apart(world: Path, answers: str) -> None:
-    # tqdm's lock is shared with forked children: one killed while it holds the lock would block everybody for ever.
-    tqdm.set_lock(threading.RLock())
+def die_after(more: int, torn: bool, world: Path, answers: str) -> None:
+    """A run in a forked process that kills itself when it has written `more` lines, or within the batch after them."""
+    tqdm.set_lock(threading.RLock())  # shared with forked children: one killed while it holds it would block all
+    write, written = linefile._write_all, 0
+
+    def write_and_die(handle: int, data: bytes) -> None:
+        nonlocal written
+        if torn and written >= more:
+            os.write(handle, data[: data.index(b"\n") + 20])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(handle, data)
+        written += data.count(b"\n")
+        if not torn and written >= more:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    linefile._write_all = write_and_die
     run(world, "--batch-size", "2", answers=answers)
 
 
@@ -119,24 +132,19 @@ def test_a_finished_run_asks_nothing_again(world: Path) -> None:
     assert evaluate.main(model_vqa_loader.TASK, flags(world), refuse) == 0
 
 
-def test_killed_at_random_moments_the_file_is_that_of_an_undisturbed_run(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_questions(world, [question(number % 50) for number in range(800)])
+@pytest.mark.parametrize("torn", [False, True], ids=["after a line", "within a line"])
+def test_killed_after_the_nth_line_the_file_is_that_of_an_undisturbed_run(world: Path, torn: bool) -> None:
+    """Kills come by progress, not by the clock: after so many more lines, or halfway through the next batch."""
     run(world)
-    monkeypatch.setenv("STUB_DELAY", "0.004")
-    generator = random.Random(0)
-    answers = world / "killed.jsonl"
-    kills, sizes = 0, set()
-    for _ in range(30):
-        process = multiprocessing.get_context("fork").Process(target=run_apart, args=(world, answers.name))
+    answers, lines = world / "killed.jsonl", 0
+    for more in (2, 4, 2, 6):
+        process = multiprocessing.get_context("fork").Process(target=die_after, args=(more, torn, world, answers.name))
         process.start()
-        process.join(generator.uniform(0.01, 0.12))
-        process.kill()
-        process.join()
-        kills += process.exitcode == -signal.SIGKILL
-        sizes.add(answers.stat().st_size if answers.exists() else 0)
-    assert kills >= 20 and len(sizes) >= 5, "the kills did not fall into the run"
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        lines += more
+        assert answers.read_bytes().count(b"\n") == lines + torn, "half of a batch of two is a line and a torn one"
+        lines += torn
     assert run(world, answers=answers.name) == 0
     assert answers.read_bytes() == (world / "answers.jsonl").read_bytes()
 
@@ -175,7 +183,7 @@ def test_answers_of_unknown_origin_are_refused(world: Path, capsys: pytest.Captu
     assert "no readable answers.jsonl.meta.json" in capsys.readouterr().err
     (world / "answers.jsonl").write_text('{"question_id": 1, "text": "yes"}\n{"question_id": 2, "text": "no"}\n')
     assert run(world) == 2
-    assert "is not an answer of this program" in capsys.readouterr().err
+    assert "is not a line of this program" in capsys.readouterr().err
 
 
 def test_the_sidecar_says_what_made_the_answers(world: Path) -> None:
@@ -251,8 +259,8 @@ def test_a_full_disk_leaves_the_file_intact(world: Path, monkeypatch: pytest.Mon
     line = {"question_id": 1, "metadata": {"index": 0}}
     with AnswerFile(world / "answers.jsonl", {"config": {}}) as answers:
         answers.append([line])
-        monkeypatch.setattr("llava.eval.answers._write_all", _disk_full)
-        with pytest.raises(UsageError, match=r"No space left on device.*1 answers are safe"):
+        monkeypatch.setattr("vlm_pruner.linefile._write_all", _disk_full)
+        with pytest.raises(LineFileError, match=r"No space left on device.*1 lines are safe"):
             answers.append([{**line, "metadata": {"index": 1}}])
     assert read(world / "answers.jsonl") == [line]
 
@@ -265,7 +273,7 @@ def _disk_full(handle: int, data: bytes) -> None:
 def test_two_writers_of_one_file_are_refused(world: Path) -> None:
     with (
         AnswerFile(world / "answers.jsonl", {"config": {}}),
-        pytest.raises(UsageError, match="being written by another run"),
+        pytest.raises(LineFileError, match="being written by another run"),
         AnswerFile(world / "answers.jsonl", {"config": {}}),
     ):
         pass

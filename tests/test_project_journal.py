@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from vlm_pruner.experiments.arms import Arm, make_arms
 from vlm_pruner.experiments.interleave import Reply
 from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.experiments.questions import Question, balanced_sample, read_questions
+from vlm_pruner.linefile import LineFileError, read_lines
 from vlm_pruner.methods import Pruner
 
 HEADER = {"seed": 0}
@@ -72,6 +76,33 @@ def test_a_killed_run_goes_on(tmp_path: Path, dies_at: int) -> None:
     assert sum(len(ids) for ids, _ in second.calls[1:]) == len(arms()) * 10 - left  # the first call is the warm-up
     whole = answer(tmp_path / "whole.jsonl", Stub())
     assert sorted(map(str, journal.records)) == sorted(map(str, whole.records))
+
+
+def test_records_outlive_a_process_that_is_killed_before_it_closes(tmp_path: Path) -> None:
+    """A real kill between two batches: what was written is with the operating system, not in the process."""
+    path = tmp_path / "answers.jsonl"
+
+    def write_and_die() -> None:
+        with Journal(path, HEADER) as journal:
+            journal.write([{"question_id": 1}, {"question_id": 2}])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=write_and_die)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    with Journal(path, HEADER) as journal:
+        assert journal.records == [{"question_id": 1}, {"question_id": 2}]
+
+
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    with Journal(path, HEADER) as journal:
+        for header in (HEADER, {"seed": 1}):
+            with pytest.raises(LineFileError, match="being written by another run"), Journal(path, header):
+                pass
+        journal.write([{"question_id": 1}])
+    assert read_lines(path) == [HEADER, {"question_id": 1}]
 
 
 def test_a_line_that_was_cut_is_answered_again(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from llava.eval.answers import AnswerFile
+from llava.eval.answers import AnswerFile, index_of
 from llava.eval.processes import Team
+from vlm_pruner.linefile import sidecar_of
 
 
 def part_of(answers: str | Path, team: Team) -> Path:
@@ -31,8 +32,8 @@ def merge(answers: str | Path, run: dict[str, Any], retry_errors: bool = False) 
     with AnswerFile(answers, run, retry_errors) as whole:
         for part in parts:
             with AnswerFile(part, run, retry_errors) as piece:
-                whole.append([line for line in piece.lines() if line["metadata"]["index"] not in whole.done])
+                whole.append([line for line in piece.lines if index_of(line) not in whole.done])
     for part in parts:
         part.unlink()
-        Path(f"{part}.meta.json").unlink(missing_ok=True)
+        sidecar_of(part).unlink(missing_ok=True)
     return whole

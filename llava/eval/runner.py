@@ -11,9 +11,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from llava.eval.answers import AnswerFile, Line
+from llava.eval.answers import AnswerFile
 from llava.eval.errors import ItemError
 from llava.eval.questions import BrokenQuestion, Item, Question
+from vlm_pruner.linefile import Line
 
 P = TypeVar("P")
 T = TypeVar("T")
