@@ -169,7 +169,10 @@ def test_another_batch_is_not_answered_from_memory(answerer, data):  # noqa: F81
     [
         (["--model", "nowhere"], "no checkpoint in nowhere"),
         (["--methods", "dense,magic"], "unknown method 'magic'"),
-        (["--methods", "vlm-pruner:colour=1"], "'colour=1' in 'vlm-pruner:colour=1' is no setting of vlm-pruner"),
+        (
+            ["--methods", "vlm-pruner:colour=1"],
+            "colour=1: colour means nothing to method 'vlm-pruner'; leave it out, or give",
+        ),
         (["--methods", "cdpruner", "--budget", "6"], "no arm can be run; the first reason: CDPruner: cdpruner weighs"),
         (["--budget", "17"], "budget 17 is impossible: a picture has 16 visual tokens"),
         (["--budget", "share:3"], "budget 'share:3' is not understood"),

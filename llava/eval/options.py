@@ -9,8 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from llava.eval.errors import UsageError
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
+    from vlm_pruner.methods.words import Make
 
 DEFAULT_METHOD = "vlm-pruner"
 
@@ -80,8 +79,8 @@ def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pruning", "Without --sparse the model runs dense.")
     group.add_argument("--sparse", action="store_true", help="prune visual tokens")
     group.add_argument("--method", default=None, help=f"pruning method (default: {DEFAULT_METHOD})")
-    group.add_argument("--reduction_ratio", type=float, default=None, help="share of the visual tokens to remove")
-    group.add_argument("--keep_tokens", type=int, default=None, help="or the number of visual tokens to keep per image")
+    group.add_argument("--reduction_ratio", default=None, help="share of the visual tokens to remove")
+    group.add_argument("--keep_tokens", default=None, help="or the number of visual tokens to keep per image")
     group.add_argument(
         "--budget", default=None, metavar="B",
         help="or in any convention: 64 (tokens), ratio:0.889, avg:64 (mean over layers), flops:0.3 (share of dense)",
@@ -90,10 +89,10 @@ def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
         "--retain_token_num_for_llava_next", type=int, default=None, metavar="N",
         help="for LLaVA-NeXT (1.6): keep N tokens of each picture, whatever the ratio; nothing for other models",
     )  # fmt: skip
-    group.add_argument("--pruned_layer", type=int, default=None, help="first decoder layer on the short sequence")
-    group.add_argument("--pivot_image_token", type=int, default=None, help="number of pivots")
-    group.add_argument("--threshold", type=float, default=None, help="first similarity threshold")
-    group.add_argument("--token_batch", type=int, default=None, help="tokens judged together")
+    group.add_argument("--pruned_layer", default=None, help="first decoder layer on the short sequence")
+    group.add_argument("--pivot_image_token", default=None, help="number of pivots")
+    group.add_argument("--threshold", default=None, help="first similarity threshold")
+    group.add_argument("--token_batch", default=None, help="tokens judged together")
     group.add_argument("--compat", choices=["released"], default=None, help="behave as the released code does")
     group.add_argument(
         "--image_token_start_index", type=int, default=None,
@@ -111,34 +110,30 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
     if not args.sparse:
         _refuse_forgotten_sparse(args, given)
         return None
-    from vlm_pruner import methods
+    from vlm_pruner.methods.words import BUDGET, maker
 
     _apply_next_budget(args, given)
-    method_class = methods.get(args.method or DEFAULT_METHOD)
-    known = {field.name for field in fields(method_class)}
-    for flag in given:
-        if METHOD_FLAGS[flag] not in known:
-            raise UsageError(f"--{flag} means nothing to method {method_class.name!r}; leave it out")
-    settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
-    if "seed" in known:
-        settings["seed"] = args.seed
+    settings = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
+    budget = {field: settings.pop(field) for field in BUDGET if field in settings}
+    spelled = {field: f"--{flag}" for flag, field in METHOD_FLAGS.items()}
+    make = maker(args.method or DEFAULT_METHOD, settings, spelled=spelled, seed=args.seed)
     if args.budget is not None:
-        return _meet_budget(args, method_class, settings)
-    if not {"reduction_ratio", "keep_tokens"} & given.keys():
+        return _meet_budget(args, make, budget)
+    if not budget:
         raise UsageError(
             "--sparse needs a budget: give --reduction_ratio (0.889 keeps 64 of 576), --keep_tokens or --budget"
         )
-    return method_class(**settings)
+    return make(**budget)
 
 
-def _meet_budget(args: argparse.Namespace, method_class: type[Pruner], settings: dict[str, Any]) -> Pruner:
+def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) -> Pruner:
     """The setting that meets --budget; what depends on the model is read from the checkpoint's configuration."""
     from vlm_pruner.cost import budgets
     from vlm_pruner.cost.flops import DecoderShape
 
-    if both := {"reduction_ratio", "keep_tokens"} & settings.keys():
-        raise UsageError(f"--budget {args.budget} and --{min(both)} are both given; give one of them")
-    budget, make = budgets.Budget.parse(args.budget), partial(method_class, **settings)
+    if given:
+        raise UsageError(f"--budget {args.budget} and --{min(given)} are both given; give one of them")
+    budget = budgets.Budget.parse(args.budget)
     if budget.fixed:
         return budgets.plain(budget, make)
     from llava.model.builder import open_checkpoint
@@ -216,7 +211,7 @@ def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
     count = args.retain_token_num_for_llava_next
     if count is None or not _is_llava_next(args.model_path):
         return
-    if "keep_tokens" in given and given["keep_tokens"] != count:
+    if "keep_tokens" in given and str(given["keep_tokens"]) != str(count):
         raise UsageError(f"--keep_tokens {given['keep_tokens']} and --retain_token_num_for_llava_next {count} disagree")
     given.pop("reduction_ratio", None)
     given["keep_tokens"] = count

@@ -145,11 +145,12 @@ def possible_arms(
     """
     from vlm_pruner.errors import PruningError
     from vlm_pruner.experiments.answering import refusal
-    from vlm_pruner.experiments.arms import DENSE, Arm, dense_arm, make_arm, read_budget, recipe
+    from vlm_pruner.experiments.arms import DENSE, Arm, dense_arm, make_arm, read_budget
+    from vlm_pruner.methods import maker
 
     names = _names(args.methods)
     for name in names:
-        _ = name == DENSE or recipe(name)
+        _ = name == DENSE or maker(name)
     arms = [dense_arm(facts)] if DENSE in names else []
     not_run: list[NotRun] = []
     for budget in [read_budget(word, facts.visual) for word in args.budgets]:

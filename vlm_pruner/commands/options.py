@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,27 +53,13 @@ def load_chat(args: argparse.Namespace) -> Any:
 
 def make_method(name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Pruner:
     """The method `name` with a budget and settings ("field=value"). Raises PruningError that lists what there is."""
-    from vlm_pruner import methods
     from vlm_pruner.cost import budgets
-    from vlm_pruner.errors import PruningError
+    from vlm_pruner.methods import words
 
-    kind = methods.get(name)
-    more: dict[str, Any] = {} if layer is None else {"layer": layer}
-    known = [entry.name for entry in fields(kind) if entry.name not in ("reduction_ratio", "keep_tokens")]
-    for setting in settings:
-        field, equals, value = setting.partition("=")
-        if not equals or field not in known:
-            raise PruningError(f"--set {setting}: {name} has the settings {', '.join(known)}; write FIELD=VALUE")
-        more[field] = _value(value)
-    return budgets.plain(budgets.Budget.parse(keep), lambda **budget: kind(**budget, **more))
-
-
-def _value(text: str) -> Any:
-    """A number, True, False or None; everything else is a word."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    more = words.settings_of(settings)
+    if layer is not None and str(more.setdefault("layer", layer)) != str(layer):
+        raise ValueError(f"--layer {layer} and --set layer={more['layer']} are both given; give one of them")
+    return budgets.plain(budgets.Budget.parse(keep), words.maker(name, more))
 
 
 def read_pictures(files: Sequence[str]) -> list[Image.Image]:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
-import vlm_pruner as vp
 from vlm_pruner.cost import accounting, budgets
 from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.cost.flops import DecoderShape
-from vlm_pruner.errors import PruningError
-from vlm_pruner.methods import Pruner
+from vlm_pruner.methods import Pruner, maker
 
 DENSE = "dense"
-DRAWS = 1_000_000  # more than any run has batches
-PUBLISHED = "vlm-pruner-16"
+DRAWS = 1_000_000  # more than any run has batches: runs with neighbouring seeds share no draw
 LABELS = {
     DENSE: "dense",
     "random": "random",
-    PUBLISHED: "VLM-Pruner B=16",
+    "vlm-pruner-16": "VLM-Pruner B=16",
     "vlm-pruner": "VLM-Pruner",
     "cdpruner": "CDPruner",
     "dart": "DART",
@@ -98,7 +93,7 @@ def make_arms(
     """The dense model first, if it is wanted, then budget by budget one arm per method.
 
     model: what is known of it, or just the un-pruned number of a picture's visual tokens. Raises ValueError for an
-    unknown name and for a budget that cannot be met. `seed` is for methods that draw. For names see `recipe`.
+    unknown name and for a budget that cannot be met. `seed` is for methods that draw. For names see `methods.words`.
     """
     facts = ModelFacts(model) if isinstance(model, int) else model
     parsed = [read_budget(word, facts.visual) for word in wanted]
@@ -128,7 +123,7 @@ def dense_arm(facts: ModelFacts) -> Arm:
 
 def make_arm(name: str, budget: Budget, facts: ModelFacts, seed: int = 0) -> Arm:
     """The method called `name` at a budget. Raises PruningError where that cannot be."""
-    make = partial(_seeded, name, seed)
+    make = maker(name, seed=seed * DRAWS)
     shown = "" if budget.kind == "tokens" else str(budget)
     if facts.shape is None:
         method = budgets.plain(budget, make)
@@ -136,40 +131,3 @@ def make_arm(name: str, budget: Budget, facts: ModelFacts, seed: int = 0) -> Arm
     setting = budgets.solve(budget, make, facts.visual, facts.shape, facts.text)
     account = facts.account(setting.method)
     return Arm(name, setting.method.budget(facts.visual), setting.method, shown, setting.chosen, account)
-
-
-def _seeded(name: str, seed: int, **budget: Any) -> Pruner:
-    cls, settings = recipe(name)
-    method = cls(**budget, **settings)
-    # Runs with neighbouring seeds share no draw, though a run counts upwards from its seed.
-    own: dict[str, Any] = {"seed": seed * DRAWS} if hasattr(method, "seed") and "seed" not in settings else {}
-    return replace(method, **own)
-
-
-def recipe(name: str) -> tuple[type[Pruner], dict[str, Any]]:
-    """A method's class and its settings beside the budget.
-
-    A name that `vp.methods.get` knows; one with settings, vlm-pruner:spatial_weight=0:layer=1; or vlm-pruner-16, with
-    the token batch of the paper's tables. Raises PruningError for a method or a setting that does not exist.
-    """
-    if name == PUBLISHED:
-        return vp.CentrifugalPruner, {"token_batch": 16}
-    base, *words = name.split(":")
-    cls = vp.methods.get(base)
-    known = [field.name for field in fields(cls) if field.name not in ("keep_tokens", "reduction_ratio")]
-    settings = {}
-    for word in words:
-        field, equals, value = word.partition("=")
-        if field not in known or not equals:
-            raise PruningError(
-                f"{word!r} in {name!r} is no setting of {base}; write one of {', '.join(known)} as NAME=VALUE"
-            )
-        settings[field] = _value(value)
-    return cls, settings
-
-
-def _value(word: str) -> Any:
-    try:
-        return json.loads(word)
-    except json.JSONDecodeError:
-        return {"True": True, "False": False, "None": None}.get(word, word)

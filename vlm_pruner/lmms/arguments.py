@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
-from vlm_pruner import methods
-from vlm_pruner.methods import Pruner
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods import Pruner, from_words
+from vlm_pruner.methods.words import BUDGET, read
 
 DENSE = "dense"
+SPELLED = {field: flag for flag, field in METHOD_FLAGS.items()}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
-class ArgumentError(ValueError):
+class ArgumentError(PruningError):
     """`--model_args` that cannot be meant; names the value and the remedy."""
 
 
@@ -96,7 +98,11 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
     missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
     if missing:
         raise ArgumentError(f"model_args lack {', '.join(missing)}: give for example pretrained=FOLDER")
-    return kind(**{name: _read(name, value, str(known[name].type)) for name, value in given.items()})
+    hints = get_type_hints(kind)
+    try:
+        return kind(**{name: read(name, value, hints[name]) for name, value in given.items()})
+    except PruningError as error:
+        raise ArgumentError(str(error)) from None
 
 
 def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,15 +133,14 @@ def build_method(arguments: Arguments) -> Pruner | None:
         return None
     if arguments.keep_tokens is None and arguments.reduction_ratio == 0:
         return None
-    method = methods.get(arguments.method or DEFAULT_METHOD)
-    known = {field.name for field in fields(method)}
-    for flag in given:
-        if METHOD_FLAGS[flag] not in known:
-            raise ArgumentError(f"{flag} means nothing to method {method.name!r}; leave it out")
-    settings: dict[str, Any] = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
-    if "seed" in known:
-        settings["seed"] = arguments.seed
-    return method(**settings)
+    fields_given = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
+    budget = {field: fields_given.pop(field) for field in BUDGET if field in fields_given}
+    try:
+        return from_words(
+            arguments.method or DEFAULT_METHOD, budget, fields_given, spelled=SPELLED, seed=arguments.seed
+        )
+    except PruningError as error:
+        raise ArgumentError(str(error)) from None
 
 
 def _refuse_without_budget(method: str | None, given: Mapping[str, Any]) -> None:
@@ -145,33 +150,6 @@ def _refuse_without_budget(method: str | None, given: Mapping[str, Any]) -> None
             f"{', '.join(named)} without a budget would run dense: add reduction_ratio (0.889 removes 8 of 9 tokens) "
             "or keep_tokens, or leave them out"
         )
-
-
-def _read(name: str, value: Any, kind: str) -> Any:
-    if value is None and kind.endswith("| None"):
-        return None
-    reader = _READERS[kind.partition(" ")[0]]
-    try:
-        return reader(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name}={value!r} is not a {_NAMES[reader]}") from None
-
-
-def _whole(value: Any) -> int:
-    number = float(value)
-    if isinstance(value, bool) or number != int(number):
-        raise ValueError
-    return int(number)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError
-    return float(value)
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {"int": _whole, "float": _number, "str": str}
-_NAMES = {_whole: "whole number", _number: "number", str: "name"}
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from vlm_pruner.methods.sparsevlm import SparseVLMPruner
 from vlm_pruner.methods.view import View
 from vlm_pruner.methods.visionzip import VisionZipPruner
 from vlm_pruner.methods.vispruner import VisPruner
+from vlm_pruner.methods.words import from_words, maker
 
 __all__ = [
     "CDPruner",
@@ -38,7 +39,9 @@ __all__ = [
     "View",
     "VisPruner",
     "VisionZipPruner",
+    "from_words",
     "get",
+    "maker",
     "names",
     "register",
 ]

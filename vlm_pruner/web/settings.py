@@ -26,7 +26,7 @@ def default_layer(name: str) -> int:
 
 def make(chat: Chat, name: str, keep: int, layer: int) -> Pruner:
     """The method as set on the page. Raises PruningError, with the remedy, where it does not fit the model."""
-    method = methods.get(name)(keep_tokens=int(keep), layer=int(layer))
+    method = methods.from_words(name, {"keep_tokens": keep}, {"layer": layer})
     prune(chat.model, method)
     return method
 

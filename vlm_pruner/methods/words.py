@@ -1,0 +1,154 @@
+"""Builds a method from what a user typed. Every command line, answer generator and page goes through here.
+
+A name is one that `methods.get` knows, may carry settings (`vlm-pruner:spatial_weight=0:layer=1`), or is a shorthand
+for such a name. A setting is read by the type of the method's field, so that a mistyped one is refused here, in one
+line, and not in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, fields
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, get
+
+BUDGET = ("reduction_ratio", "keep_tokens")
+SHORTHANDS = {"vlm-pruner-16": "vlm-pruner:token_batch=16"}  # the token batch of the paper's tables
+
+Make = Callable[..., Pruner]  # a method from keep_tokens=n, or from reduction_ratio=r
+Settings = Mapping[str, Any] | Iterable[str]  # by field, or "field=value"
+
+
+def from_words(
+    name: str, budget: Mapping[str, Any], settings: Settings = (), *,
+    spelled: Mapping[str, str] | None = None, seed: int | None = None,
+) -> Pruner:  # fmt: skip
+    """The method `name` with a budget, such as {"keep_tokens": "64"}, and settings; see `maker`."""
+    return maker(name, settings, spelled=spelled, seed=seed)(**budget)
+
+
+def maker(
+    name: str, settings: Settings = (), *, spelled: Mapping[str, str] | None = None, seed: int | None = None
+) -> Make:
+    """What builds the method once its budget is known.
+
+    settings: values may be words. spelled: how the user typed a field where that is not its name, for messages.
+    seed: of a method that draws, unless its settings have one.
+    Raises PruningError for an unknown method or setting, a value of the wrong type, and a setting given twice.
+    """
+    spelled = spelled or {}
+    short, *own = name.split(":")
+    base, *implied = SHORTHANDS.get(short, short).split(":")
+    method, given = get(base), settings_of([*implied, *own])
+    types = _types(method)
+    for field, value in (settings if isinstance(settings, Mapping) else settings_of(settings)).items():
+        if str(given.setdefault(field, value)) != str(value):
+            raise PruningError(f"{name} has {field}={given[field]}, and {field}={value} is given too; give one of them")
+    values = {field: _setting(method, field, value, spelled.get(field, field)) for field, value in given.items()}
+    if seed is not None and "seed" in types:
+        values.setdefault("seed", seed)
+
+    def make(**budget: Any) -> Pruner:
+        return method(**values, **{f: read(spelled.get(f, f), value, types[f]) for f, value in budget.items()})
+
+    return make
+
+
+def settings_of(words: Iterable[str]) -> dict[str, Any]:
+    """Words of the form FIELD=VALUE by field. Raises PruningError for any other, and for a field given twice."""
+    settings: dict[str, Any] = {}
+    for word in words:
+        field, equals, value = word.partition("=")
+        if not equals or not field:
+            raise PruningError(f"{word!r} is not a setting; write FIELD=VALUE, for example layer=2")
+        if settings.setdefault(field, value) != value:
+            raise PruningError(f"{field}={settings[field]} and {field}={value} are both given; give one of them")
+    return settings
+
+
+def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
+    known = [name for name in _types(method) if name not in BUDGET]
+    if field in BUDGET:
+        raise PruningError(f"{spelled}={value} is a budget, not a setting: give it where the budget is given")
+    if field not in known:
+        raise PruningError(
+            f"{spelled}={value}: {spelled} means nothing to method {method.name!r}; leave it out, "
+            f"or give one of its settings: {', '.join(known)}"
+        )
+    default = next(entry.default for entry in fields(method) if entry.name == field)
+    return read(spelled, value, _types(method)[field], default)
+
+
+def _types(method: type[Pruner]) -> dict[str, Any]:
+    """Types of the fields that can be typed in, in the order of the dataclass."""
+    hints = get_type_hints(method)
+    return {entry.name: hints[entry.name] for entry in fields(method) if entry.compare}
+
+
+def read(name: str, value: Any, kind: Any, example: Any = MISSING) -> Any:
+    """`value`, a word or a number, as a `kind`. Raises PruningError that names the value, the kind and an example."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if NoneType in kinds and (value is None or str(value).lower() in ("none", "null")):
+        return None
+    (plain,) = (one for one in kinds if one is not NoneType)
+    try:
+        return _reader(plain)(value)
+    except (TypeError, ValueError, OverflowError):
+        optional = " or None" if NoneType in kinds else ""
+        shown = "" if example is MISSING or example is None else f"; write for example {name}={example}"
+        raise PruningError(f"{name}={value!r} is not {_described(plain)}{optional}{shown}") from None
+
+
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    if get_origin(kind) is Literal:
+        return lambda value: _one_of(value, get_args(kind))
+    if get_origin(kind) is tuple:
+        return lambda value: tuple(_reader(get_args(kind)[0])(part) for part in _parts(value))
+    readers: dict[Any, Callable[[Any], Any]] = {bool: _truth, int: _whole, float: _number, str: str}
+    return readers[kind]
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"{_described(get_args(kind)[0]).removeprefix('a ')}s with commas between"
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "a name"}[kind]
+
+
+def _truth(value: Any) -> bool:
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    return words[value.lower()] if isinstance(value, str) and value.lower() in words else _refuse()
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and value.strip().lstrip("+-").isdigit():
+        return int(value)
+    number = _number(value)
+    return int(number) if number.is_integer() else _refuse()
+
+
+def _number(value: Any) -> float:
+    number = float(_refuse() if isinstance(value, bool) else value)
+    return number if math.isfinite(number) else _refuse()
+
+
+def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
+    return value if value in choices else _refuse()
+
+
+def _parts(value: Any) -> list[Any]:
+    """Of "8,16", "(8, 16)" and [8, 16]."""
+    if isinstance(value, str):
+        return [part for part in value.strip().strip("()[]").split(",") if part.strip()]
+    return list(value)
+
+
+def _refuse() -> Any:
+    raise ValueError
