@@ -126,7 +126,7 @@ def test_flags_are_named_as_they_were_typed() -> None:
         ("64", "--pivot_image_token", "x"): "--pivot_image_token='x' is not a whole number",
         ("many",): "--keep_tokens='many' is not a whole number",
         ("64", "--method", "fastv", "--token_batch", "4"): "--token_batch=4: --token_batch means nothing to method",
-        ("64", "--method", "fastv:layer=3", "--pruned_layer", "4"): "layer=3, and layer=4 is given too",
+        ("64", "--method", "fastv:layer=3", "--pruned_layer", "4"): "layer=3 and layer=4 are both given",
     }.items():
         with pytest.raises(PruningError, match=told):
             generator_options.build_method(parser.parse_args([*paths, *flags]))

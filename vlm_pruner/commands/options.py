@@ -56,10 +56,8 @@ def make_method(name: str, keep: str, layer: int | None = None, settings: Sequen
     from vlm_pruner.cost import budgets
     from vlm_pruner.methods import words
 
-    more = words.settings_of(settings)
-    if layer is not None and str(more.setdefault("layer", layer)) != str(layer):
-        raise ValueError(f"--layer {layer} and --set layer={more['layer']} are both given; give one of them")
-    return budgets.plain(budgets.Budget.parse(keep), words.maker(name, more))
+    given = [*settings, *([] if layer is None else [f"layer={layer}"])]
+    return budgets.plain(budgets.Budget.parse(keep), words.maker(name, given))
 
 
 def read_pictures(files: Sequence[str]) -> list[Image.Image]:

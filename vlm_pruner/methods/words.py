@@ -46,8 +46,7 @@ def maker(
     method, given = get(base), settings_of([*implied, *own])
     types = _types(method)
     for field, value in (settings if isinstance(settings, Mapping) else settings_of(settings)).items():
-        if str(given.setdefault(field, value)) != str(value):
-            raise PruningError(f"{name} has {field}={given[field]}, and {field}={value} is given too; give one of them")
+        _add(given, field, value)
     values = {field: _setting(method, field, value, spelled.get(field, field)) for field, value in given.items()}
     if seed is not None and "seed" in types:
         values.setdefault("seed", seed)
@@ -65,9 +64,13 @@ def settings_of(words: Iterable[str]) -> dict[str, Any]:
         field, equals, value = word.partition("=")
         if not equals or not field:
             raise PruningError(f"{word!r} is not a setting; write FIELD=VALUE, for example layer=2")
-        if settings.setdefault(field, value) != value:
-            raise PruningError(f"{field}={settings[field]} and {field}={value} are both given; give one of them")
+        _add(settings, field, value)
     return settings
+
+
+def _add(settings: dict[str, Any], field: str, value: Any) -> None:
+    if str(settings.setdefault(field, value)) != str(value):
+        raise PruningError(f"{field}={settings[field]} and {field}={value} are both given; give one of them")
 
 
 def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
