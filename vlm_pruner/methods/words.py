@@ -40,14 +40,15 @@ def maker(
     seed: of a method that draws, unless its settings have one.
     Raises PruningError for an unknown method or setting, a value of the wrong type, and a setting given twice.
     """
-    spelled = spelled or {}
     short, *own = name.split(":")
     base, *implied = SHORTHANDS.get(short, short).split(":")
-    method, given = get(base), settings_of([*implied, *own])
-    types = _types(method)
-    for field, value in (settings if isinstance(settings, Mapping) else settings_of(settings)).items():
-        _add(given, field, value)
-    values = {field: _setting(method, field, value, spelled.get(field, field)) for field, value in given.items()}
+    method, spelled = get(base), spelled or {}
+    in_name, types = settings_of([*implied, *own]), _types(method)
+    apart = dict(settings) if isinstance(settings, Mapping) else settings_of(settings)
+    values = {field: _setting(method, field, value, field) for field, value in in_name.items()}
+    for field, value in apart.items():
+        _refuse_two(field, in_name.get(field, value), value)
+        values[field] = _setting(method, field, value, spelled.get(field, field))
     if seed is not None and "seed" in types:
         values.setdefault("seed", seed)
 
@@ -64,13 +65,13 @@ def settings_of(words: Iterable[str]) -> dict[str, Any]:
         field, equals, value = word.partition("=")
         if not equals or not field:
             raise PruningError(f"{word!r} is not a setting; write FIELD=VALUE, for example layer=2")
-        _add(settings, field, value)
+        _refuse_two(field, settings.setdefault(field, value), value)
     return settings
 
 
-def _add(settings: dict[str, Any], field: str, value: Any) -> None:
-    if str(settings.setdefault(field, value)) != str(value):
-        raise PruningError(f"{field}={settings[field]} and {field}={value} are both given; give one of them")
+def _refuse_two(field: str, first: Any, second: Any) -> None:
+    if str(first) != str(second):
+        raise PruningError(f"{field}={first} and {field}={second} are both given; give one of them")
 
 
 def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
