@@ -57,7 +57,7 @@ def test_all_methods_are_in_it_and_none_is_left_out_silently(everything):
         assert sum(line.startswith(arm["label"]) for line in rows) >= 2, "costs and kinds"
     assert sorted(path.name for path in everything.iterdir()) == FILES
     with Image.open(everything / "accuracy.png") as picture:
-        assert picture.width == 1200
+        assert picture.width == 1700
 
 
 def test_what_is_reported_is_what_was_kept(everything):

@@ -1,4 +1,4 @@
-"""Table and picture of a comparison, from cells made by hand."""
+"""The table of a comparison, from cells made by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.experiments.arms import Arm, ModelFacts, make_arms
 from vlm_pruner.experiments.bootstrap import Interval
 from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Cell, Difference, Rules, judge
-from vlm_pruner.report import compare_picture, compare_table
+from vlm_pruner.report import compare_table
 
 FACTS = ModelFacts(576, DecoderShape(layers=32, hidden=64, intermediate=96, heads=2, key_value_heads=2, head_size=32))
 
@@ -46,30 +46,6 @@ def test_the_table_shows_costs_and_verdicts():
     assert first.endswith("-20.0 [-28.0,-12.0]-")
     assert text.count("]+") == 2 and text.count("]~") == 2
     assert "| +10.0 [+2.0, +18.0] better |" in compare_table.markdown(cells())
-
-
-def test_the_picture_has_band_and_line_where_the_numbers_are():
-    made = cells()
-    axes = compare_picture._axes(made)
-    own = sorted((c for c in made if c.arm.name == "divprune"), key=compare_picture.tokens)  # it has a dent
-    panel = compare_picture._panel("divprune", {"divprune": own}, made[0], axes)
-    for one in own:
-        x = axes.x(compare_picture.tokens(one))
-        assert panel.getpixel((round(x), round(axes.y(one.accuracy.mean - 0.06)))) == compare_picture.BAND
-        assert panel.getpixel((round(x), round(axes.y(one.accuracy.low - 0.02)))) != compare_picture.BAND
-    middle = own[1]  # the band follows each point, also in between
-    centre = (round(axes.x(compare_picture.tokens(middle))), round(axes.y(middle.accuracy.mean)))
-    hollow = middle.against["dense"].verdict == WORSE
-    assert panel.getpixel(centre) == ((255, 255, 255) if hollow else compare_picture.LINE)
-    sheet = compare_picture.draw(made)
-    assert sheet.width == 1200
-
-
-def test_a_single_budget_can_be_drawn():
-    dense, *arms = make_arms(["dense", "random"], [64], FACTS)
-    made = [cell(dense, 0.8, 0.05), cell(arms[0], 0.6, 0.05, -0.2, WORSE)]
-    assert compare_picture.draw(made).height > 200
-    assert compare_picture.draw([made[1]]).height > 200
 
 
 def test_a_missing_answer_is_an_error_and_not_a_wrong_one():

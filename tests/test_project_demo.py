@@ -16,7 +16,7 @@ from tests import tiny_original
 from vlm_pruner.cli import main
 from vlm_pruner.commands import demo_run
 from vlm_pruner.experiments import mini
-from vlm_pruner.report.picture import PATCH
+from vlm_pruner.report.examples import SIDE
 
 KINDS = ("existence", "attribute", "reading")
 FILES = ("answers.jsonl", "kept.png", "results.json", "table.txt")
@@ -87,7 +87,7 @@ def test_the_command_writes_table_results_and_picture(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
     check_results(json.loads((tmp_path / "results.json").read_text()))
     with Image.open(tmp_path / "kept.png") as picture:
-        assert picture.width > 3 * 4 * PATCH, "three panels of 4 patches"
+        assert picture.width > 3 * SIDE, "three panels"
 
 
 def check_results(results: dict[str, Any]) -> None:

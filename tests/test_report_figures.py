@@ -1,34 +1,23 @@
-"""Figures: from result files, with a clear word where one is missing, and charts that show what they are given."""
+"""Figures: drawn from result files, with a clear error where one is missing; charts show the numbers that they get."""
 
 from __future__ import annotations
 
-import argparse
+import builtins
 import json
-import xml.etree.ElementTree as ET
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from vlm_pruner.drawing.chart import Axis, Level, Point, Row, Series, apart, interval_chart, line_chart, nice_ticks
-from vlm_pruner.drawing.raster import rasterise
-from vlm_pruner.drawing.scene import Scene, Text
+from vlm_pruner.drawing.chart import save_chart
+from vlm_pruner.drawing.shapes import Drawing, Text
 from vlm_pruner.drawing.svg import write_svg
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.receipts import Kept
-from vlm_pruner.report.figures import ablation, intro, model, speed
+from vlm_pruner.report import charts
+from vlm_pruner.report.figures import intro, model
 from vlm_pruner.report.figures.__main__ import main
-
-
-def words(scene: Scene) -> list[str]:
-    """All texts; drawing it both ways must work, too, and nothing may stand outside."""
-    assert rasterise(scene).width >= scene.width - 1
-    root = ET.fromstring(write_svg(scene))
-    for text in [shape for shape in scene.shapes if isinstance(shape, Text)]:
-        assert -1 <= text.place[0] <= scene.width and 0 <= text.place[1] <= scene.height, text
-    return [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
 def interval(mean: float) -> dict[str, float]:
@@ -37,18 +26,42 @@ def interval(mean: float) -> dict[str, float]:
 
 @pytest.fixture
 def comparison() -> dict[str, Any]:
-    arms = [
-        {"key": "dense@576", "name": "dense", "label": "dense", "settings": None, "tokens": 576, "budget_tokens": 576}
+    """Of two benchmarks, the second of one budget and without a dense arm."""
+    arm = {"accounting": None, "budget": None}
+    arms = [{**arm, "key": "dense@576", "label": "dense", "settings": None, "budget_tokens": 576}]
+    dense = {"benchmark": "mini", "n": 480, "arm": "dense@576", "accuracy": interval(0.77), "against": {}}
+    cells = [dense]
+    for label, loss in (("random", 0.1), ("VLM-Pruner", 0.01), ("DART", 0.03)):
+        for tokens in (128, 64):
+            key = f"{label}@{tokens}"
+            arms.append({**arm, "key": key, "label": label, "settings": {}, "budget_tokens": tokens})
+            verdict = "worse" if label == "random" else "not distinguishable"
+            cell = {**dense, "arm": key, "accuracy": interval(0.77 - loss * 128 / tokens)}
+            cells.append({**cell, "against": {"dense": {"verdict": verdict}}})
+    cells.append({**cells[1], "benchmark": "other", "n": 60, "against": {}})
+    return {"command": "vlm-pruner compare", "arms": arms, "cells": cells}
+
+
+@pytest.fixture
+def timings() -> dict[str, Any]:
+    seconds = {"vision": 0.02, "prefill": 0.1, "first_token": 0.12, "end_to_end": 0.2}
+    figures: dict[str, Any] = {name: {"median": value} for name, value in seconds.items()}
+    pruned = figures | {"selection": {"median": 0.01}, "end_to_end": {"median": 0.16, "ratio": {"value": 1.25}}}
+    case: dict[str, Any] = {"batch": 1, "visual": 576, "text": 60, "new_tokens": 16, "rounds": 10}
+    case["arms"] = [{"key": "dense@576", "figures": figures}, {"key": "vlm-pruner@64", "figures": pruned}]
+    points = [{"visual": n, "ratio": {"value": n / 200, "low": n / 220, "high": n / 180}} for n in (64, 256, 576)]
+    entry = {"name": "vlm-pruner", "share": 0.111, "batch": 1, "points": points}
+    return {"command": "vlm-pruner bench", "cases": [case], "break_even": [entry]}
+
+
+@pytest.fixture
+def ablations() -> dict[str, Any]:
+    rows = [
+        {"change": "without pivots", "difference": interval(-0.05), "paper": {"says": "worse"}},
+        {"change": "token batch 1", "difference": interval(0.01), "paper": {"says": "nothing"}},
+        {"change": "layer 4", "difference": interval(0.03), "paper": {"says": "worse"}},
     ]
-    cells = [{"benchmark": "mini", "arm": "dense@576", "accuracy": interval(0.77)}]
-    for name, label, loss in (("vlm-pruner", "VLM-Pruner", 0.01), ("dart", "DART", 0.03), ("random", "random", 0.1)):
-        for tokens in (64, 128):
-            key = f"{name}@{tokens}"
-            arms.append(
-                {"key": key, "name": name, "label": label, "settings": {}, "tokens": tokens, "budget_tokens": tokens}
-            )
-            cells.append({"benchmark": "mini", "arm": key, "accuracy": interval(0.77 - loss * 128 / tokens)})
-    return {"command": "vlm-pruner compare", "benchmarks": [{"name": "mini", "n": 480}], "arms": arms, "cells": cells}
+    return {"command": "vlm-pruner ablate", "config": {"budget": 64}, "n": 2000, "rows": rows}
 
 
 @pytest.fixture
@@ -60,87 +73,141 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (intro, model):
         monkeypatch.setattr(module.Chooser, "__init__", lambda self, checkpoint: None)
         monkeypatch.setattr(module.Chooser, "kept", lambda self, picture, method: kept)
-    monkeypatch.setattr(intro, "scene", lambda number: Image.new("RGB", (64, 64), "green"))
+    monkeypatch.setattr(intro, "mini_scene", lambda number: Image.new("RGB", (64, 64), "green"))
 
 
-def test_accuracy_against_retention(comparison: dict[str, Any]) -> None:
-    said = words(intro.accuracy_chart(comparison, "mini", (900, 500)))
-    assert {"VLM-Pruner", "DART", "random", "64", "128", "dense, 576 tokens"} <= set(said)
-    assert any("480 questions" in word for word in said)
-    comparison["cells"] = comparison["cells"][:1]
-    with pytest.raises(ValueError, match="no pruned arm on 'mini'"):
-        intro.accuracy_chart(comparison, "mini", (900, 500))
+def words(figure: Any) -> set[str]:
+    """All texts of a chart, none of which may reach out of it."""
+    from matplotlib.text import Text as Word
+
+    figure.draw_without_rendering()
+    found = [word for word in figure.findobj(Word) if word.get_text().strip() and word.get_visible()]
+    frame = figure.bbox
+    for word in found:
+        if word.axes is None or word.axes.axison:
+            box = word.get_window_extent()
+            assert frame.x0 - 1 <= box.x0 and box.x1 <= frame.x1 + 1, (word.get_text(), box, frame)
+    return {word.get_text().strip() for word in found}
 
 
-def test_the_introduction_has_every_method_and_picture(comparison: dict[str, Any], no_model: None) -> None:
-    scene = intro.draw(argparse.Namespace(model=Path()), comparison)
-    assert {f"{label}, 64 of 576" for label in intro.METHODS.values()} <= set(words(scene))
-    assert write_svg(scene).count('class="kept"') == 3 * 4 * 64
+def test_accuracy_has_a_panel_per_method_and_benchmark(comparison: dict[str, Any]) -> None:
+    figure = charts.accuracy(comparison)
+    assert {"VLM-Pruner", "DART", "random", "64", "128"} <= words(figure)
+    assert {"mini: accuracy in %, 480 questions", "other: accuracy in %, 60 questions"} <= words(figure)
+    used = [panel for panel in figure.axes if panel.axison]
+    assert [panel.get_title("left") for panel in used] == ["VLM-Pruner", "random", "DART", "random"]
+    assert figure.axes[0].get_xscale() == "log"
+    comparison["cells"] = []
+    with pytest.raises(ValueError, match="the results hold no cell"):
+        charts.accuracy(comparison)
+
+
+def test_a_methods_line_and_intervals_are_where_the_numbers_are(comparison: dict[str, Any]) -> None:
+    ours, random = charts.accuracy(comparison).axes[:2]
+    line = next(line for line in ours.lines if line.get_color() == charts.LINES[0] and len(line.get_xdata()) == 2)
+    assert list(line.get_xdata()) == [64, 128]
+    assert list(line.get_ydata()) == pytest.approx([75, 76])
+    ends = [segment for bars in ours.collections[1:] for segment in bars.get_segments()]
+    assert [sorted(end[:, 1]) for end in ends] == [pytest.approx([73, 77]), pytest.approx([74, 78])]
+    dots = {
+        name: {dot.get_markerfacecolor() for dot in panel.lines if dot.get_marker() == "o"}
+        for name, panel in (("ours", ours), ("random", random))
+    }
+    assert dots == {"ours": {charts.LINES[0]}, "random": {"white"}}  # random is worse than dense
+
+
+def test_a_budget_for_the_whole_decoder_stands_at_its_mean_over_layers() -> None:
+    arm = {"accounting": {"average_tokens": 250.5}, "budget_tokens": 180}
+    assert [charts.tokens({"arm": {**arm, "budget": budget}}) for budget in ("avg:250", "flops:0.4")] == [250.5] * 2
+    assert charts.tokens({"arm": {**arm, "budget": "180"}}) == 180
+
+
+def test_speed_shows_parts_and_break_even(timings: dict[str, Any]) -> None:
+    said = words(charts.speed(timings))
+    assert {"dense@576", "choosing", "200 ms", "160 ms, 1.25 × as fast", "no gain"} <= said
+    assert "vlm-pruner, 11 % kept, batch 1" in said
+    bars = charts.speed(timings).axes[0].patches
+    assert [bar.get_width() for bar in bars[:4]] == pytest.approx([20, 0, 100, 80])
+    assert [bar.get_width() for bar in bars[4:]] == pytest.approx([20, 10, 90, 40])
+    timings["break_even"] = []
+    assert "no gain" not in words(charts.speed(timings))
+
+
+def test_ablations_are_drawn_as_differences_with_the_papers_word(ablations: dict[str, Any]) -> None:
+    figure = charts.ablation(ablations)
+    assert {"without pivots", "token batch 1", "paper: worse"} <= words(figure)
+    assert any("2000 questions" in word for word in words(figure))
+    dots = [line for line in figure.axes[0].lines if line.get_marker() in "o^v"]
+    assert [(dot.get_xdata()[0], dot.get_marker()) for dot in dots] == [(-5, "v"), (1, "o"), (3, "^")]
+    ablations["rows"] = []
+    with pytest.raises(ValueError, match="hold no variation"):
+        charts.ablation(ablations)
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png"])
+def test_a_chart_has_the_same_bytes_every_time(ablations: dict[str, Any], tmp_path: Path, ending: str) -> None:
+    first, second = (tmp_path / f"{name}{ending}" for name in ("first", "second"))
+    for path in (first, second):
+        save_chart(charts.ablation(ablations), path)
+    assert first.read_bytes() == second.read_bytes()
+    assert b"matplotlib version" not in first.read_bytes().lower() and b"dc:date" not in first.read_bytes()
+
+
+def test_without_matplotlib_a_command_goes_on_and_a_figure_says_what_to_install(
+    ablations: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert charts.write_if_installed(tmp_path / "a.png", charts.ablation, ablations) == []
+    remedy = "charts need matplotlib: pip install 'vlm-pruner[figures]'"
+    assert capsys.readouterr().err == f"a.png was not drawn: {remedy}\n"
+    file = tmp_path / "ablations.json"
+    file.write_text(json.dumps(ablations))
+    assert main(["ablation", "--results", str(file), "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"figures: {remedy}\n"
+
+
+def test_results_that_cannot_be_drawn_do_not_pass_for_a_missing_library(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="hold no cell"):
+        charts.write_if_installed(tmp_path / "a.png", charts.accuracy, {"cells": [], "arms": []})
+
+
+def texts(drawing: Drawing) -> list[str]:
+    """All texts, none of which may stand outside of the drawing."""
+    found = [shape for shape in drawing.shapes if isinstance(shape, Text)]
+    for text in found:
+        assert 0 <= text.at[0] <= drawing.width and 0 <= text.at[1] <= drawing.height, text
+    return [text.text for text in found]
+
+
+def test_the_introduction_has_every_method_and_picture(no_model: None) -> None:
+    drawing = intro.draw(Path())
+    assert {f"{label}, 64 of 576" for label in intro.METHODS.values()} <= set(texts(drawing))
+    assert write_svg(drawing).count('class="kept"') == 3 * 4 * 64
 
 
 def test_the_pipeline_shows_three_steps(no_model: None) -> None:
-    said = words(model.draw(argparse.Namespace(model=Path()), {}))
-    assert {"1  Pivots", "2  Expansion", "3  Aggregation", "576 visual tokens"} <= set(said)
+    said = " ".join(texts(model.draw(Path())))
+    assert all(step in said for step in ("1  Pivots", "2  Expansion", "3  Aggregation", "576 visual tokens"))
 
 
-def test_ablations_are_drawn_as_differences_with_the_papers_word() -> None:
-    rows = [
-        {"change": "without pivots", "difference": interval(-0.05), "paper": {"says": "worse"}},
-        {"change": "token batch 1", "difference": interval(0.01), "paper": {"says": "nothing"}},
-    ]
-    said = words(ablation.draw(argparse.Namespace(), {"config": {"budget": 64}, "n": 2000, "rows": rows}))
-    assert {"without pivots", "token batch 1", "paper: worse"} <= set(said)
-    assert any("2000 questions" in word for word in said)
-
-
-def test_speed_shows_parts_and_break_even() -> None:
-    seconds = {"vision": 0.02, "prefill": 0.1, "first_token": 0.12, "end_to_end": 0.2}
-    figures = {name: {"median": value} for name, value in seconds.items()}
-    pruned = figures | {"selection": {"median": 0.01}}
-    case = {"batch": 1, "visual": 576, "text": 60, "new_tokens": 16, "rounds": 10}
-    case["arms"] = [{"key": "dense@576", "figures": figures}, {"key": "vlm-pruner@64", "figures": pruned}]  # type: ignore[assignment]
-    points = [{"visual": n, "ratio": {"value": n / 200, "low": n / 220, "high": n / 180}} for n in (64, 256, 576)]
-    entry = {"name": "vlm-pruner", "share": 0.111, "batch": 1, "points": points}
-    said = words(speed.draw(argparse.Namespace(), {"cases": [case], "break_even": [entry]}))
-    assert {"dense@576", "choosing", "200 ms", "no gain", "vlm-pruner, 11 % kept, batch 1"} <= set(said)
-
-
-def test_the_command_writes_both_forms_or_says_what_is_missing(tmp_path: Path, capsys: Any) -> None:
-    rows = [{"change": "x", "difference": interval(0.1), "paper": {"says": "better"}}]
+def test_the_command_writes_both_forms_or_says_what_is_missing(
+    ablations: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
     file = tmp_path / "ablations.json"
-    file.write_text(json.dumps({"command": "vlm-pruner ablate", "config": {"budget": 64}, "n": 9, "rows": rows}))
+    file.write_text(json.dumps(ablations))
     assert main(["ablation", "--results", str(file), "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "ablation.svg"), str(tmp_path / "ablation.png")]
-    assert Image.open(tmp_path / "ablation.png").width > 800
+    assert Image.open(tmp_path / "ablation.png").width == 1700
     for path, message in (
         (tmp_path / "gone.json", "run `vlm-pruner bench --out results/bench` first, or give --results FILE"),
         (file, "is of `vlm-pruner ablate`, the figure needs one of `vlm-pruner bench`"),
     ):
         assert main(["speed", "--results", str(path), "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_a_line_chart_puts_points_where_they_belong() -> None:
-    axis = Axis("x", [(1, "1"), (10, "10"), (100, "100")], logarithmic=True)
-    line = Series("one", [Point(1, 0.0), Point(10, 50.0, 40.0, 60.0), Point(100, 100.0)])
-    scene = line_chart("title", [line], axis, "y", levels=[Level("level", 50.0)])
-    assert {"title", "one", "level", "100"} <= set(words(scene))
-    with pytest.raises(ValueError, match="no series has a point"):
-        line_chart("title", [], axis, "y")
-    with pytest.raises(ValueError, match="it has no rows"):
-        interval_chart("title", [Row("only a heading", heading=True)], "x")
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-7.3, 2.1), (72.0, 78.5), (0.98, 1.02), (3, 3)])
-def test_ticks_are_round_and_cover_what_is_drawn(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low and ticks[-1] >= high
-    assert len(ticks) <= 9
-    steps = {round(b - a, 9) for a, b in pairwise(ticks)}
-    assert len(steps) <= 1
-
-
-def test_names_are_kept_apart() -> None:
-    places = apart([10, 11, 12, 90, 99], 10, 0, 100)
-    assert all(b - a >= 10 - 1e-9 for a, b in pairwise(places))
-    assert places[-1] <= 100

@@ -17,7 +17,7 @@ from vlm_pruner.report.table import render
 
 if TYPE_CHECKING:
     from vlm_pruner.asking import Answer
-    from vlm_pruner.drawing.overlay import Pictures
+    from vlm_pruner.drawing.overlay import PictureOrFrames
     from vlm_pruner.methods import Pruner
     from vlm_pruner.receipts import ImageReceipt
 
@@ -150,7 +150,7 @@ def _show_kept(
 
     try:
         shown = [(picture, image.kept()) for image, picture in pair(answer.images, pictures, video)]
-        scenes = [("", draw_overlay(picture, kept, Style())) for picture, kept in shown]
+        drawings = [("", draw_overlay(picture, kept, Style())) for picture, kept in shown]
     except ValueError as error:
         print(f"no picture of the kept tokens: {error}", file=sys.stderr)
         return
@@ -161,15 +161,15 @@ def _show_kept(
             )
             print(f"\n{cells}")
     print()
-    for path in save_sheet(sheet(scenes), args.out / "kept.png", args.out / "kept.svg"):
+    for path in save_sheet(sheet(drawings), args.out / "kept.png", args.out / "kept.svg"):
         print(path)
 
 
 def pair(
     images: Sequence[ImageReceipt], pictures: Sequence[Image.Image], video: Sequence[Image.Image]
-) -> list[tuple[ImageReceipt, Pictures]]:
+) -> list[tuple[ImageReceipt, PictureOrFrames]]:
     """Every receipt with what it is of. Raises ValueError if there are more or fewer than pictures and video."""
-    shown: list[Pictures] = [*pictures, *([list(video)] if video else [])]
+    shown: list[PictureOrFrames] = [*pictures, *([list(video)] if video else [])]
     if len(images) == len(pictures) + len(video):  # a video whose frames were pruned one by one
         shown = [*pictures, *video]
     if len(images) != len(shown):

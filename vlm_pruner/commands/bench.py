@@ -214,16 +214,16 @@ def _results(
 
 
 def _report(results: dict[str, Any], out: Path) -> None:
-    from vlm_pruner.report.speed_picture import draw_speed
+    from vlm_pruner.report import charts
     from vlm_pruner.report.speed_table import results_text
 
     text = results_text(results)
     print(text)
     (out / "table.txt").write_text(text + "\n", encoding="utf-8")
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draw_speed(results["cases"]).save(out / "speed.png", optimize=True)
-    names = ("table.txt", "results.json", "runs.jsonl", "speed.png")
-    print(f"\n{results['wall_seconds']:.0f} s in all; written:", *(f"  {out / name}" for name in names), sep="\n")
+    names = [out / name for name in ("table.txt", "results.json", "runs.jsonl")]
+    names += charts.write_if_installed(out / "speed.png", charts.speed, results)
+    print(f"\n{results['wall_seconds']:.0f} s in all; written:", *(f"  {name}" for name in names), sep="\n")
 
 
 def _machine(text: str) -> Machine:

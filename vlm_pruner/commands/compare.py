@@ -249,7 +249,7 @@ def _report(
 ) -> None:  # fmt: skip
     from vlm_pruner.experiments.verdicts import comparisons
     from vlm_pruner.provenance import environment
-    from vlm_pruner.report.compare_picture import draw
+    from vlm_pruner.report import charts
     from vlm_pruner.report.compare_table import markdown, terminal
 
     notes = "\n".join(_notes(facts, not_run, cells, rules, benchmarks))
@@ -276,9 +276,9 @@ def _report(
     (args.out / "table.txt").write_text(text + "\n", encoding="utf-8")
     (args.out / "table.md").write_text(f"# Comparison\n\n{markdown(cells)}\n\n{notes}\n", encoding="utf-8")
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    draw(cells).save(args.out / "accuracy.png", optimize=True)
-    names = ["table.txt", "table.md", "results.json", "answers.jsonl", "accuracy.png"]
-    print(f"\n{seconds:.0f} s; written:", *(f"  {shown(args.out / name)}" for name in names), sep="\n")
+    names = [args.out / name for name in ("table.txt", "table.md", "results.json", "answers.jsonl")]
+    names += charts.write_if_installed(args.out / "accuracy.png", charts.accuracy, results)
+    print(f"\n{seconds:.0f} s; written:", *(f"  {shown(name)}" for name in names), sep="\n")
 
 
 def _notes(

@@ -15,7 +15,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from tqdm import tqdm
 
 from vlm_pruner.console import shown, words
@@ -135,6 +134,7 @@ def report(
     started: float,
 ) -> None:
     """Print the table, write table.txt, results.json and kept.png."""
+    from vlm_pruner.drawing.sheet import save_sheet
     from vlm_pruner.experiments.summary import summarise
     from vlm_pruner.provenance import environment
     from vlm_pruner.report.examples import draw_examples
@@ -144,9 +144,7 @@ def report(
     text = _text(summaries, questions, header, vision)
     print(text)
     (out / "table.txt").write_text(text + "\n", encoding="utf-8")
-    picture = draw_examples(answerer, arms, questions, records)
-    small = picture.quantize(256, method=Image.Quantize.FASTOCTREE)  # a fifth of the bytes, good enough to the eye
-    small.save(out / "kept.png", optimize=True)
+    save_sheet(draw_examples(answerer, arms, questions, records), out / "kept.png")
     results = {
         "command": "vlm-pruner demo-run",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

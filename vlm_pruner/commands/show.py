@@ -14,7 +14,7 @@ from vlm_pruner.commands import options
 
 if TYPE_CHECKING:
     from vlm_pruner.drawing.overlay import Style
-    from vlm_pruner.drawing.scene import Scene
+    from vlm_pruner.drawing.shapes import Drawing
     from vlm_pruner.methods import Pruner
 
 EXAMPLES = """examples:
@@ -102,7 +102,7 @@ def _title(files: Sequence[str], number: int, method: Pruner) -> str:
     return f"{name}{method.name}, {kept}"
 
 
-def draw_kept(chat: Any, picture: Image.Image, question: str, method: Pruner, style: Style) -> Scene:
+def draw_kept(chat: Any, picture: Image.Image, question: str, method: Pruner, style: Style) -> Drawing:
     """What `method` keeps of one picture. The model writes a single token: the choice is made in the prefill."""
     from vlm_pruner.drawing.overlay import draw_overlay
 

@@ -1,8 +1,8 @@
-"""The style sheet of all pictures: one ramp for the order of selection, one set of colours for lines, one ink.
+"""The palette of all pictures and charts: one ramp for the order of selection, one set of line colours, one ink.
 
-The ramp is viridis (Smith, van der Walt and Firing, CC0) from yellow, the first selected, to violet, the last: its
-lightness falls all the way, so it reads without colour vision and in grey. Its darkest tenth is left out: black patches
-would swallow it. The lines' colours are Okabe and Ito's.
+The ramp is viridis (Smith, van der Walt and Firing, CC0) from yellow, the first selected, to violet, the last. Its
+lightness falls all the way, so it reads in grey and without colour vision. Its darkest tenth, invisible on black
+patches, is left out. The lines' colours are Okabe and Ito's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _VIRIDIS = (
 
 
 def ramp(share: float) -> str:
-    """Colour "#rrggbb" of a place in an order, from 0 (first) to 1 (last)."""
+    """Colour "#rrggbb" of a share of the order, from 0 (first) to 1 (last)."""
     position = min(max(share, 0.0), 1.0) * (len(_VIRIDIS) - 1)
     lower = min(int(position), len(_VIRIDIS) - 2)
     rest = position - lower

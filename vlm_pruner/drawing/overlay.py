@@ -1,4 +1,4 @@
-"""Kept tokens drawn on the original picture: their patches bright, framed and numbered in order, the rest veiled."""
+"""Kept tokens on the original picture: kept patches bright, framed and numbered in order, the rest veiled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlm_pruner.drawing.colours import FAINT, GREY, INK, PADDING, order_colour
 from vlm_pruner.drawing.raster import rasterise
-from vlm_pruner.drawing.scene import Group, Line, Picture, Polygon, Rectangle, Scene, Shape, Text, Veil, cut, moved
+from vlm_pruner.drawing.shapes import Bitmap, Drawing, Group, Line, Polygon, Rectangle, Shape, Text, Veil, cut, moved
 from vlm_pruner.drawing.svg import write_svg
 from vlm_pruner.geometry.fit import Box, GridView
 from vlm_pruner.receipts import Kept
@@ -18,22 +18,22 @@ from vlm_pruner.receipts import Kept
 GAP = 16.0
 CAPTION = 24.0  # height of a line of text above or below a picture
 VEIL = 0.68
-LEAST_NUMBERED = 17.0  # pixels along a patch: on smaller ones a number could not be read
+LEAST_NUMBERED = 17.0  # pixels along a patch: a number on a smaller one is unreadable
 PLANES_PER_ROW = 4
 
-Pictures = Image.Image | Sequence[Image.Image]
+PictureOrFrames = Image.Image | Sequence[Image.Image]
 
 
 @dataclass(frozen=True)
 class Style:
     """How kept tokens are drawn.
 
-    first:   only the first so many of the order of selection; None: all. A token's colour does not depend on it.
-    numbers: whether patches that are large enough carry their number in the order, from 1.
-    pivots:  whether those that selection started from get a double frame and a diamond.
+    first:   draw only the first so many of the order of selection; None: all. A token's colour stays the same.
+    numbers: write each token's number in the order, from 1, where its patch is large enough.
+    pivots:  mark the tokens that selection started from with a double frame and a diamond.
     folds:   "hue": a dropped patch takes the colour of the kept one that it was folded into; "arrows": points to it.
-    focus:   with folds, numbers of the kept tokens whose dropped ones are shown; empty: all.
-    side:    length in pixels of the longer side of a drawn picture. title: a line above.
+    focus:   with folds, the numbers of the kept tokens whose dropped ones are drawn; empty: all.
+    side:    pixels of the longer side of a drawn picture. title: a line above.
     """
 
     first: int | None = None
@@ -51,27 +51,27 @@ class Style:
             raise ValueError(f"side={self.side} must be between 32 and 8192 pixels")
 
 
-def overlay(picture: Pictures, kept: Kept, style: Style | None = None) -> Image.Image:
-    """The picture, upright and as large as the model's processor got it, with its kept tokens. RGB.
+def overlay(picture: PictureOrFrames, kept: Kept, style: Style | None = None) -> Image.Image:
+    """The picture, upright and of the size that the model's processor got, with its kept tokens. RGB.
 
-    picture: one picture, or the frames of a video. Where the model saw more than one view (overview and tiles, or
-    frames), each is drawn, with a line below that names it.
+    picture: one picture, or the frames of a video. Where the model saw several views (overview and tiles, or frames),
+    each is drawn with its name below.
 
-    Raises ValueError if the picture cannot be the receipt's, or `style` asks for more tokens than were kept.
+    Raises ValueError if the receipt cannot be of this picture, or `style` asks for more tokens than were kept.
     """
     return rasterise(draw_overlay(picture, kept, style or Style()))
 
 
-def overlay_svg(picture: Pictures, kept: Kept, style: Style | None = None) -> str:
-    """As `overlay`, as SVG. Every kept token is a <g class="kept" data-order="1" data-token="345"> with a tooltip."""
+def overlay_svg(picture: PictureOrFrames, kept: Kept, style: Style | None = None) -> str:
+    """`overlay` as SVG. Every kept token is a <g class="kept" data-order="1" data-token="345"> with a tooltip."""
     return write_svg(draw_overlay(picture, kept, style or Style()))
 
 
-def draw_overlay(picture: Pictures, kept: Kept, style: Style) -> Scene:
-    """The shapes of both."""
+def draw_overlay(picture: PictureOrFrames, kept: Kept, style: Style) -> Drawing:
+    """`overlay` as shapes."""
     if style.first is not None and not 0 <= style.first <= len(kept.order):
         raise ValueError(f"first={style.first}, but {len(kept.order)} tokens were kept; use 0 to {len(kept.order)}")
-    panels = [_Panel(plane, kept, style).scene() for plane in planes(picture, kept)]
+    panels = [_Panel(plane, kept, style).drawing() for plane in planes(picture, kept)]
     top = CAPTION if style.title else 0.0
     wide = max(panel.width for panel in panels)
     high = max(panel.height for panel in panels)
@@ -84,11 +84,11 @@ def draw_overlay(picture: Pictures, kept: Kept, style: Style) -> Scene:
     width, height = columns * (wide + GAP) - GAP, top + rows * (high + GAP) - GAP
     if style.title:
         shapes.append(Text((0, CAPTION - 9), cut(style.title, 15, width), 15))
-    return Scene(width, height, shapes, describe(kept))
+    return Drawing(width, height, shapes, describe(kept))
 
 
 def describe(kept: Kept) -> str:
-    """One sentence for those who cannot see the picture."""
+    """One sentence for screen readers."""
     pivots = f", from {len(kept.pivots)} pivots on" if kept.pivots else ""
     name = kept.method or "a method"
     return f"{len(kept.order)} visual tokens kept by {name}{pivots}, drawn in place and in order of selection"
@@ -96,22 +96,22 @@ def describe(kept: Kept) -> str:
 
 @dataclass(frozen=True)
 class Plane:
-    """One look at the picture, with the grids that cover it."""
+    """One view that the model had of the picture, with the grids that cover it."""
 
     name: str
     picture: Image.Image
     views: list[GridView]
 
 
-def planes(picture: Pictures, kept: Kept) -> list[Plane]:
-    """The looks at the picture that the model had, in order."""
+def planes(picture: PictureOrFrames, kept: Kept) -> list[Plane]:
+    """The views that the model had of the picture, in order."""
     frames = [picture] if isinstance(picture, Image.Image) else list(picture)
     if not frames:
         raise ValueError("no picture was given; give one, or the frames of a video")
     views = kept.fit.views(frames[0].size)
     names = list(dict.fromkeys(view.plane for view in views))
     shown = [frames[0]] * len(names)
-    if kept.fit.frames > 1:  # a step of the tower may stand for several frames of the file: the first of them is drawn
+    if kept.fit.frames > 1:  # where a step of the tower covers several frames, the first of them is drawn
         shown = [frames[number * len(frames) // len(names)] for number in range(len(names))]
     return [
         Plane(name, image, [view for view in views if view.plane == name])
@@ -120,7 +120,7 @@ def planes(picture: Pictures, kept: Kept) -> list[Plane]:
 
 
 class _Panel:
-    """One plane drawn. Boxes are in pixels of the original picture until `_place` makes them those of the panel."""
+    """One plane drawn. `_place` turns boxes in pixels of the original picture into boxes on the panel."""
 
     def __init__(self, plane: Plane, kept: Kept, style: Style) -> None:
         self.plane, self.kept, self.style = plane, kept, style
@@ -135,25 +135,25 @@ class _Panel:
         self.number = {token: number for number, token in enumerate(kept.order, start=1)}
         self.shown = [token for token in kept.order[: style.first] if token in self.boxes]
 
-    def scene(self) -> Scene:
+    def drawing(self) -> Drawing:
         whole = (0.0, 0.0, float(self.plane.picture.width), float(self.plane.picture.height))
         shapes: list[Shape] = [
             Rectangle((0, 0, self.width, self.height), PADDING),
-            Picture(self.plane.picture, self._place(whole)),
+            Bitmap(self.plane.picture, self._place(whole)),
             *self._dropped(),
             *(self._token(token) for token in self.shown),
             *(self._arrows() if self.style.folds == "arrows" else []),
             Rectangle((0, 0, self.width, self.height), None, FAINT),
         ]
         if self.plane.name == "picture":
-            return Scene(self.width, self.height, shapes)
+            return Drawing(self.width, self.height, shapes)
         kept = sum(token in self.boxes for token in self.kept.order)
         caption = f"{self.plane.name}: {kept} of {len(self.boxes)} kept{self._newlines()}"
         shapes.append(Text((0, self.height + 17), cut(caption, 13, self.width), 13, GREY))
-        return Scene(self.width, self.height + CAPTION, shapes)
+        return Drawing(self.width, self.height + CAPTION, shapes)
 
     def _newlines(self) -> str:
-        """Tokens that end a row of tiles belong to no place."""
+        """Tokens that end a row of tiles lie nowhere in the picture: they are counted."""
         if self.plane.name != "tiles" or self.kept.fit.kind != "anyres":
             return ""
         first = self.kept.fit.base**2
@@ -175,7 +175,7 @@ class _Panel:
         return [Veil(whole, [*holes, *(self.boxes[token] for token, _ in folded)], "#ffffff", VEIL), *tints]
 
     def _folded(self) -> list[tuple[int, int]]:
-        """(dropped token, the kept one it was folded into) of this plane, as far as they are to be shown."""
+        """(dropped token, the kept one that it was folded into) of this plane, for the keepers that `style` shows."""
         if self.kept.keeper is None:
             return []
         wanted = {token for token in self.kept.order[: self.style.first]}
@@ -191,10 +191,10 @@ class _Panel:
         here = [(token, keeper) for token, keeper in self._folded() if keeper in self.boxes]
         size = self._patch()
         return [
-            Line([_centre(self.boxes[token]), _centre(self.boxes[keeper])], colour, width, opacity, head)
+            Line(_centre(self.boxes[token]), _centre(self.boxes[keeper]), colour, width, opacity, head)
             for token, keeper in here
             for colour, width, opacity, head in (
-                (INK, 2.4, 0.35, 0.0),  # a dark seam, so that yellow shows on white
+                (INK, 2.4, 0.35, 0.0),  # a dark seam makes yellow visible on white
                 (self._colour(keeper), 1.3, 0.9, size * 0.25),
             )
         ]

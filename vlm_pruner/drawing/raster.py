@@ -1,25 +1,25 @@
-"""A scene as pixels, drawn at twice its size and scaled down, so that edges are smooth."""
+"""A drawing as pixels, made at twice its size and scaled down for smooth edges."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import singledispatchmethod
-from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
 from vlm_pruner.drawing.colours import rgb
-from vlm_pruner.drawing.scene import Box, Group, Line, Picture, Point, Polygon, Rectangle, Scene, Shape, Text, Veil
+from vlm_pruner.drawing.shapes import Bitmap, Box, Drawing, Group, Line, Point, Polygon, Rectangle, Shape, Text, Veil
 
 FINE = 2
 
 
-def rasterise(scene: Scene) -> Image.Image:
-    """RGB, of the scene's size in whole pixels."""
-    size = math.ceil(scene.width), math.ceil(scene.height)
-    canvas = Image.new("RGB", (FINE * size[0], FINE * size[1]), scene.background)
+def rasterise(drawing: Drawing) -> Image.Image:
+    """RGB, of the drawing's size rounded up."""
+    size = math.ceil(drawing.width), math.ceil(drawing.height)
+    canvas = Image.new("RGB", (FINE * size[0], FINE * size[1]), drawing.background)
     pen = _Pen(canvas)
-    for shape in scene.shapes:
+    for shape in drawing.shapes:
         pen.draw(shape)
     return canvas.resize(size, Image.Resampling.BOX)
 
@@ -27,7 +27,7 @@ def rasterise(scene: Scene) -> Image.Image:
 class _Pen:
     def __init__(self, canvas: Image.Image) -> None:
         self.canvas = canvas
-        self.pen = ImageDraw.Draw(canvas, "RGBA")  # so that what is drawn mixes with what is there
+        self.pen = ImageDraw.Draw(canvas, "RGBA")  # paints mix with the pixels below
 
     @singledispatchmethod
     def draw(self, shape: Shape) -> None:
@@ -39,10 +39,9 @@ class _Pen:
             self.draw(part)
 
     @draw.register
-    def _picture(self, shape: Picture) -> None:
+    def _picture(self, shape: Bitmap) -> None:
         left, top, right, bottom = _whole(shape.box)
         size = max(right - left, 1), max(bottom - top, 1)
-        # Magnified pixels stay what they are, as in the tower's eyes; photographs are scaled down smoothly.
         kind = Image.Resampling.BICUBIC if size[0] > shape.image.width else Image.Resampling.LANCZOS
         self.canvas.paste(shape.image.convert("RGB").resize(size, kind), (left, top))
 
@@ -51,10 +50,9 @@ class _Pen:
         left, top, right, bottom = _whole(shape.box)
         if right <= left or bottom <= top:
             return
-        self.pen.rounded_rectangle(
-            (left, top, right - 1, bottom - 1), FINE * shape.round, _paint(shape.fill, shape.opacity),
-            _paint(shape.stroke, shape.opacity), round(FINE * shape.width) if shape.stroke else 0,
-        )  # fmt: skip
+        fill, stroke = _paint(shape.fill, shape.opacity), _paint(shape.stroke, shape.opacity)
+        width = round(FINE * shape.width) if shape.stroke else 0
+        self.pen.rectangle((left, top, right - 1, bottom - 1), fill, stroke, width)
 
     @draw.register
     def _veil(self, shape: Veil) -> None:
@@ -67,19 +65,16 @@ class _Pen:
 
     @draw.register
     def _line(self, shape: Line) -> None:
-        points = [(FINE * x, FINE * y) for x, y in shape.points]
-        paint, width = _paint(shape.stroke, shape.opacity), max(1, round(FINE * shape.width))
+        paint, end = _paint(shape.stroke, shape.opacity), shape.end
         if shape.head:
-            tip = arrow_head(points, FINE * shape.head)
-            points = [*points[:-1], ((tip[1][0] + tip[2][0]) / 2, (tip[1][1] + tip[2][1]) / 2)]
-            self.pen.polygon(tip, paint)
-        for start, end in pairwise(points):
-            for piece in _dashes(start, end, FINE * shape.dash):
-                self.pen.line(piece, paint, width, joint="curve")
+            tip, left, right = arrow_head(shape)
+            end = (left[0] + right[0]) / 2, (left[1] + right[1]) / 2
+            self.pen.polygon(_fine([tip, left, right]), paint)
+        self.pen.line(_fine([shape.start, end]), paint, max(1, round(FINE * shape.width)))
 
     @draw.register
     def _polygon(self, shape: Polygon) -> None:
-        points = [(FINE * x, FINE * y) for x, y in shape.points]
+        points = _fine(shape.points)
         self.pen.polygon(points, _paint(shape.fill, shape.opacity))
         if shape.stroke:
             self.pen.line([*points, points[0]], _paint(shape.stroke, 1), max(1, round(FINE * shape.width)), "curve")
@@ -87,27 +82,24 @@ class _Pen:
     @draw.register
     def _text(self, shape: Text) -> None:
         anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
-        place = FINE * shape.place[0], FINE * shape.place[1]
         outline = FINE if shape.halo else 0
         font = ImageFont.load_default(FINE * shape.size)
-        self.pen.text(place, shape.text, shape.fill, font, anchor, stroke_width=outline, stroke_fill=shape.halo)
+        (at,) = _fine([shape.at])
+        self.pen.text(at, shape.text, shape.fill, font, anchor, stroke_width=outline, stroke_fill=shape.halo)
 
 
-def arrow_head(points: list[Point], length: float) -> tuple[Point, Point, Point]:
+def arrow_head(line: Line) -> tuple[Point, Point, Point]:
     """Tip, left and right corner of the head at the end of a line."""
-    (x0, y0), (x1, y1) = points[-2], points[-1]
+    (x0, y0), (x1, y1) = line.start, line.end
     angle = math.atan2(y1 - y0, x1 - x0)
-    corners = [(x1 - length * math.cos(angle + turn), y1 - length * math.sin(angle + turn)) for turn in (-0.45, 0.45)]
-    return (x1, y1), corners[0], corners[1]
+    left, right = (
+        (x1 - line.head * math.cos(angle + turn), y1 - line.head * math.sin(angle + turn)) for turn in (-0.45, 0.45)
+    )
+    return line.end, left, right
 
 
-def _dashes(start: Point, end: Point, dash: float) -> list[tuple[Point, Point]]:
-    length = math.dist(start, end)
-    if not dash or length == 0:
-        return [(start, end)]
-    cuts = [i * dash / length for i in range(math.ceil(length / dash))]
-    at = [(start[0] + t * (end[0] - start[0]), start[1] + t * (end[1] - start[1])) for t in [*cuts, 1.0]]
-    return list(pairwise(at))[::2]
+def _fine(points: Sequence[Point]) -> list[Point]:
+    return [(FINE * x, FINE * y) for x, y in points]
 
 
 def _whole(box: Box) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Several drawn pictures on one sheet, with titles and the key to their colours."""
+"""Several drawings on one sheet, with titles and the key to the colours."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from vlm_pruner.drawing.colours import BACKGROUND, GREY, INK, ramp
-from vlm_pruner.drawing.overlay import GAP, Pictures, Style, overlay
+from vlm_pruner.drawing.colours import GREY, ramp
+from vlm_pruner.drawing.overlay import GAP, PictureOrFrames, Style, overlay
 from vlm_pruner.drawing.raster import rasterise
-from vlm_pruner.drawing.scene import Picture, Polygon, Rectangle, Scene, Shape, Text, cut, moved, text_width
+from vlm_pruner.drawing.shapes import Bitmap, Drawing, Polygon, Rectangle, Shape, Text, cut, moved, text_width
 from vlm_pruner.drawing.svg import write_svg
 from vlm_pruner.receipts import ImageReceipt
 
@@ -24,19 +24,21 @@ def side_by_side(
 ) -> Image.Image:
     """Pictures with a title above each, `columns` in a row (None: all in one), and the key to the colours below.
 
-    Raises ValueError if there is none.
+    Raises ValueError if `panels` is empty.
     """
-    scenes = [
-        (title, Scene(image.width, image.height, [Picture(image, (0, 0, image.width, image.height))]))
-        for title, image in panels
-    ]
-    return rasterise(sheet(scenes, columns, key))
+    return rasterise(sheet([(title, plain(image, max(image.size))) for title, image in panels], columns, key))
 
 
-def draw_prefill(images: Sequence[ImageReceipt], pictures: Sequence[Pictures], **style: Any) -> Image.Image:
-    """A prefill's pictures with the kept tokens drawn in place, side by side, RGB; what `Receipt.overlay` gives.
+def plain(picture: Image.Image, side: float) -> Drawing:
+    """The picture alone. side: of its longer side, in pixels."""
+    width, height = (side * length / max(picture.size) for length in picture.size)
+    return Drawing(width, height, [Bitmap(picture, (0, 0, width, height))])
 
-    pictures: one for each of `images`, in order. style: fields of `Style`. Raises ValueError if the numbers differ.
+
+def draw_prefill(images: Sequence[ImageReceipt], pictures: Sequence[PictureOrFrames], **style: Any) -> Image.Image:
+    """A prefill's pictures side by side, each with its kept tokens, RGB. `Receipt.overlay` returns this.
+
+    pictures: one for each of `images`, in order. style: fields of `Style`. Raises ValueError if the counts differ.
     """
     if len(pictures) != len(images):
         raise ValueError(
@@ -46,47 +48,65 @@ def draw_prefill(images: Sequence[ImageReceipt], pictures: Sequence[Pictures], *
     return drawn[0] if len(drawn) == 1 else side_by_side([("", one) for one in drawn], key=False)
 
 
-def sheet(panels: Sequence[tuple[str, Scene]], columns: int | None = None, key: bool = True) -> Scene:
-    """The scene of the sheet; `side_by_side` of scenes, so that what is a vector stays one."""
+def sheet(
+    panels: Sequence[tuple[str, Drawing]], columns: int | None = None, key: bool = True, heading: str = ""
+) -> Drawing:
+    """`side_by_side` of drawings, which stay vectors. heading: a line above all."""
     if not panels:
         raise ValueError("there is nothing to lay side by side; give at least one picture")
     columns = min(columns or len(panels), len(panels))
-    wide = max(scene.width for _, scene in panels)
+    wide = max(drawing.width for _, drawing in panels)
+    width = GAP + columns * (wide + GAP)
     shapes: list[Shape] = []
     top = GAP
+    if heading:
+        shapes.append(Text((GAP, top + 19), cut(heading, 20, width - 2 * GAP), 20))
+        top += TITLE + 4
     for start in range(0, len(panels), columns):
         row = panels[start : start + columns]
         titled = TITLE if any(title for title, _ in row) else 0.0
-        for column, (title, scene) in enumerate(row):
+        for column, (title, drawing) in enumerate(row):
             x = GAP + column * (wide + GAP)
-            shapes.append(Text((x, top + 17), cut(title, 17, wide), 17, INK))
-            shapes += moved(scene.shapes, x, top + titled)
-        top += titled + max(scene.height for _, scene in row) + GAP
-    width, height = GAP + columns * (wide + GAP), top
+            shapes += [Text((x, top + 17), cut(title, 17, wide), 17)] if title else []
+            shapes += moved(drawing.shapes, x, top + titled)
+        top += titled + max(drawing.height for _, drawing in row) + GAP
     if key:
-        shapes += moved(key_shapes(width - 2 * GAP), GAP, height - GAP / 2)
-        height += KEY
-    described = "; ".join(dict.fromkeys(scene.description for _, scene in panels if scene.description))
-    shown = [shape for shape in shapes if not (isinstance(shape, Text) and not shape.text)]
-    return Scene(width, height, shown, described, BACKGROUND)
+        shapes += moved(key_shapes(width - 2 * GAP), GAP, top - GAP / 2)
+        top += KEY
+    described = "; ".join(dict.fromkeys(drawing.description for _, drawing in panels if drawing.description))
+    return Drawing(width, top, shapes, described)
 
 
-def save_sheet(scene: Scene, *paths: Path) -> list[Path]:
-    """Written as what the names' endings say, .png or .svg; folders are made. Raises ValueError for another ending."""
+def stacked(drawings: Sequence[Drawing]) -> Drawing:
+    """Drawings below each other."""
+    shapes: list[Shape] = []
+    top = 0.0
+    for drawing in drawings:
+        shapes += moved(drawing.shapes, 0, top)
+        top += drawing.height
+    described = "; ".join(dict.fromkeys(drawing.description for drawing in drawings if drawing.description))
+    return Drawing(max(drawing.width for drawing in drawings), top, shapes, described)
+
+
+def save_sheet(drawing: Drawing, *paths: Path) -> list[Path]:
+    """Write the drawing in the formats that the names' endings ask for, .png or .svg; folders are made.
+
+    Raises ValueError for another ending, before anything is written.
+    """
     for path in paths:
         if path.suffix not in (".png", ".svg"):
             raise ValueError(f"{path} ends in {path.suffix!r}; pictures are written as .png or .svg")
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".svg":
-            path.write_text(write_svg(scene), encoding="utf-8")
+            path.write_text(write_svg(drawing), encoding="utf-8")
         else:
-            rasterise(scene).save(path, optimize=True)
+            rasterise(drawing).save(path, optimize=True)
     return list(paths)
 
 
 def key_shapes(width: float) -> list[Shape]:
-    """The colour scale of the order of selection and what else the marks mean, in one line as far as it fits."""
+    """The colour scale of the order of selection, and, where `width` allows, the other marks."""
     shapes: list[Shape] = [Text((0, 17), "first", 14, GREY)]
     left, long = text_width("first", 14) + 8, 120
     shapes += [Rectangle((left + i, 5, left + i + 1.0, 20), ramp(i / (long - 1))) for i in range(long)]

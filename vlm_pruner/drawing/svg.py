@@ -1,4 +1,4 @@
-"""A scene as SVG: one text, pictures inside, nothing loaded from elsewhere."""
+"""A drawing as one SVG text with its pictures inside; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from xml.sax.saxutils import escape, quoteattr
 from PIL import Image
 
 from vlm_pruner.drawing.raster import arrow_head
-from vlm_pruner.drawing.scene import Box, Group, Line, Picture, Point, Polygon, Rectangle, Scene, Shape, Text, Veil
+from vlm_pruner.drawing.shapes import Bitmap, Box, Drawing, Group, Line, Point, Polygon, Rectangle, Shape, Text, Veil
 
 FONT = "Inter, 'Helvetica Neue', Arial, sans-serif"
-SHARPER = 2  # pictures are stored with this many pixels per drawn one, if they have as many
+SHARPER = 2  # pixels stored per pixel drawn, where the picture has that many
 
 
-def write_svg(scene: Scene) -> str:
+def write_svg(drawing: Drawing) -> str:
     """A whole document, starting with <svg."""
-    size = f"{math.ceil(scene.width)} {math.ceil(scene.height)}"
+    size = f"{math.ceil(drawing.width)} {math.ceil(drawing.height)}"
     width, height = size.split()
-    described = f"<title>{escape(scene.description)}</title>" if scene.description else ""
+    described = f"<title>{escape(drawing.description)}</title>" if drawing.description else ""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {size}" role="img" '
         f'font-family="{FONT}">{described}',
-        f'<rect width="100%" height="100%" fill="{scene.background}"/>',
-        *(_write(shape) for shape in scene.shapes),
+        f'<rect width="100%" height="100%" fill="{drawing.background}"/>',
+        *(_write(shape) for shape in drawing.shapes),
         "</svg>",
     ]
     return "\n".join(part for part in parts if part) + "\n"
@@ -47,7 +47,7 @@ def _(shape: Group) -> str:
 
 
 @_write.register
-def _(shape: Picture) -> str:
+def _(shape: Bitmap) -> str:
     box = _box(shape.box)
     return f'<image {box} preserveAspectRatio="none" href="{_data_url(shape)}"/>'
 
@@ -58,9 +58,8 @@ def _(shape: Rectangle) -> str:
     inset = shape.width / 2 if shape.stroke else 0.0
     if right - left <= 2 * inset or bottom - top <= 2 * inset:
         return ""
-    rounded = f' rx="{_n(shape.round)}"' if shape.round else ""
     box = _box((left + inset, top + inset, right - inset, bottom - inset))
-    return f"<rect {box}{rounded}{_paint(shape.fill, shape.stroke, shape.width, shape.opacity)}/>"
+    return f"<rect {box}{_paint(shape.fill, shape.stroke, shape.width, shape.opacity)}/>"
 
 
 @_write.register
@@ -74,15 +73,11 @@ def _(shape: Veil) -> str:
 
 @_write.register
 def _(shape: Line) -> str:
-    dash = f' stroke-dasharray="{_n(shape.dash)}"' if shape.dash else ""
-    line = (
-        f'<polyline points="{_points(shape.points)}"{_paint(None, shape.stroke, shape.width, shape.opacity)}{dash} '
-        'stroke-linejoin="round"/>'
-    )
+    paint = _paint(None, shape.stroke, shape.width, shape.opacity)
+    line = f'<polyline points="{_points([shape.start, shape.end])}"{paint}/>'
     if not shape.head:
         return line
-    tip = arrow_head(list(shape.points), shape.head)
-    return line + f'<polygon points="{_points(tip)}"{_paint(shape.stroke, None, 0, shape.opacity)}/>'
+    return line + f'<polygon points="{_points(arrow_head(shape))}"{_paint(shape.stroke, None, 0, shape.opacity)}/>'
 
 
 @_write.register
@@ -94,15 +89,15 @@ def _(shape: Polygon) -> str:
 def _(shape: Text) -> str:
     anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
     halo = f' stroke="{shape.halo}" stroke-width="2" paint-order="stroke" stroke-linejoin="round"' if shape.halo else ""
-    x, y = shape.place
+    x, y = shape.at
     return (
         f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(shape.size)}" fill="{shape.fill}"{anchor}{halo}>'
         f"{escape(shape.text)}</text>"
     )
 
 
-def _data_url(shape: Picture) -> str:
-    """The picture at no more pixels than are useful; JPEG for photographs, PNG where that is no larger."""
+def _data_url(shape: Bitmap) -> str:
+    """The picture with at most SHARPER pixels per pixel drawn, as PNG or JPEG, whichever is smaller."""
     left, top, right, bottom = shape.box
     image = shape.image.convert("RGB")
     most = max(1, round(SHARPER * (right - left))), max(1, round(SHARPER * (bottom - top)))

@@ -13,8 +13,8 @@ from typing import TextIO
 from PIL import Image
 
 from vlm_pruner.drawing.colours import order_colour, rgb
-from vlm_pruner.drawing.overlay import Pictures, planes
-from vlm_pruner.drawing.scene import Box
+from vlm_pruner.drawing.overlay import PictureOrFrames, planes
+from vlm_pruner.geometry.fit import Box
 from vlm_pruner.receipts import Kept
 
 WIDTH = 80
@@ -38,7 +38,7 @@ def wants_ascii(stream: TextIO) -> bool:
 
 
 def draw_cells(
-    picture: Pictures, kept: Kept, *, colour: bool = False, ascii_only: bool = False, width: int = WIDTH
+    picture: PictureOrFrames, kept: Kept, *, colour: bool = False, ascii_only: bool = False, width: int = WIDTH
 ) -> str:
     """Lines of at most `width` characters: every plane of the picture, and below what the signs mean.
 

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from vlm_pruner.drawing.colours import RIGHT, WRONG
+from vlm_pruner.drawing.overlay import CAPTION, Style, draw_overlay
+from vlm_pruner.drawing.shapes import Drawing, Text, cut
+from vlm_pruner.drawing.sheet import plain, sheet, stacked
 from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.questions import Question, kinds_of
-from vlm_pruner.receipts import ImageReceipt
-from vlm_pruner.report.picture import Example, Panel, draw_figure
 
 if TYPE_CHECKING:
     from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 
 KINDS = ("reading", "attribute")
 FIRST_SHOWN = ("vlm-pruner", "random")
+SIDE = 384
 
 
 def draw_examples(
     answerer: LlavaAnswerer, arms: Sequence[Arm], questions: Sequence[Question], records: Iterable[Mapping[str, Any]]
-) -> Image.Image:
+) -> Drawing:
     """One question of each of two kinds: the first that the run's first arm, usually dense, answered right.
 
     The rule looks at no pruned answer, so the figure shows failures as they come.
     """
     right = {record["question_id"] for record in records if record["arm"] == arms[0].key and record["correct"]}
     chosen = choose_questions(questions, right)
-    return draw_figure([_example(answerer, choose_arms(arms), q) for q in chosen], (answerer.side, answerer.side))
+    return stacked([_example(answerer, choose_arms(arms), question, question is chosen[-1]) for question in chosen])
 
 
 def choose_questions(questions: Sequence[Question], right: Container[int]) -> list[Question]:
@@ -51,18 +53,21 @@ def choose_arms(arms: Sequence[Arm]) -> list[Arm]:
     return [arm for arm in arms if arm.method is None] + least[:2]
 
 
-def in_order(receipt: ImageReceipt) -> list[tuple[float, float]]:
-    """(x, y) of the kept tokens in order of selection."""
-    places = dict(zip(receipt.indices, receipt.coords, strict=True))
-    return [(float(places[token][0]), float(places[token][1])) for token in receipt.order]
-
-
-def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question) -> Example:
-    panels = []
+def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question, key: bool) -> Drawing:
+    """A row: the question, and for each arm what it kept, and what it answered."""
+    picture, panels = answerer.picture(question), []
     for arm in arms:
         look = answerer.look([question], arm.method_for(0))[0]
-        kept = None if look.receipt is None else in_order(look.receipt)
-        title = f"{arm.label}, {look.reply.kept} tokens"
-        panels.append(Panel(title, look.reply.text, question.accepts(look.reply.text), kept))
-    instruction_removed = question.text.rpartition("\n")[0] or question.text
-    return Example(answerer.picture(question), instruction_removed, question.answer, panels)
+        shown = plain(picture, SIDE)
+        if look.receipt is not None:
+            shown = draw_overlay(picture, look.receipt.kept(), Style(side=SIDE, numbers=False))
+        panels.append((f"{arm.label}, {look.reply.kept} tokens", _answered(shown, look.reply.text, question)))
+    asked = question.text.rpartition("\n")[0] or question.text  # without the instruction
+    return sheet(panels, key=key, heading=f"{asked} ({question.answer})")
+
+
+def _answered(shown: Drawing, answer: str, question: Question) -> Drawing:
+    colour, verdict = (RIGHT, "right") if question.accepts(answer) else (WRONG, "wrong")
+    text = cut(answer or "(nothing)", 17, shown.width - 80) + f" ({verdict})"
+    below = Text((0, shown.height + 20), text, 17, colour)
+    return replace(shown, height=shown.height + CAPTION, shapes=[*shown.shapes, below])

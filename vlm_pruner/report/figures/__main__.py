@@ -1,7 +1,6 @@
-"""Draw a figure: `python -m vlm_pruner.report.figures intro|model|ablation|speed`, as SVG and PNG into fig/.
+"""Draw a figure of fig/ as SVG and PNG: `python -m vlm_pruner.report.figures intro|model|accuracy|ablation|speed`.
 
-Selections are made by the embedded model, with seed 0; figures of measurements are drawn from result files and from
-nothing else.
+The embedded model, with seed 0, selects the tokens of `intro` and `model`. Charts are drawn from result files alone.
 """
 
 from __future__ import annotations
@@ -9,23 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
-from vlm_pruner.drawing.scene import Scene
+from vlm_pruner.drawing.chart import save_chart
 from vlm_pruner.drawing.sheet import save_sheet
 from vlm_pruner.experiments.mini import CHECKPOINT
 from vlm_pruner.provenance import ROOT
-from vlm_pruner.report.figures import ablation, intro, model, speed
+from vlm_pruner.report import charts
+from vlm_pruner.report.figures import intro, model
 
-# Name: what draws it, which result file it needs, and the command that makes that file.
-FIGURES: dict[str, tuple[Callable[[argparse.Namespace, dict[str, Any]], Scene], str, str]] = {
-    "intro": (intro.draw, "results/compare/results.json", "vlm-pruner compare --out results/compare"),
-    "model": (model.draw, "", ""),
-    "ablation": (ablation.draw, "results/ablations/ablations.json", "vlm-pruner ablate --out results/ablations"),
-    "speed": (speed.draw, "results/bench/results.json", "vlm-pruner bench --out results/bench"),
+SELECTIONS = {"intro": intro.draw, "model": model.draw}
+# Name: what draws it, its result file, and the command that makes that file.
+CHARTS = {
+    "accuracy": (charts.accuracy, "results/compare/results.json", "vlm-pruner compare --out results/compare"),
+    "ablation": (charts.ablation, "results/ablations/ablations.json", "vlm-pruner ablate --out results/ablations"),
+    "speed": (charts.speed, "results/bench/results.json", "vlm-pruner bench --out results/bench"),
 }
 
 
@@ -34,25 +34,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m vlm_pruner.report.figures", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("name", choices=FIGURES)
-    parser.add_argument(
-        "--results", type=Path, metavar="FILE", help="the result file (default: where its command writes)"
-    )
-    parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="of selections; default: embedded"
-    )
+    parser.add_argument("name", choices=[*SELECTIONS, *CHARTS])
+    parser.add_argument("--results", type=Path, metavar="FILE", help="of a chart (default: where its command writes)")
+    parser.add_argument("--model", type=Path, default=CHECKPOINT, metavar="DIR", help="that selects (embedded)")
     parser.add_argument("--out", type=Path, default=ROOT / "fig", metavar="DIR", help="default: fig/ of the clone")
     args = parser.parse_args(argv)
-    draw, default, command = FIGURES[args.name]
     try:
-        results = read_results(args.results or ROOT / default, command) if default else {}
-        name = "fig_intro" if args.name == "intro" else args.name
-        for path in save_sheet(draw(args, results), args.out / f"{name}.svg", args.out / f"{name}.png"):
-            print(path)
+        print(*_draw(args), sep="\n")
         return 0
     except (ValueError, OSError) as error:
         print(f"figures: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
+
+
+def _draw(args: argparse.Namespace) -> list[Path]:
+    name = "fig_intro" if args.name == "intro" else args.name
+    paths = args.out / f"{name}.svg", args.out / f"{name}.png"
+    if args.name in SELECTIONS:
+        return save_sheet(SELECTIONS[args.name](args.model), *paths)
+    draw, default, command = CHARTS[args.name]
+    return save_chart(draw(read_results(args.results or ROOT / default, command)), *paths)
 
 
 def read_results(path: Path, command: str) -> dict[str, Any]:

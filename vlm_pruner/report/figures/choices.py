@@ -1,4 +1,4 @@
-"""What figures show selections of: the photographs and two mini scenes, and the embedded model that chooses."""
+"""The pictures of figures, photographs and mini scenes, and the embedded model that selects their tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUESTION = "What is in the picture?"
 
 
 class Chooser:
-    """The model, opened when it is first needed."""
+    """The model, loaded at its first use."""
 
     def __init__(self, checkpoint: Path) -> None:
         check_checkpoint(checkpoint)
@@ -41,8 +41,8 @@ def photo(name: str) -> Image.Image:
     return read_image(PHOTOS / f"{name}.jpg")
 
 
-def scene(number: int) -> Image.Image:
-    """The `number`-th picture (from 0) of the mini world's questions, which are made if they are not there yet."""
+def mini_scene(number: int) -> Image.Image:
+    """The `number`-th picture (from 0) of the mini benchmark, which is made first where it is missing."""
     from vlm_pruner.experiments.questions import read_questions
     from vlm_pruner.images import read_image
 
