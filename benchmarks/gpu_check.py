@@ -207,8 +207,8 @@ def choose_batch(
     """Orders and merged rows of all images."""
     assert method.keep_tokens is not None
     with kernels_set("on"):
-        selections = method.choose_all(View(*image, method.keep_tokens) for image in images)
-        rows = method.merge_all((image[0], chosen) for image, chosen in zip(images, selections, strict=True))
+        selections = [method.choose(View(*image, method.keep_tokens)) for image in images]
+        rows = [method.merge(image[0], chosen) for image, chosen in zip(images, selections, strict=True)]
     return [chosen.order for chosen in selections], rows
 
 
@@ -225,7 +225,7 @@ def no_wait(plan: Plan) -> Iterator[Check]:
 
     def run() -> None:
         with kernels_set("on"):
-            shorten(hidden, None, shortening.plan(spans, method, "round", 8), method, 2, look)
+            shorten(hidden, None, shortening.plan(spans, method, 8), method, 2, look)
 
     run()
     if plan.dry:

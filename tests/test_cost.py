@@ -163,7 +163,7 @@ class TwoSteps(vp.RandomPruner):
     def layers(self, depth):
         return (1, 3)
 
-    def budgets(self, tokens, depth, released_rounding="round"):
+    def budgets(self, tokens, depth, rounding="round"):
         return (8, self.keep_tokens)
 
 

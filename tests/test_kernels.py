@@ -25,8 +25,7 @@ from tests.test_selection import golden_configurations, golden_method, picture  
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
 from vlm_pruner.experiments.ablations import LargestKeyPivots  # noqa: E402
-from vlm_pruner.methods.base import Selection  # noqa: E402
-from vlm_pruner.methods.view import View  # noqa: E402
+from vlm_pruner.selection import batched  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and isinstance(triton.language.sum, triton.JITFunction):  # the variable was read at the import
@@ -115,95 +114,77 @@ def test_nan_ends_and_keeps_the_budget(monkeypatch):
     assert chosen.nearest.min() >= 0 and chosen.nearest.max() < 9
 
 
-def test_several_images_in_one_launch():
-    fused, settings = kernels.load(), {"threshold": 0.6, "threshold_step": 0.1, "token_batch": 1, "spatial_weight": 0.5}
-    pictures = [picture(5, 6, seed=seed) for seed in (0, 1)]
-    features = torch.stack([selection.screen_channels(hidden, 16) for hidden, _, _ in pictures]).to(DEVICE)
-    pivots = torch.stack([selection.choose_pivots(keys, 3) for _, keys, _ in pictures]).to(DEVICE)
-    places = torch.stack([layout.coords / layout.diagonal for _, _, layout in pictures]).to(DEVICE)
-    grown = fused.expand(features, places, pivots, 11, **settings)
-    for image in range(2):
-        alone = selection.expand(features[image], places[image], pivots[image], 11, **settings)
-        for part, wanted in zip(grown[:3], alone[:3], strict=True):
-            assert part[image].tolist() == wanted.tolist()
+SETTINGS = {"threshold": 0.5, "threshold_step": 0.1, "token_batch": 1, "spatial_weight": 0.5}
 
 
-def test_the_images_of_a_batch_are_chosen_from_and_merged_together(monkeypatch):
-    """Of different sizes, frames and budgets, in an order that keeps the alike apart."""
-    monkeypatch.setenv(kernels.VARIABLE, "on")
-    method = CentrifugalPruner(keep_tokens=8, threshold=0.6, channels=24)
-    sizes = [((5, 6), 9), ((4, 4), 8), ((5, 6), 9), ((5, 6), 11), ((5, 6), 9)]
-    views = []
-    for seed, (grid, budget) in enumerate(sizes):
-        hidden, keys, layout = picture(*grid, seed=seed)
-        if seed == 2:
-            layout = TokenLayout.video(2, 3, 5)
-        views.append(View(hidden.to(DEVICE), keys.to(DEVICE), layout, budget))
-    launches = []
-    select = CentrifugalPruner._select_fused
-    monkeypatch.setattr(
-        CentrifugalPruner, "_select_fused", lambda self, views: launches.append(len(views)) or select(self, views)
-    )
-    together = method.choose_all(iter(views))
-    assert sorted(launches) == [1, 1, 1, 2]
-    merged = method.merge_all((view.hidden, chosen) for view, chosen in zip(views, together, strict=True))
-    for view, chosen, rows in zip(views, together, merged, strict=True):
-        alone = method.choose(view)
-        for part in ("indices", "order", "nearest", "similarity", "pivots"):
-            assert torch.equal(getattr(chosen, part), getattr(alone, part)), part
-        assert torch.equal(rows, method.merge(view.hidden, alone))
+def whole_way(maths, pictures, budget, **settings):
+    """All four steps for several images of one size: an Expansion, pivots and merged rows, [I, ...] each."""
+    hidden, keys = (torch.stack(parts).to(DEVICE) for parts in list(zip(*pictures, strict=True))[:2])
+    features = maths.screen_channels(hidden, 16)
+    pivots = maths.choose_pivots(keys, 3)
+    coords = torch.stack([layout.normalised(features) for _, _, layout in pictures])
+    grown = maths.expand(features, coords, pivots, budget, **{**SETTINGS, **settings})
+    return *grown, pivots, maths.fold(hidden, grown.indices, grown.nearest, grown.similarity, 0.3)
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_several_images_in_one_launch_are_what_each_is_alone(video):
+    pictures = [picture(5, 6, seed=seed) for seed in (0, 1, 2)]
+    if video:
+        pictures = [(hidden, keys, TokenLayout.video(2, 3, 5)) for hidden, keys, _ in pictures]
+    together, loop = whole_way(kernels.load(), pictures, 11), whole_way(batched, pictures, 11)
+    alone = [whole_way(kernels.load(), [one], 11) for one in pictures]
+    indices, order, nearest, similarity, pivots, rows = together
+    for part, wanted in zip((indices, order, nearest, pivots), (*loop[:3], loop[4]), strict=True):
+        assert part.tolist() == wanted.tolist()
+    torch.testing.assert_close(similarity, loop[3], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rows, loop[5], rtol=1e-5, atol=1e-5)
+    for part, each in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.equal(part, torch.cat(each))
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="on a GPU programs do run side by side")
 @pytest.mark.parametrize(("token_batch", "seed"), [(1, 0), (1, 1), (16, 2)])
 def test_programs_that_share_an_image_choose_what_one_would(monkeypatch, token_batch, seed):
     """Three or more programs for each of two images, with their accesses to memory in an order drawn by lot."""
-    monkeypatch.setenv(kernels.VARIABLE, "on")
-    method = CentrifugalPruner(keep_tokens=18, token_batch=token_batch, threshold=0.5, channels=16)
-    views = [View(*picture(14, 13, seed=seed + image), 18) for image in (0, 10)]
-    alone = method.choose_all(views)
+    pictures = [picture(14, 13, seed=seed + image) for image in (0, 10)]
+    alone = whole_way(kernels.load(), pictures, 18, token_batch=token_batch)
     from vlm_pruner.kernels import expansion, pivots
 
     for module in (expansion, pivots):
         monkeypatch.setattr(module, "programs", lambda like, images, blocks: min(blocks, 4))
     with side_by_side(monkeypatch, seed) as turns:
-        together = method.choose_all(views)
+        together = whole_way(kernels.load(), pictures, 18, token_batch=token_batch)
     assert turns.taken > 1000
     for one, other in zip(alone, together, strict=True):
-        for part in ("order", "indices", "nearest", "similarity", "pivots"):
-            assert torch.equal(getattr(one, part), getattr(other, part)), part
+        assert torch.equal(one, other)
 
 
 def test_an_ablation_that_starts_elsewhere_does_so_with_the_kernels(monkeypatch):
-    views = [
-        View(*(part.to(DEVICE) for part in picture(4, 5, seed=seed)[:2]), TokenLayout.grid(4, 5), 7) for seed in (0, 1)
-    ]
+    hidden, keys, layout = picture(4, 5)
     method, chosen = LargestKeyPivots(keep_tokens=7), {}
     for choice in ("on", "off"):
         monkeypatch.setenv(kernels.VARIABLE, choice)
-        chosen[choice] = [selection.order.tolist() for selection in method.choose_all(views)]
+        chosen[choice] = method.select(hidden.to(DEVICE), keys.to(DEVICE), layout, 7).order.tolist()
     assert chosen["on"] == chosen["off"]
+    default = CentrifugalPruner(keep_tokens=7).select(hidden, keys, layout, 7)
+    assert chosen["on"] != default.order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("method", "tensor"),
+    [
+        (CentrifugalPruner(keep_tokens=7, compat="released"), torch.zeros(1)),
+        (CentrifugalPruner(keep_tokens=99, pivots=kernels.WINDOW + 1), torch.zeros(1)),
+        (CentrifugalPruner(keep_tokens=7, token_batch=kernels.WINDOW + 1), torch.zeros(1)),
+        (CentrifugalPruner(keep_tokens=7), torch.zeros(1, dtype=torch.float64)),
+        (CentrifugalPruner(keep_tokens=7), torch.zeros(1, requires_grad=True)),
+    ],
+)
+def test_what_the_kernels_do_not_offer_takes_the_torch_path(monkeypatch, method, tensor):
     monkeypatch.setenv(kernels.VARIABLE, "on")
-    assert chosen["on"] != [
-        selection.order.tolist() for selection in CentrifugalPruner(keep_tokens=7).choose_all(views)
-    ]
-
-
-def test_a_subclass_that_chooses_in_its_own_way_does_so_in_a_batch(monkeypatch):
-    class First(CentrifugalPruner):
-        def choose(self, view):
-            first = torch.arange(view.budget)
-            return Selection(first, first)
-
-        def merge(self, hidden, selection):
-            return hidden[selection.indices]
-
-    monkeypatch.setenv(kernels.VARIABLE, "on")
-    hidden, keys, layout = picture(3, 4)
-    method, view = First(keep_tokens=5), View(hidden.to(DEVICE), keys.to(DEVICE), layout, 5)
-    (chosen,) = method.choose_all([view])
-    assert chosen.indices.tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(method.merge_all([(view.hidden, chosen)])[0], view.hidden[:5])
+    assert method._backend(tensor) is batched
+    assert CentrifugalPruner(keep_tokens=7)._backend(torch.zeros(1)) is kernels.load()
 
 
 def test_conformance_kit(monkeypatch):

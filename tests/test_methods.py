@@ -14,6 +14,7 @@ import torch
 import vlm_pruner as vp
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
+from vlm_pruner.methods.view import FIELDS, View
 
 
 @pytest.mark.parametrize(
@@ -135,3 +136,18 @@ def test_importing_the_library_does_not_import_transformers():
     """Starting transformers takes seconds; who only wants a selection should not wait."""
     check = "import sys, vlm_pruner; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def view(**more):
+    return View(hidden=torch.zeros(6, 4), keys=torch.zeros(6, 2), layout=vp.TokenLayout.grid(2, 3), budget=3, **more)
+
+
+def test_a_view_has_what_it_is_given_and_names_what_it_is_not():
+    text = torch.ones(2, 4)
+    assert view(text_hidden=text).text_hidden is text and view().start == 0
+    for name in sorted(FIELDS):
+        assert getattr(view(**{name: text}), name) is text
+        with pytest.raises(PruningError, match=rf"no {name}: pass View\(\.\.\., {name}=\.\.\.\), or list '{name}'"):
+            getattr(view(), name)
+    with pytest.raises(TypeError, match="no depth_map; it may have attend, attend_next"):
+        view(depth_map=text)

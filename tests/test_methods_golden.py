@@ -17,7 +17,6 @@ from vlm_pruner.methods.dart import DartPruner, largest_keys, set_order
 from vlm_pruner.methods.divprune import DivPruner
 from vlm_pruner.methods.fastervlm import FasterVLMPruner
 from vlm_pruner.methods.fastv import FastVPruner
-from vlm_pruner.methods.hiprune import choose_hierarchy, received_attention
 from vlm_pruner.methods.prumerge import class_attention, outlier_count, prumerge_order, prumerge_rows
 from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
 from vlm_pruner.methods.sparsevlm import SparseVLMPruner, recycle, text_raters
@@ -115,17 +114,6 @@ def test_vispruner():
         chosen = method.choose(seen)
         assert chosen.indices.tolist() == wanted["kept"], name
         assert chosen.order.tolist() == wanted["important"] + wanted["diverse"]
-
-
-def test_hiprune():
-    for name, given, params, budget, wanted in cases("hiprune"):
-        middle = received_attention(given["q_object"], given["k_object"])
-        deep = received_attention(given["q_deep"], given["k_deep"])
-        chosen = choose_hierarchy(middle, deep, budget, 24, params["alpha"])
-        assert chosen.anchors.tolist() == wanted["anchors"], name
-        assert chosen.surrounded.tolist() == wanted["anchors_and_buffers"]
-        assert chosen.registers.tolist() == wanted["registers"]
-        assert torch.cat([chosen.surrounded, chosen.registers]).sort().values.tolist() == wanted["kept"]
 
 
 def test_visionzip():

@@ -11,7 +11,6 @@ from torch.nn.functional import cosine_similarity
 import vlm_pruner as vp
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.cdpruner import relevance
-from vlm_pruner.methods.hiprune import choose_hierarchy
 from vlm_pruner.methods.prumerge import prumerge_order, prumerge_rows
 from vlm_pruner.methods.sparsevlm import recycle, text_raters
 from vlm_pruner.methods.view import View
@@ -217,13 +216,3 @@ def test_thinning_out(tokens, count):
         even.sort(key=lambda i: -near[i])
         left = even[min(8, len(left) - count) :] + odd + spare
     assert thin_out(features, torch.arange(tokens), count).tolist() == left
-
-
-def test_hierarchy():
-    objects, deep = random(35), random(35, seed=1)
-    chosen = choose_hierarchy(objects, deep, 20, 7, alpha=0.5)
-    anchors = sorted(range(35), key=lambda i: -float(objects[i]))[:2]
-    around = {min(34, max(0, i + step)) for i in anchors for step in (0, -1, 1, -7, 7)}
-    rest = sorted((i for i in range(35) if i not in around), key=lambda i: -float(deep[i]))[: 20 - len(around)]
-    assert chosen.anchors.tolist() == anchors
-    assert chosen.surrounded.tolist() == sorted(around) and chosen.registers.tolist() == rest

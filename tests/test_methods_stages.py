@@ -28,7 +28,7 @@ class Stairs(Pruner):
     def layers(self, depth):
         return (1, 3)
 
-    def budgets(self, tokens, depth, released_rounding="round"):
+    def budgets(self, tokens, depth, rounding="round"):
         return (12, 5)
 
     def select(self, hidden, keys, layout, budget):
@@ -181,6 +181,10 @@ def test_the_mean_over_the_layers_is_the_budget(name, depth, tokens):
         for layer, budget in zip(layers, budgets, strict=True):
             held[layer:] = [budget] * (depth - layer)
         assert mean - 1 < sum(held[1:]) / (depth - 1) <= mean
+        lengths = [end - start for start, end in zip(layers, [*layers[1:], depth], strict=True)]
+        spare = mean * (depth - 1) - sum(held[1:])
+        full = [budget == most for budget, most in zip(budgets, [tokens, *budgets], strict=False)]
+        assert all(full[i] or spare < length for i, length in enumerate(lengths)), "another token would fit"
         assert list(budgets) == sorted(budgets, reverse=True) and tokens >= budgets[0] and budgets[-1] >= 1
 
 

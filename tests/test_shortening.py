@@ -35,7 +35,7 @@ def shorten_without_contents(spans, visible=None, layers=(2,)):
             return tuple(5 - number for number in range(len(layers)))
 
     method = Method(keep_tokens=5)
-    tasks = plan(spans, method, "round", depth=8)
+    tasks = plan(spans, method, depth=8)
     hidden = torch.empty(2, 30, 16, device="meta")
 
     def look(task):

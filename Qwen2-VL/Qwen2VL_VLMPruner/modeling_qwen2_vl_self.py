@@ -52,8 +52,7 @@ class VLMPruner(Qwen2VLModel):
         if method is None:
             self._pruning = None
             return
-        rounding = QwenVLAdapter.released_rounding
-        self._pruning = DecoderPruning(self.language_model, method, released_rounding=rounding, fit=grid_fit)
+        self._pruning = DecoderPruning(self.language_model, method, fit=grid_fit)
 
     @property
     def receipts(self) -> list[Receipt]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llava.model.llava_config import LlavaConfig
 from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, unpadded_region
-from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_layout
 
 
@@ -26,7 +26,7 @@ class ImageTokens:
 
     def span(self, start: int) -> VisualSpan:
         """The tokens in a row's sequence, from `start` on."""
-        return VisualSpan(start, len(self.layout), self.layout, released_layout=self.released_layout)
+        return VisualSpan(start, len(self.layout), self.layout, released=Released(self.released_layout))
 
 
 def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -21,11 +21,7 @@ class Adapter:
 
     `decoder` and `entry` fit transformers' own vision-language models: a ...ForConditionalGeneration with a ...Model
     in `model`, or that ...Model alone, whose decoder is `language_model`.
-
-    released_rounding: how the released code rounds a budget for this family, "round" or "floor".
     """
-
-    released_rounding: ClassVar[str] = "round"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.fit import Fit, Size
-from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 
 
@@ -40,7 +40,7 @@ class LlavaNextAdapter(Adapter):
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
         spans = lay_out(call, {self.model.config.image_token_id: self._layouts(call)})
-        return [[replace(span, released_layout=released_layout(span.length)) for span in row] for row in spans]
+        return [[replace(span, released=Released(released_layout(span.length))) for span in row] for row in spans]
 
     def fit(self, layout: TokenLayout) -> Fit:
         config = self.model.config

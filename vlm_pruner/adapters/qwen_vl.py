@@ -22,15 +22,13 @@ from vlm_pruner.adapters.base import (
     runs,
 )
 from vlm_pruner.errors import PruningError
-from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 
 _Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) where only their number is known
 
 
 class QwenVLAdapter(Adapter):
     """compat="released" does to all of these models what the released code does to Qwen2-VL, which knows no videos."""
-
-    released_rounding = "floor"
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -69,12 +67,13 @@ class QwenVLAdapter(Adapter):
 
 
 @lru_cache(maxsize=64)  # pictures of a run tend to have few sizes, and a prefill should not wait for coordinates
-def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, TokenLayout | None]:
+def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, Released]:
     """The tokens' layout, and the released code's: it takes a row of tokens for as long as a row of patches."""
     if t > 1:
-        return TokenLayout.video(t, h, w), None
+        return TokenLayout.video(t, h, w), Released(rounding="floor")
     patches = TokenLayout.grid(h * merge, w * merge)
-    return TokenLayout.grid(h, w), TokenLayout(patches.coords[: h * w], patches.diagonal)
+    mistaken = TokenLayout(patches.coords[: h * w], patches.diagonal)
+    return TokenLayout.grid(h, w), Released(mistaken, "floor")
 
 
 def _shape_of(where: list[int], rotary: Tensor | None, row: int) -> _Shape:

@@ -68,14 +68,12 @@ class DecoderPruning:
         decoder: nn.Module,
         method: Pruner,
         *,
-        released_rounding: str = "round",
         tower: ClipTower | None = None,
         fit: Callable[[TokenLayout], Fit | None] | None = None,
     ) -> None:
         _check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
         self.decoder = decoder
         self.method = method
-        self.released_rounding = released_rounding
         self._fit = fit
         self.receipts: list[Receipt] = []
         self._depth = len(decoder.layers)
@@ -140,7 +138,7 @@ class DecoderPruning:
         """
         for stage in self._stages:
             stage.forget()
-        tasks = plan(spans, self.method, self.released_rounding, self._depth)
+        tasks = plan(spans, self.method, self._depth)
         if not all(task.keeps_all_to_the_end for task in tasks):
             check_not_counted(by_position)
             check_not_checkpointed(self.decoder.layers)
@@ -283,7 +281,6 @@ class Pruning:
         self._decoder_pruning = DecoderPruning(
             self._adapter.decoder,
             method,
-            released_rounding=self._adapter.released_rounding,
             tower=self._adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None,
             fit=self._adapter.fit,
         )

@@ -52,7 +52,7 @@ class Task:
         return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.span.length)))
 
 
-def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, depth: int) -> list[Task]:
+def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task]:
     """Tasks in order of row and position. Of a span that has fewer tokens than are to be kept, all are."""
     tasks = []
     stages = len(method.layers(depth))
@@ -61,7 +61,9 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, released_rounding: str, 
             row_spans = [frame for span in row_spans for frame in span.frames()]
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
             keeps_all = (number > 0 and method.released) or too_small(span, method)
-            budgets = (span.length,) * stages if keeps_all else method.budgets(span.length, depth, released_rounding)
+            budgets = (
+                (span.length,) * stages if keeps_all else method.budgets(span.length, depth, span.released.rounding)
+            )
             image = span.as_released() if method.released else span
             tasks.append(Task(row, image, budgets, image))
     return tasks
@@ -109,7 +111,7 @@ def shorten(
     if visible is not None:
         keep &= visible.to(keep.device)
     cut = [task for task in tasks if not task.keeps_all]
-    choices = list(zip(cut, method.choose_all(look(task) for task in cut), strict=True))
+    choices = [(task, method.choose(look(task))) for task in cut]
     counts = [length] * rows  # of what each row keeps, if nothing is padding
     for task, selection in choices:
         keep[task.row, task.span.index(keep.device)] = False
@@ -117,8 +119,8 @@ def shorten(
         counts[task.row] -= task.span.length - len(selection.indices)
     packing = Packing.of(keep, counts if visible is None else None)
     short, places = packing.gather(hidden), packing.places(length)
-    merged = method.merge_all((rows_of(hidden[task.row], task.span), selection) for task, selection in choices)
-    for (task, selection), new_rows in zip(choices, merged, strict=True):
+    for task, selection in choices:
+        new_rows = method.merge(rows_of(hidden[task.row], task.span), selection)
         now = places[task.row].index_select(0, task.span.positions_of(selection.indices))
         short[task.row].index_copy_(0, now, new_rows)
     selections = iter(selection for _, selection in choices)

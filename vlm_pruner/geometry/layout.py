@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class TokenLayout:
         """Row-major grid: token i is at x = i mod width, y = i // width; the diagonal is sqrt(height^2 + width^2)."""
         if height < 1 or width < 1:
             raise ValueError(f"a grid needs at least one row and one column, not {height} x {width}")
-        index = torch.arange(height * width)
+        index = torch.arange(height * width, device="cpu")
         coords = torch.stack([index % width, index // width], dim=1).float()
         return cls(coords=coords, diagonal=math.hypot(height, width))
 
@@ -50,42 +51,57 @@ class TokenLayout:
         if frames < 1:
             raise ValueError(f"a video needs at least one frame, not {frames}")
         frame = cls.grid(height, width)
-        time = torch.arange(frames).repeat_interleave(height * width).float()
+        time = torch.arange(frames, device="cpu").repeat_interleave(height * width).float()
         return cls(torch.cat([time[:, None], frame.coords.repeat(frames, 1)], dim=1), frame.diagonal)
 
     def __len__(self) -> int:
         return self.coords.shape[0]
 
-    def places(self, like: Tensor) -> Tensor:
+    def normalised(self, like: Tensor) -> Tensor:
         """`coords` in units of the diagonal, in `like`'s dtype and on its device.
 
-        Copied there once for each layout, from pinned memory, so that the host need not wait for a GPU; from the second
-        time on nothing is copied, and a CUDA graph can hold the call.
+        Copied there once per layout, from pinned memory, so that the host does not wait for a GPU. Later calls copy
+        nothing, and a CUDA graph can hold them.
         """
         key = (like.device, like.dtype)
         if key not in self._copies:
-            places = (self.coords / self.diagonal).to(like.dtype)
-            if like.is_cuda and not places.is_cuda:
-                places = places.pin_memory()
-            self._copies[key] = places.to(like.device, non_blocking=True)
+            coords = (self.coords / self.diagonal).to(like.dtype)
+            if like.is_cuda and not coords.is_cuda:
+                coords = coords.pin_memory()
+            self._copies[key] = coords.to(like.device, non_blocking=True)
         return self._copies[key]
+
+    def part(self, tokens: Tensor) -> TokenLayout:
+        """The layout of some of the tokens, long [n]."""
+        return TokenLayout(self.coords[tokens.to(self.coords.device)], self.diagonal)
+
+
+@dataclass(frozen=True)
+class Released:
+    """How the released code treats a span.
+
+    layout:   the coordinates it assumes, for models where they are wrong; None where they are right.
+    rounding: how it rounds a budget.
+    """
+
+    layout: TokenLayout | None = None
+    rounding: Literal["round", "floor"] = "round"
 
 
 @dataclass(frozen=True)
 class VisualSpan:
     """The `length` visual tokens of one image or video in one batch row, from `start` on in the padded sequence.
 
-    offsets:         long [length], ascending: where they are, counted from `start`, if text stands between them (as
-                     between the frames of a Qwen3-VL video); None if they follow each other.
-    released_layout: where the released code believes the tokens to be, for models where it is mistaken.
-    true_layout:     where they are, if `layout` is what the released code believes.
+    offsets:     long [length], ascending: positions counted from `start`, if text stands between the tokens (as between
+                 the frames of a Qwen3-VL video); None if they are consecutive.
+    true_layout: the true coordinates, if `layout` has those that the released code assumes.
     """
 
     start: int
     length: int
     layout: TokenLayout
     offsets: Tensor | None = None
-    released_layout: TokenLayout | None = None
+    released: Released = Released()
     true_layout: TokenLayout | None = None
 
     def __post_init__(self) -> None:
@@ -102,18 +118,16 @@ class VisualSpan:
         return self.start + (self.length if self.offsets is None else int(self.offsets[-1]) + 1)
 
     @classmethod
-    def at(
-        cls, positions: Sequence[int], layout: TokenLayout, released_layout: TokenLayout | None = None
-    ) -> VisualSpan:
+    def at(cls, positions: Sequence[int], layout: TokenLayout, released: Released = Released()) -> VisualSpan:
         """The span of the tokens at `positions`, [N] and ascending, with or without gaps."""
         start, length = positions[0], len(positions)
         gaps = positions[-1] - start + 1 > length
-        offsets = torch.tensor(positions) - start if gaps else None
-        return cls(start, length, layout, offsets, released_layout)
+        offsets = torch.tensor(positions, device="cpu") - start if gaps else None
+        return cls(start, length, layout, offsets, released)
 
     def positions(self) -> Tensor:
         """Long [length], ascending: where in the sequence the visual tokens are."""
-        return self.start + (torch.arange(self.length) if self.offsets is None else self.offsets)
+        return self.start + (torch.arange(self.length, device="cpu") if self.offsets is None else self.offsets)
 
     def index(self, device: torch.device) -> slice | Tensor:
         """What picks the visual tokens out of a row's tokens on `device`: their positions, or a slice without gaps."""
@@ -132,15 +146,15 @@ class VisualSpan:
         coords = self.layout.coords
         if coords.shape[1] == 2:
             return [self]
-        return [self._part((coords[:, 0] == time).nonzero().squeeze(1)) for time in coords[:, 0].unique()]
+        return [self.part((coords[:, 0] == time).nonzero().squeeze(1)) for time in coords[:, 0].unique()]
 
-    def _part(self, tokens: Tensor) -> VisualSpan:
+    def part(self, tokens: Tensor) -> VisualSpan:
         """The span of some of the tokens: long [n], counted within this span, ascending."""
-        layout = TokenLayout(self.layout.coords[tokens], self.layout.diagonal)
-        return VisualSpan.at(self.positions()[tokens].tolist(), layout)
+        released = Released(rounding=self.released.rounding)
+        return VisualSpan.at(self.positions()[tokens].tolist(), self.layout.part(tokens), released)
 
     def as_released(self) -> VisualSpan:
-        """The span with the coordinates that the released code gives it."""
-        if self.released_layout is None:
+        """The span with the coordinates that the released code assumes."""
+        if self.released.layout is None:
             return self
-        return replace(self, layout=self.released_layout, true_layout=self.layout)
+        return replace(self, layout=self.released.layout, true_layout=self.layout)

@@ -1,4 +1,4 @@
-"""The work of `vlm_pruner.selection` in fused GPU kernels, in Triton: several images at once, the same results.
+"""The work of `vlm_pruner.selection` in fused GPU kernels, in Triton: the same results. `backend` chooses.
 
 Triton is optional and is imported only when a kernel is wanted. `VLM_PRUNER_KERNELS` in the environment decides:
 off (default): never; auto: for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1).
@@ -10,18 +10,44 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from types import ModuleType
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
+from vlm_pruner.selection import batched
+from vlm_pruner.selection.expansion import Expansion
 
 VARIABLE = "VLM_PRUNER_KERNELS"
 WINDOW = 64  # candidates judged at once: the largest token batch and number of pivots
 
 
+class Backend(Protocol):
+    """The four steps, for I images of one size: `selection.batched` says what each takes and gives."""
+
+    def screen_channels(self, hidden: Tensor, channels: int) -> Tensor: ...
+    def choose_pivots(self, keys: Tensor, count: int) -> Tensor: ...
+    def expand(self, features: Tensor, coords: Tensor, pivots: Tensor, budget: int, **settings: Any) -> Expansion: ...
+    def fold(
+        self, hidden: Tensor, indices: Tensor, nearest: Tensor, similarity: Tensor, self_weight: float, **settings: Any
+    ) -> Tensor: ...
+
+
+def backend(tensor: Tensor, *, torch_only: bool = False) -> Backend:
+    """What works on `tensor`: the kernels where they are wanted and can, plain torch otherwise.
+
+    torch_only: the caller asks for something that the kernels do not offer. Nor have they gradients, or float64.
+    Raises PruningError if the environment asks for kernels that are missing.
+    """
+    needs_gradient = torch.is_grad_enabled() and tensor.requires_grad
+    if torch_only or needs_gradient or tensor.dtype == torch.float64 or not wanted(tensor):
+        return cast(Backend, batched)
+    return load()
+
+
 def wanted(tensor: Tensor) -> bool:
-    """Whether the kernels are to work on `tensor`. Raises PruningError if what the environment asks for is missing."""
+    """Whether the environment asks for kernels on `tensor`. Raises PruningError if it does and they are missing."""
     choice = os.environ.get(VARIABLE, "off")
     if choice == "off" or (choice == "auto" and not tensor.is_cuda):
         return False
@@ -33,6 +59,6 @@ def wanted(tensor: Tensor) -> bool:
     return installed
 
 
-def load() -> ModuleType:
+def load() -> Backend:
     """The module with the kernels' functions; imports Triton."""
-    return importlib.import_module("vlm_pruner.kernels.fused")
+    return cast(Backend, importlib.import_module("vlm_pruner.kernels.fused"))

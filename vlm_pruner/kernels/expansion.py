@@ -60,23 +60,23 @@ def _products(features, rows, row_mask, columns, column_mask, q, BN: tl.constexp
 
 
 @triton.jit
-def _apart(places, rows, row_mask, columns, column_mask, P: tl.constexpr):
-    """Distances [rows, columns]; infinite between frames. places: [N, P], (x, y) or (frame, x, y)."""
-    x = tl.load(places + rows * P + P - 2, mask=row_mask, other=0.0)[:, None]
-    y = tl.load(places + rows * P + P - 1, mask=row_mask, other=0.0)[:, None]
-    x2 = tl.load(places + columns * P + P - 2, mask=column_mask, other=0.0)[None, :]
-    y2 = tl.load(places + columns * P + P - 1, mask=column_mask, other=0.0)[None, :]
+def _apart(coords, rows, row_mask, columns, column_mask, P: tl.constexpr):
+    """Distances [rows, columns]; infinite between frames. coords: [N, P], (x, y) or (frame, x, y)."""
+    x = tl.load(coords + rows * P + P - 2, mask=row_mask, other=0.0)[:, None]
+    y = tl.load(coords + rows * P + P - 1, mask=row_mask, other=0.0)[:, None]
+    x2 = tl.load(coords + columns * P + P - 2, mask=column_mask, other=0.0)[None, :]
+    y2 = tl.load(coords + columns * P + P - 1, mask=column_mask, other=0.0)[None, :]
     apart = tl.sqrt((x - x2) * (x - x2) + (y - y2) * (y - y2))
     if P == 3:
-        frame = tl.load(places + rows * P, mask=row_mask, other=0.0)[:, None]
-        frame2 = tl.load(places + columns * P, mask=column_mask, other=0.0)[None, :]
+        frame = tl.load(coords + rows * P, mask=row_mask, other=0.0)[:, None]
+        frame2 = tl.load(coords + columns * P, mask=column_mask, other=0.0)[None, :]
         apart = tl.where(frame == frame2, apart, _INFINITY)
     return apart
 
 
 @triton.jit
 def _show(
-    features, places, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, P: tl.constexpr,
+    features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, P: tl.constexpr,
     BN: tl.constexpr, BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
     """Keep the tokens with a slot >= 0, as the slot-th: update this program's own tokens. FIRST: no others are kept."""
@@ -90,7 +90,7 @@ def _show(
         first = tl.min(tl.where((product == best[:, None]) & kept[None, :], slot[None, :], _NONE), axis=1)
         first = tl.where(first < _NONE, first, 0)  # NaN is like none: the first pivot then
         token = tl.sum(tl.where(slot[None, :] == first[:, None], tokens[None, :], 0), axis=1)
-        apart = tl.where(kept[None, :], _apart(places, rows, inside, tokens, kept, P), _INFINITY)
+        apart = tl.where(kept[None, :], _apart(coords, rows, inside, tokens, kept, P), _INFINITY)
         distance = tl.min(apart, axis=1)
         if FIRST:
             chosen = tl.sum(((rows[:, None] == tokens[None, :]) & kept[None, :]).to(tl.int32), axis=1)
@@ -208,7 +208,7 @@ def _finish(
 
 @triton.jit
 def _expand_kernel(
-    features, places, pivots, order, indices, nearest, sim, dist, near, free, rank, ranked, counter, n, q, count,
+    features, coords, pivots, order, indices, nearest, sim, dist, near, free, rank, ranked, counter, n, q, count,
     budget, threshold, threshold_rest, step, step_rest, spatial_weight,
     P: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BS: tl.constexpr,
     BQ: tl.constexpr, C: tl.constexpr,
@@ -220,7 +220,7 @@ def _expand_kernel(
     c = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
     features += image * n * q
-    places += image * n * P
+    coords += image * n * P
     pivots += image * count
     order += image * budget
     indices += image * budget
@@ -239,7 +239,7 @@ def _expand_kernel(
     width = W // B * B  # whole batches
     slot = tl.where(place < count, place, -1)
     tokens = tl.load(pivots + place, mask=place < count, other=0).to(tl.int32)
-    _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, True, P, BN, BQ, W, C)
+    _show(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, True, P, BN, BQ, W, C)
     passed = wait_for_all(counter, 0, C)
 
     size = count + 0
@@ -275,7 +275,7 @@ def _expand_kernel(
             valid = (place < width) & (start + place < n - before)
             tokens = tl.load(ranked + start + place, mask=valid, other=0, cache_modifier=".cg")
             gram = _products(features, tokens, valid, tokens, valid, q, W, BQ, W)
-            apart = _apart(places, tokens, valid, tokens, valid, P)
+            apart = _apart(coords, tokens, valid, tokens, valid, P)
             similarity = tl.load(sim + tokens, mask=valid, other=0.0, cache_modifier=".cg")
             distance = tl.load(dist + tokens, mask=valid, other=0.0, cache_modifier=".cg")
             slot, size = _judge(
@@ -284,14 +284,14 @@ def _expand_kernel(
             start += width
         passed = wait_for_all(counter, passed, C)  # everyone has read
         if not fresh:
-            _show(features, places, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
+            _show(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
         passed = wait_for_all(counter, passed, C)  # everyone has written
     _finish(free, near, rank, indices, nearest, counter, passed, c, n, BN, BS, C)
 
 
 def expand(
     features: Tensor,
-    places: Tensor,
+    coords: Tensor,
     pivots: Tensor,
     budget: int,
     *,
@@ -303,7 +303,7 @@ def expand(
     """As `selection.expand` of each image, always to the full budget, and without an error for NaN: see the module's
     text. Of the Expansion, indices and order are [I, R], nearest and similarity [I, N].
 
-    features: float32 [I, N, q]. places: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
+    features: float32 [I, N, q]. coords: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
     Raises ValueError if a token batch or the pivots do not fit a window.
     """
     if max(pivots.shape[1], token_batch) > WINDOW:
@@ -319,9 +319,9 @@ def expand(
     near, free, rank, ranked = torch.empty(4, images, n, dtype=torch.int32, device=device)
     each = programs(features, images, triton.cdiv(n, 64))
     _expand_kernel[(each, images)](
-        features.float().contiguous(), places.float().contiguous(), pivots.contiguous(), order, indices, nearest, sim,
+        features.float().contiguous(), coords.float().contiguous(), pivots.contiguous(), order, indices, nearest, sim,
         dist, near, free, rank, ranked, counters(features, images), n, q, pivots.shape[1], budget, *_parts(threshold),
-        *_parts(threshold_step), spatial_weight, P=places.shape[2], B=token_batch, W=WINDOW, BN=64, BJ=256,
+        *_parts(threshold_step), spatial_weight, P=coords.shape[2], B=token_batch, W=WINDOW, BN=64, BJ=256,
         BS=min(1024, triton.next_power_of_2(n)), BQ=32, C=each, num_warps=8,
     )  # fmt: skip
     return Expansion(indices, order, nearest, sim)

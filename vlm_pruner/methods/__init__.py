@@ -1,9 +1,5 @@
-"""Pruning methods, one per file. `get(name)` finds one, `names()` lists them.
+"""Pruning methods, one per file. `get(name)` finds one, `names()` lists them."""
 
-HiPrune is here as mathematics only, and `get` says why.
-"""
-
-from vlm_pruner.methods import hiprune  # noqa: F401  (it explains why it is missing)
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
 from vlm_pruner.methods.cdpruner import CDPruner
 from vlm_pruner.methods.centrifugal import CentrifugalPruner

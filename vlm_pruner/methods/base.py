@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.view import View
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LAYER_BEFORE = {"attend", "text_keys"}  # needs that the layer before the pruned one meets
 
@@ -24,6 +27,8 @@ class Selection:
                 points to itself); None for methods that fold nothing.
     similarity: float [N], similarity of each token to that kept token; None likewise.
     pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
+
+    `of(order)` makes one that folds nothing.
     """
 
     indices: Tensor
@@ -32,13 +37,18 @@ class Selection:
     similarity: Tensor | None = None
     pivots: Tensor | None = None
 
+    @classmethod
+    def of(cls, order: Tensor, **more: Any) -> Self:
+        """The tokens `order` [R], in order of selection. more: the other fields."""
+        return cls(order.sort().values, order, **more)
+
 
 @dataclass(frozen=True)
 class Pruner:
     """Base of all methods. A subclass writes `select`, and `merge` if it folds dropped tokens into kept ones.
 
-    A method to which the image's own hidden states and keys are not enough writes `choose` in place of `select`, and
-    lists in `needs` which further fields of the View it reads; whoever runs the method fills in those, and no others.
+    Override `choose` instead of `select` if the method needs more than the image's hidden states and keys, and list in
+    `needs` the further fields of the View that it reads: a running decoder gathers those and no others.
 
     reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
@@ -46,6 +56,8 @@ class Pruner:
     per_frame:       of a video, whether every frame has that budget and is pruned by itself, instead of the whole.
     renumber:        whether the tokens that are left get consecutive positions. By default they keep their own, so that
                      where a token was in the picture is not lost; several methods' published code renumbers.
+
+    by_settings: whether numbers and words are all that the method is made of, so that a name and settings suffice.
     """
 
     reduction_ratio: float | None = None
@@ -56,6 +68,7 @@ class Pruner:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    by_settings: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_budget(self.reduction_ratio, self.keep_tokens)
@@ -78,14 +91,13 @@ class Pruner:
 
     @property
     def released(self) -> bool:
-        """Whether the released code is reproduced, with its limits: first image of each row, its rounding and grid."""
+        """Whether the method reproduces the released code and its limits: first image of each row, rounding, grid."""
         return False
 
-    def budget(self, tokens: int, released_rounding: str = "round") -> int:
+    def budget(self, tokens: int, rounding: str = "round") -> int:
         """Number of visual tokens to keep of an image's `tokens`.
 
-        released_rounding: how the released code rounds for the model at hand, "round" or "floor"; the adapter
-        says which. It matters only to methods that can reproduce the released code.
+        rounding: the released code's for this model, "round" or "floor"; only methods that reproduce that code use it.
         Raises PruningError if `keep_tokens` is more than the image has.
         """
         if self.keep_tokens is not None:
@@ -97,22 +109,22 @@ class Pruner:
             return self.keep_tokens
         assert self.reduction_ratio is not None
         share = tokens * (1 - self.reduction_ratio)
-        wanted = int(share) if self.released and released_rounding == "floor" else round(share)
+        wanted = int(share) if self.released and rounding == "floor" else round(share)
         return min(tokens, max(self.least_tokens, wanted))
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The layers before which tokens are dropped, ascending, in a decoder of `depth` layers. Most methods: one."""
         return (self.layer,)
 
-    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+    def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
         """Visual tokens to keep, of an image's `tokens`, from each of `layers(depth)` on."""
-        return (self.budget(tokens, released_rounding),)
+        return (self.budget(tokens, rounding),)
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         """Choose `budget` of one image's N tokens.
 
         hidden: [N, d], residual stream that enters `layer`. keys: [N, k], keys of the layer before (after rotary
-        embedding, heads concatenated), with layer=0 the hidden states again. layout: the tokens' places in the picture.
+        embedding, heads concatenated), with layer=0 the hidden states again. layout: where in the picture they are.
         """
         raise PruningError(
             f"{type(self).__name__} cannot choose by hidden states and keys alone: it needs "
@@ -123,17 +135,9 @@ class Pruner:
         """As `select`, from everything that the method needs."""
         return self.select(view.hidden, view.keys, view.layout, view.budget)
 
-    def choose_all(self, views: Iterable[View]) -> list[Selection]:
-        """As `choose`, for the images of a batch, each by itself. For methods that can work on several at once."""
-        return [self.choose(view) for view in views]
-
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows as they are."""
+        """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows, unchanged."""
         return hidden[selection.indices]
-
-    def merge_all(self, images: Iterable[tuple[Tensor, Selection]]) -> list[Tensor]:
-        """As `merge`, for the images of a batch."""
-        return [self.merge(hidden, selection) for hidden, selection in images]
 
     def config(self) -> dict[str, Any]:
         """The method's fields, ready for JSON."""
@@ -155,38 +159,24 @@ def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> Non
 
 
 _METHODS: dict[str, type[Pruner]] = {}
-_MISSING: dict[str, str] = {}  # methods whose mathematics is here and which no model can run: name -> reason
-_UNLISTED: set[str] = set()
 _P = TypeVar("_P", bound=type[Pruner])
 
 
-def register(name: str, *, listed: bool = True) -> Callable[[_P], _P]:
-    """Class decorator: makes a method known under `name`.
-
-    listed: whether `names` tells of it; not for a method that needs more than settings, and so cannot be run by name.
-    """
+def register(name: str) -> Callable[[_P], _P]:
+    """Class decorator: makes a method known under `name`."""
 
     def add(cls: _P) -> _P:
         if name in _METHODS:
             raise ValueError(f"two methods are called {name!r}: {_METHODS[name].__name__} and {cls.__name__}")
         cls.name = name
         _METHODS[name] = cls
-        if not listed:
-            _UNLISTED.add(name)
         return cls
 
     return add
 
 
-def explain_missing(name: str, reason: str) -> None:
-    """Makes `get(name)` say why there is no such method."""
-    _MISSING[name] = reason
-
-
 def get(name: str) -> type[Pruner]:
-    """The method class called `name`. Raises PruningError that lists the names, and may give the reason, if none is."""
-    if name in _MISSING:
-        raise PruningError(f"{name} cannot be run: {_MISSING[name]}; known methods: {', '.join(names())}")
+    """The method class called `name`. Raises PruningError that lists the names if there is none."""
     if name not in _METHODS:
         raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}")
     return _METHODS[name]
@@ -194,4 +184,4 @@ def get(name: str) -> type[Pruner]:
 
 def names() -> list[str]:
     """The names of all methods that run with settings alone, sorted."""
-    return sorted(set(_METHODS) - _UNLISTED)
+    return sorted(name for name, method in _METHODS.items() if method.by_settings)

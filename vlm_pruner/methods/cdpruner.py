@@ -32,7 +32,7 @@ def cdpruner_order(features: Tensor, image_embeds: Tensor, text_embeds: Tensor, 
     return maximise_determinant(features, relevance(image_embeds, text_embeds), budget)
 
 
-@register("cdpruner", listed=False)  # nothing runs it without a question
+@register("cdpruner")
 @dataclass(frozen=True)
 class CDPruner(Pruner):
     """A determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
@@ -54,6 +54,7 @@ class CDPruner(Pruner):
     joint: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings", "patch_features"})
+    by_settings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,11 +68,10 @@ class CDPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.embeddings is not None and view.patch_features is not None
         assert self.question is not None and self.joint is not None
         patches = self.joint(view.patch_features).float()
         order = cdpruner_order(view.embeddings.float(), patches, self.question.to(patches), view.budget)
-        return Selection(order.sort().values, order)
+        return Selection.of(order)
 
     def config(self) -> dict[str, Any]:
         """The fields but for `question` and `joint`, which are no settings."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,14 +10,9 @@ import torch
 from torch import Tensor
 
 from vlm_pruner import kernels
-from vlm_pruner import selection as torch_path
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
-from vlm_pruner.kernels.together import in_groups, stack
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.view import View
-
-Merge = tuple[Tensor, Selection]  # an image's hidden states [N, d], and what to keep of it
 
 
 @register("vlm-pruner")
@@ -91,56 +85,34 @@ class CentrifugalPruner(Pruner):
         Raises PruningError if sizes disagree or `budget` is not between min(pivots, N) and N.
         """
         self._check_sizes(hidden, keys, layout, budget)
-        if self._fused(hidden):
-            return self._select_fused([View(hidden, keys, layout, budget)])[0]
-        features = torch_path.screen_channels(hidden, self.channels)
-        pivots = self._choose_pivots(keys, min(self.pivots, budget))
-        places = layout.places(features)
-        grown = torch_path.expand(features, places, pivots, budget, stop_when_stuck=self.released, **self._criterion())
-        return Selection(*grown, pivots)
-
-    def choose_all(self, views: Iterable[View]) -> list[Selection]:
-        """See Pruner.choose_all. The GPU kernels work on all images of one size and budget at once.
-
-        Not for a subclass that chooses one image in a way of its own.
-        """
-        own = type(self).choose is Pruner.choose and type(self).select is CentrifugalPruner.select
-
-        def kind(view: View) -> Hashable:
-            shapes = view.hidden.shape, view.keys.shape, view.layout.coords.shape
-            return (*shapes, view.budget) if own and self._fused(view.hidden) else None
-
-        return in_groups(views, kind, together=self._select_fused, alone=self.choose)
-
-    @torch.no_grad()
-    def _select_fused(self, views: list[View]) -> list[Selection]:
-        """By the kernels, which keep exactly the budget. All views are of the same sizes."""
-        fused, budget = kernels.load(), views[0].budget
-        for view in views:
-            self._check_sizes(view.hidden, view.keys, view.layout, view.budget)
-        features = fused.screen_channels(stack([view.hidden for view in views]), self.channels)
-        pivots = self._choose_pivots(stack([view.keys for view in views]), min(self.pivots, budget))
-        places = stack([view.layout.places(features) for view in views])
-        grown = fused.expand(features, places, pivots, budget, **self._criterion())
-        return [Selection(*parts) for parts in zip(*grown, pivots, strict=True)]
-
-    def _criterion(self) -> dict[str, Any]:
-        """What decides whether a token joins."""
+        maths = self._backend(hidden)
+        features = maths.screen_channels(hidden[None], self.channels)
+        pivots = self._choose_pivots(keys[None], min(self.pivots, budget))
         names = ("threshold", "threshold_step", "token_batch", "spatial_weight")
-        return {name: getattr(self, name) for name in names}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.released:
+            settings["stop_when_stuck"] = True
+        grown = maths.expand(features, layout.normalised(features)[None], pivots, budget, **settings)
+        return Selection(*(part[0] for part in (*grown, pivots)))
+
+    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
+        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
+        if self.self_weight == 1:
+            return hidden[selection.indices]
+        assert selection.nearest is not None and selection.similarity is not None
+        settings = {"negative_weights": True} if self.released else {}
+        similar = selection.nearest[None], selection.similarity[None]
+        maths = self._backend(hidden)
+        return maths.fold(hidden[None], selection.indices[None], *similar, self.self_weight, **settings)[0]
 
     def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
-        """Tokens to start from: long [count] of keys [N, k], or [I, count] of keys [I, N, k], for the GPU kernels.
+        """Tokens to start from: long [I, count] of keys [I, N, k]. Ablations start elsewhere."""
+        return self._backend(keys).choose_pivots(keys, count)
 
-        Ablations start elsewhere.
-        """
-        pivots: Tensor = (torch_path if keys.ndim == 2 else kernels.load()).choose_pivots(keys, count)
-        return pivots
-
-    def _fused(self, hidden: Tensor) -> bool:
-        """Whether the GPU kernels are to be used and can be: they keep exactly the budget, and work in float32."""
-        fits = max(self.pivots, self.token_batch or 1) <= kernels.WINDOW
-        return fits and not self.released and hidden.dtype != torch.float64 and kernels.wanted(hidden)
+    def _backend(self, tensor: Tensor) -> kernels.Backend:
+        """The kernels always keep exactly the budget, and judge a window of candidates at once."""
+        large = max(self.pivots, self.token_batch or 1) > kernels.WINDOW
+        return kernels.backend(tensor, torch_only=self.released or large)
 
     def _check_sizes(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> None:
         n = hidden.shape[0]
@@ -154,40 +126,3 @@ class CentrifugalPruner(Pruner):
                 f"a budget of {budget} is impossible with {n} visual tokens and {self.pivots} pivots; "
                 f"it must be {min(self.pivots, n)} to {n}"
             )
-
-    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
-        if self.self_weight == 1:
-            return hidden[selection.indices]
-        if self._fused_merge(hidden):
-            return self._merge_fused([(hidden, selection)])[0]
-        assert selection.nearest is not None and selection.similarity is not None
-        return torch_path.fold(
-            hidden,
-            selection.indices,
-            selection.nearest,
-            selection.similarity,
-            self.self_weight,
-            negative_weights=self.released,
-        )
-
-    def merge_all(self, images: Iterable[Merge]) -> list[Tensor]:
-        """See Pruner.merge_all, and `choose_all`."""
-        own = type(self).merge is CentrifugalPruner.merge
-
-        def kind(image: Merge) -> Hashable:
-            hidden, selection = image
-            return (hidden.shape, selection.indices.shape) if own and self._fused_merge(hidden) else None
-
-        return in_groups(images, kind, together=self._merge_fused, alone=lambda image: self.merge(*image))
-
-    def _merge_fused(self, images: list[Merge]) -> list[Tensor]:
-        """By the kernels. All images are of the same sizes."""
-        choices = [selection for _, selection in images]
-        parts = ([getattr(choice, name) for choice in choices] for name in ("indices", "nearest", "similarity"))
-        hidden = stack([hidden for hidden, _ in images])
-        return list(kernels.load().fold(hidden, *map(stack, parts), self.self_weight))
-
-    def _fused_merge(self, hidden: Tensor) -> bool:
-        needs_gradient = torch.is_grad_enabled() and hidden.requires_grad  # which the kernels do not give
-        return self.self_weight != 1 and not needs_gradient and self._fused(hidden)

@@ -95,13 +95,12 @@ class DartPruner(Pruner):
         pivots = self.image_pivots + self.text_pivots
         return min(tokens, self.image_pivots + pivots * int(share / pivots))
 
-    def budget(self, tokens: int, released_rounding: str = "round") -> int:
-        wanted = super().budget(tokens, released_rounding)
+    def budget(self, tokens: int, rounding: str = "round") -> int:
+        wanted = super().budget(tokens, rounding)
         return wanted if self.compat is None else self._released_count(tokens, wanted)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.text_hidden is not None and view.text_keys is not None and view.final_norm is not None
         image = largest_keys(view.keys.float(), min(self.image_pivots, view.budget))
         text = largest_keys(view.text_keys.float(), self.text_pivots)
         hidden, text_hidden = view.final_norm(view.hidden).float(), view.final_norm(view.text_hidden).float()
@@ -112,7 +111,7 @@ class DartPruner(Pruner):
         if len(pivots) == 0:
             raise PruningError("DART has no pivot here: there is no text after the image; use image_pivots=4")
         order = torch.cat([image, farthest_from_pivots(hidden, pivots, image, self._shares(view.budget, len(pivots)))])
-        return Selection(order.sort().values, order, pivots=image)
+        return Selection.of(order, pivots=image)
 
     def _shares(self, budget: int, pivots: int) -> list[int]:
         each, more = divmod(budget - min(self.image_pivots, budget), pivots)

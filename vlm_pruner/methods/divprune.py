@@ -30,7 +30,6 @@ class DivPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.embeddings is not None
         features = view.embeddings.to(torch.promote_types(view.embeddings.dtype, torch.float32))
         order = sample_farthest(features, view.budget)
-        return Selection(order.sort().values, order)
+        return Selection.of(order)

@@ -26,6 +26,5 @@ class FasterVLMPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.cls_attention is not None
         order = attention_order(view.cls_attention[:, None], view.budget)
-        return Selection(order.sort().values, order)
+        return Selection.of(order)

@@ -34,6 +34,5 @@ class FastVPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.attend is not None
         order = attention_order(view.attend(torch.tensor([-1])), view.budget)
-        return Selection(order.sort().values, order)
+        return Selection.of(order)

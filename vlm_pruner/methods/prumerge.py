@@ -107,12 +107,11 @@ class PruMergePruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.patch_features is not None and view.last_layer is not None and view.project is not None
         query, keys = (part.float() for part in view.last_layer)
         attention = class_attention(query, keys)
         order = spread_order(attention, view.budget) if self.plus else largest(attention, view.budget)
         rows = prumerge_rows(view.patch_features.float(), keys[1:], attention, order, self.neighbours)[:-1]
-        return MergedSelection(order.sort().values, order, merged=view.project(rows))
+        return MergedSelection.of(order, merged=view.project(rows))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)

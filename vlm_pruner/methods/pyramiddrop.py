@@ -61,20 +61,19 @@ class PyramidDropPruner(Pruner):
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.stages or stage_layers(self.layer, depth, (0, 1 / 3, 2 / 3))
 
-    def budget(self, tokens: int, released_rounding: str = "round") -> int:
+    def budget(self, tokens: int, rounding: str = "round") -> int:
         if self.ratios is None:
-            return super().budget(tokens, released_rounding)
+            return super().budget(tokens, rounding)
         return max(1, int(tokens * self.ratios[0]))
 
-    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+    def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
         layers = self.layers(depth)
         if self.ratios is not None:
             return tuple(max(1, int(tokens * ratio)) for ratio in self.ratios[: len(layers)])
         halves = [0.5**stage for stage in range(len(layers))]
-        return spread_budget(tokens, self.budget(tokens, released_rounding), layers, depth, halves)
+        return spread_budget(tokens, self.budget(tokens, rounding), layers, depth, halves)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.attend_next is not None
         order = attention_order(view.attend_next(torch.tensor([-1])), view.budget)
-        return Selection(order.sort().values, order)
+        return Selection.of(order)

@@ -23,6 +23,6 @@ class RandomPruner(Pruner):
     seed: int = 0
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(hidden.shape[0], generator=generator)[:budget].to(hidden.device)
-        return Selection(indices=order.sort().values, order=order)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        order = torch.randperm(hidden.shape[0], generator=generator, device="cpu")[:budget]
+        return Selection.of(order.to(hidden.device))

@@ -111,9 +111,9 @@ class SparseVLMPruner(Pruner):
     def layers(self, depth: int) -> tuple[int, ...]:
         return (3, 7, 16) if self.compat else stage_layers(self.layer, depth, (0, 0.14, 0.45))
 
-    def budgets(self, tokens: int, depth: int, released_rounding: str = "round") -> tuple[int, ...]:
+    def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
         if not self.compat:
-            mean = self.budget(tokens, released_rounding)
+            mean = self.budget(tokens, rounding)
             return spread_budget(tokens, mean, self.layers(depth), depth, (3, 2, 1))
         assert self.keep_tokens is not None
         totals = []
@@ -128,7 +128,6 @@ class SparseVLMPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.attend is not None and view.embeddings is not None and view.text_embeddings is not None
         raters = text_raters(view.embeddings.float(), view.text_embeddings.float())
         scores = view.attend(raters).mean(dim=(0, 1))
         most = view.budget // 4
@@ -137,7 +136,7 @@ class SparseVLMPruner(Pruner):
         keep = next(fits)
         made = recycle(view.hidden.float(), scores, keep, self.share, most)
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
-        return MergedSelection(order.sort().values, order, merged=made.merged)
+        return MergedSelection.of(order, merged=made.merged)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)

@@ -1,55 +1,120 @@
-"""What a method may look at, when the image's own tokens are not enough for its choice."""
+"""What a method may look at: one image's tokens, and on demand the text, the embeddings, the vision tower."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
 
-AttentionRows = Callable[[Tensor], Tensor]  # text tokens, long [Q] -> their attention to the image, [heads, Q, N]
+AttentionRows: TypeAlias = Callable[[Tensor], Tensor]  # text tokens, long [Q] -> attention to the image, [heads, Q, N]
 
 
-@dataclass(frozen=True)
 class View:
-    """One image of one batch row, with N visual tokens of which T tokens of text come after (padding is none).
+    """One image of one batch row: N visual tokens, followed by T tokens of text (padding does not count).
 
-    hidden, keys, layout, budget: as for Pruner.select; always there, as is `start`, the place of the image's first
-    token in its row. What follows is there only for a method that names it in `needs`.
+    hidden, keys, layout, budget: as for Pruner.select. start: where the image starts in its row, padding not counted.
 
-    text_hidden:     [T, d], text tokens after the image, as they enter the pruned layer.
-    text_keys:       [T, k], their keys in the layer before.
-    final_norm:      the decoder's last normalisation, [..., d] -> [..., d].
-    embeddings:      [N, d], the visual tokens as they enter the first decoder layer: the projector's output.
-    text_embeddings: [T, d], the text tokens likewise.
-    attend:          attention of the given text tokens (of T) to the image in the layer before the pruned one: a part
-                     of softmax rows over the whole sequence. Only the rows asked for are computed.
-    attend_next:     the same with the weights of the pruned layer itself, on the sequence before pruning.
-    cls_attention:   [heads, N], attention of the vision tower's class token in the layer that features come from,
-                     not normalised again over the N patches.
-    patch_features:  [N, c], the features that go to the projector.
-    patch_keys:      [N, head size], the patches' keys in that layer of the tower, mean over heads.
-    last_layer:      ([c], [1 + N, c]), the class token's query and all keys of the tower's last layer, heads side by
-                     side; the class token's key is the first.
-    project:         the projector, from features [..., c] to embeddings [..., d].
+    The other fields are computed when they are first read. A running decoder supplies those that the method lists in
+    `needs`. Outside a model, pass the ones that the method reads:
+
+        View(hidden, keys, TokenLayout.grid(24, 24), budget=64, text_hidden=text)
+
+    Reading a field that nobody supplies raises PruningError.
     """
 
-    hidden: Tensor
-    keys: Tensor
-    layout: TokenLayout
-    budget: int
-    start: int = 0
-    text_hidden: Tensor | None = None
-    text_keys: Tensor | None = None
-    final_norm: Callable[[Tensor], Tensor] | None = None
-    embeddings: Tensor | None = None
-    text_embeddings: Tensor | None = None
-    attend: AttentionRows | None = None
-    attend_next: AttentionRows | None = None
-    cls_attention: Tensor | None = None
-    patch_features: Tensor | None = None
-    patch_keys: Tensor | None = None
-    last_layer: tuple[Tensor, Tensor] | None = None
-    project: Callable[[Tensor], Tensor] | None = None
+    def __init__(
+        self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int, start: int = 0, **more: Any
+    ) -> None:
+        unknown = sorted(more.keys() - FIELDS)
+        if unknown:
+            raise TypeError(f"a View has no {', '.join(unknown)}; it may have {', '.join(sorted(FIELDS))}")
+        self.hidden = hidden
+        self.keys = keys
+        self.layout = layout
+        self.budget = budget
+        self.start = start
+        # What is passed stands in for the property below: a cached_property looks into the instance first.
+        vars(self).update((name, value) for name, value in more.items() if value is not None)
+
+    @cached_property
+    def text_hidden(self) -> Tensor:
+        """[T, d], text tokens after the image, as they enter the pruned layer."""
+        raise self.missing("text_hidden")
+
+    @cached_property
+    def text_keys(self) -> Tensor:
+        """[T, k], their keys in the layer before."""
+        raise self.missing("text_keys")
+
+    @cached_property
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        """The decoder's last normalisation, [..., d] -> [..., d]."""
+        raise self.missing("final_norm")
+
+    @cached_property
+    def embeddings(self) -> Tensor:
+        """[N, d], the visual tokens as they enter the first decoder layer: the projector's output."""
+        raise self.missing("embeddings")
+
+    @cached_property
+    def text_embeddings(self) -> Tensor:
+        """[T, d], the text tokens likewise."""
+        raise self.missing("text_embeddings")
+
+    @cached_property
+    def attend(self) -> AttentionRows:
+        """Attention of the given text tokens (of T) to the image in the layer before the pruned one.
+
+        Part of softmax rows over the whole sequence; only the rows asked for are computed.
+        """
+        raise self.missing("attend")
+
+    @cached_property
+    def attend_next(self) -> AttentionRows:
+        """The same with the weights of the pruned layer itself, on the sequence before pruning."""
+        raise self.missing("attend_next")
+
+    @cached_property
+    def cls_attention(self) -> Tensor:
+        """[heads, N], attention of the vision tower's class token in the layer that features come from.
+
+        Not normalised again over the N patches.
+        """
+        raise self.missing("cls_attention")
+
+    @cached_property
+    def patch_features(self) -> Tensor:
+        """[N, c], the features that go to the projector."""
+        raise self.missing("patch_features")
+
+    @cached_property
+    def patch_keys(self) -> Tensor:
+        """[N, head size], the patches' keys in that layer of the tower, mean over heads."""
+        raise self.missing("patch_keys")
+
+    @cached_property
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        """([c], [1 + N, c]), the class token's query and all keys of the tower's last layer, heads side by side.
+
+        The class token's key is the first.
+        """
+        raise self.missing("last_layer")
+
+    @cached_property
+    def project(self) -> Callable[[Tensor], Tensor]:
+        """The projector, from features [..., c] to embeddings [..., d]."""
+        raise self.missing("project")
+
+    def missing(self, field: str) -> PruningError:
+        return PruningError(
+            f"this view has no {field}: pass View(..., {field}=...), or list {field!r} in the method's `needs` "
+            "and prune a model"
+        )
+
+
+FIELDS = frozenset(name for name, member in vars(View).items() if isinstance(member, cached_property))

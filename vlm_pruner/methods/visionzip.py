@@ -88,16 +88,14 @@ class VisionZipPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.cls_attention is not None and view.patch_features is not None
-        assert view.patch_keys is not None and view.project is not None
         contextual = round(view.budget * self.contextual)
         if not contextual:
             order = largest(view.cls_attention.sum(dim=0), view.budget)
-            return MergedSelection(order.sort().values, order)
+            return MergedSelection.of(order)
         zipped = zip_patches(view.cls_attention, view.patch_keys.float(), view.budget - contextual, contextual)
         order = torch.cat([zipped.dominant, zipped.targets])
         rows = contextual_rows(view.patch_features.float(), zipped)
-        return MergedSelection(order.sort().values, order, merged=view.project(rows))
+        return MergedSelection.of(order, merged=view.project(rows))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)

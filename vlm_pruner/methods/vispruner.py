@@ -14,13 +14,15 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
+_PER_ROUND = 8  # tokens taken out, as published
 
-def thin_out(features: Tensor, tokens: Tensor, count: int, step: int = 8) -> Tensor:
+
+def thin_out(features: Tensor, tokens: Tensor, count: int) -> Tensor:
     """The `count` of `tokens` (long, in order of attention) that are left when near duplicates are taken out.
 
-    features: [N, c]. In each round every token in an even place is compared with all in odd places, and up to `step`
-    even ones of largest cosine go. What stays of the even places is put in falling order of that cosine before the
-    odd ones, as published: it decides who meets whom in the next round. Of a list of odd length, which the published
+    features: [N, c]. In each round every token at an even position is compared with all at odd positions, and up to
+    eight even ones of largest cosine go. The even ones that stay are put in falling order of that cosine before the odd
+    ones, as published: it decides which tokens meet in the next round. Of a list of odd length, which the published
     code cannot halve, the last token sits the round out at the end.
     """
     unit = normalize(features, dim=1)
@@ -30,7 +32,7 @@ def thin_out(features: Tensor, tokens: Tensor, count: int, step: int = 8) -> Ten
         if not len(even):
             return tokens[:count]
         order = largest((unit[even] @ unit[odd].T).amax(dim=1), len(even))
-        gone = min(step, len(tokens) - count, len(even))
+        gone = min(_PER_ROUND, len(tokens) - count, len(even))
         tokens = torch.cat([even[order[gone:]], odd, last])
     return tokens
 
@@ -57,9 +59,8 @@ class VisPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        assert view.cls_attention is not None and view.patch_features is not None
         ranking = largest(view.cls_attention.mean(dim=0), len(view.layout))
         attended = int(view.budget * self.important)
         diverse = thin_out(view.patch_features.float(), ranking[attended:], view.budget - attended)
         order = torch.cat([ranking[:attended], diverse])
-        return Selection(order.sort().values, order)
+        return Selection.of(order)

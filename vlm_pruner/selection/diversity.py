@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+_BLOCK = 256  # rows compared with all others at once: never N x N in memory
+
 
 def sample_farthest(features: Tensor, count: int) -> Tensor:
     """Order [count] of farthest-point sampling under the distance 1 - cosine of the rows of `features` [N, d].
@@ -23,11 +25,11 @@ def sample_farthest(features: Tensor, count: int) -> Tensor:
     return torch.stack(order)
 
 
-def _most_isolated(unit: Tensor, block: int = 256) -> Tensor:
+def _most_isolated(unit: Tensor) -> Tensor:
     """Index [] of the token whose largest cosine to another token is smallest. unit: [N, d], unit rows."""
     closest = []
-    for start in range(0, unit.shape[0], block):
-        similarity = unit[start : start + block] @ unit.T  # in blocks: never N x N in memory
+    for start in range(0, unit.shape[0], _BLOCK):
+        similarity = unit[start : start + _BLOCK] @ unit.T
         similarity.diagonal(offset=start).fill_(-torch.inf)
         closest.append(similarity.amax(dim=1))
     return torch.cat(closest).argmin()

@@ -41,17 +41,17 @@ class Expansion(NamedTuple):
     similarity: Tensor
 
 
-class _Places:
+class _Distances:
     """Where the N tokens are: [N, 2] in units of the diagonal or, of a video, [N, 3] with the frame in column 0."""
 
-    def __init__(self, places: np.ndarray, spatial_weight: float) -> None:
-        *time, self._x, self._y = places.T.copy()
+    def __init__(self, coords: np.ndarray, spatial_weight: float) -> None:
+        *time, self._x, self._y = coords.T.copy()
         self._spatial_weight = spatial_weight
         self._frames = time[0] if time and spatial_weight else None
 
     @property
     def framed(self) -> bool:
-        """Whether a spread may be infinite, between frames of a video."""
+        """Whether a modulation may be infinite, between frames of a video."""
         return self._frames is not None
 
     def squares(self, tokens: np.ndarray, others: np.ndarray | slice) -> np.ndarray:
@@ -65,28 +65,28 @@ class _Places:
             squares[self._frames[tokens, None] != self._frames[others]] = np.inf
         return squares
 
-    def spread(self, squares: np.ndarray) -> np.ndarray:
+    def modulation(self, squares: np.ndarray) -> np.ndarray:
         """1 + lambda * distance, infinite where that is. Of the smallest distance it is the smallest, exactly."""
-        spread = np.sqrt(squares)
-        spread *= self._spatial_weight
-        spread += 1
-        return spread
+        modulation = np.sqrt(squares)
+        modulation *= self._spatial_weight
+        modulation += 1
+        return modulation
 
 
 class _KeptSet:
     """The tokens kept so far, and what each of the N tokens has to do with them.
 
-    similarity: [N], the largest to a kept token; nearest: [N], that token. spread: [N], 1 + lambda times the smallest
-    distance to a kept token. free: [N], whether the token is not kept itself.
+    similarity: [N], the largest to a kept token; nearest: [N], that token. modulation: [N], 1 + lambda times the
+    smallest distance to a kept token. free: [N], whether the token is not kept itself.
     """
 
-    def __init__(self, features: Tensor, places: Tensor, pivots: Tensor, spatial_weight: float) -> None:
+    def __init__(self, features: Tensor, coords: Tensor, pivots: Tensor, spatial_weight: float) -> None:
         self._features = features  # [N, q], unit rows
-        self._places = _Places(places.cpu().numpy(), spatial_weight)
+        self._distances = _Distances(coords.cpu().numpy(), spatial_weight)
         tokens = pivots.cpu().numpy()
         self.similarity, first = self._closest(tokens)
         self.nearest = tokens[first]
-        self.spread = self._spread(tokens)
+        self.modulation = self._modulation(tokens)
         self.free = np.ones(len(features), bool)
         self.free[tokens] = False
         self.order = [tokens]
@@ -97,7 +97,7 @@ class _KeptSet:
         similarity, first = self._closest(tokens)
         np.copyto(self.nearest, tokens[first], where=similarity > self.similarity)
         np.maximum(self.similarity, similarity, out=self.similarity)
-        np.minimum(self.spread, self._spread(tokens), out=self.spread)
+        np.minimum(self.modulation, self._modulation(tokens), out=self.modulation)
         self.free[tokens] = False
         self.order.append(tokens)
         self.size += len(tokens)
@@ -107,13 +107,13 @@ class _KeptSet:
         similarity, first = (self._features @ self._rows(tokens).T).max(dim=1)
         return similarity.cpu().numpy(), first.cpu().numpy()
 
-    def _spread(self, tokens: np.ndarray) -> np.ndarray:
+    def _modulation(self, tokens: np.ndarray) -> np.ndarray:
         """[N], 1 + lambda times each of the N tokens' smallest distance to one of `tokens` [b]."""
-        return self._places.spread(self._places.squares(tokens, slice(None)).min(axis=0))
+        return self._distances.modulation(self._distances.squares(tokens, slice(None)).min(axis=0))
 
     def redundancy(self, tokens: np.ndarray) -> np.ndarray:
         """[n], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i) for each of `tokens` [n]: low is worth keeping."""
-        return _redundancy(self.similarity[tokens], self.spread[tokens], self._places.framed)
+        return _redundancy(self.similarity[tokens], self.modulation[tokens], self._distances.framed)
 
     def possible(self, tokens: np.ndarray, threshold: float) -> np.ndarray:
         """Those of `tokens` [n] that may be below the threshold when all that this round will keep is kept.
@@ -127,33 +127,33 @@ class _KeptSet:
         rows = self._rows(tokens)
         return _Window(
             similarity=self.similarity[tokens],
-            spread=self.spread[tokens],
+            modulation=self.modulation[tokens],
             gram=(rows @ rows.T).cpu().numpy(),
-            spreads=self._places.spread(self._places.squares(tokens, tokens)),
-            framed=self._places.framed,
+            modulations=self._distances.modulation(self._distances.squares(tokens, tokens)),
+            framed=self._distances.framed,
         )
 
     def _rows(self, tokens: np.ndarray) -> Tensor:
         return self._features.index_select(0, torch.from_numpy(tokens).to(self._features.device))
 
 
-def _redundancy(similarity: np.ndarray, spread: np.ndarray, framed: bool) -> np.ndarray:
+def _redundancy(similarity: np.ndarray, modulation: np.ndarray, framed: bool) -> np.ndarray:
     """Modulated similarity. Where nothing is kept in a token's frame yet, content alone counts."""
-    return similarity * (np.where(np.isinf(spread), 1, spread) if framed else spread)
+    return similarity * (np.where(np.isinf(modulation), 1, modulation) if framed else modulation)
 
 
 @dataclass
 class _Window:
     """A few candidates, kept up to date among themselves while they are judged.
 
-    similarity, spread: [w], to the kept set. gram, spreads: [w, w], the same between each other. framed: whether a
-    spread may be infinite.
+    similarity, modulation: [w], to the kept set. gram, modulations: [w, w], the same between each other. framed:
+    whether a modulation may be infinite.
     """
 
     similarity: np.ndarray
-    spread: np.ndarray
+    modulation: np.ndarray
     gram: np.ndarray
-    spreads: np.ndarray
+    modulations: np.ndarray
     framed: bool
 
     def judge(self, threshold: float, token_batch: int, room: int) -> list[int]:
@@ -164,10 +164,10 @@ class _Window:
         of candidates that have been judged.
         """
         kept: list[int] = []
-        similarity, spread = self.similarity, self.spread
+        similarity, modulation = self.similarity, self.modulation
         start = 0
         while len(kept) < room and len(similarity):
-            scores = _redundancy(similarity, spread, self.framed)
+            scores = _redundancy(similarity, modulation, self.framed)
             below = scores < threshold
             first = int(below.argmax())
             if not below[first]:
@@ -175,11 +175,11 @@ class _Window:
             first -= first % token_batch
             end = first + token_batch
             added = _accept(scores[first:end], below[first:end], room - len(kept))
-            similarity, spread = similarity[end:], spread[end:]
+            similarity, modulation = similarity[end:], modulation[end:]
             for position in [start + first + place for place in added]:
                 kept.append(position)
                 similarity = np.maximum(similarity, self.gram[position, start + end :])
-                spread = np.minimum(spread, self.spreads[position, start + end :])
+                modulation = np.minimum(modulation, self.modulations[position, start + end :])
             start += end
         return kept
 
@@ -194,7 +194,7 @@ def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> list[int]:
 
 def expand(
     features: Tensor,
-    places: Tensor,
+    coords: Tensor,
     pivots: Tensor,
     budget: int,
     *,
@@ -206,12 +206,12 @@ def expand(
 ) -> Expansion:
     """Grow from `pivots` to `budget` tokens, in rounds of rising threshold.
 
-    features: [N, q] unit rows. places: [N, 2], coordinates divided by the diagonal, so that distances are dbar; of a
+    features: [N, q] unit rows. coords: [N, 2], coordinates divided by the diagonal, so that distances are dbar; of a
     video [N, 3], with what tells frames apart in column 0: distances are then taken within a frame.
     stop_when_stuck: end under budget when a round adds nothing, as the released code does. Otherwise exactly
     `budget` tokens are kept. Raises ValueError if that is impossible because the features hold NaN or infinity.
     """
-    kept = _KeptSet(features, places, pivots, spatial_weight)
+    kept = _KeptSet(features, coords, pivots, spatial_weight)
     rounds = 0
     while kept.size < budget:
         before = kept.size

@@ -7,7 +7,7 @@ the monotonic clock on a CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -128,14 +128,14 @@ def timed(method: Pruner, around: Callable[[], Any]) -> Pruner:
     kind = type(method)
 
     class Timed(kind):  # type: ignore[misc, valid-type]
-        def choose_all(self, views: Iterable[View]) -> list[Selection]:
+        def choose(self, view: View) -> Selection:
             with around():
-                chosen: list[Selection] = super().choose_all(views)
+                chosen: Selection = super().choose(view)
             return chosen
 
-        def merge_all(self, images: Iterable[tuple[Tensor, Selection]]) -> list[Tensor]:
+        def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
             with around():
-                merged: list[Tensor] = super().merge_all(images)
+                merged: Tensor = super().merge(hidden, selection)
             return merged
 
     Timed.__name__ = Timed.__qualname__ = kind.__name__
