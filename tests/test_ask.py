@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_original, tiny_qwen
-from vlm_pruner.asking.frames import read_frames, spread
+from vlm_pruner.asking.frames import end_to_end, read_film, read_frames, spread
 from vlm_pruner.asking.original import OriginalChat
 from vlm_pruner.asking.processed import ProcessedChat
 from vlm_pruner.cli import main
@@ -212,6 +212,10 @@ def test_frames_are_spread_evenly() -> None:
     assert spread(8, 4) == [1, 3, 5, 7]
     assert spread(3, 8) == [0, 1, 2]
     assert spread(100, 1) == [50]
+    assert end_to_end(9, 4.0, 5, None).tolist() == [0, 2, 4, 6, 8]
+    assert end_to_end(3, 4.0, 32, None).tolist() == [0, 1, 2]
+    assert len(end_to_end(12, 4.0, 32, 2.0)) == 6
+    assert end_to_end(12, 4.0, 32, 0.01).tolist() == [0]
 
 
 def test_frames_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
@@ -224,9 +228,11 @@ def test_frames_of_a_folder_come_in_natural_order(tmp_path: Path) -> None:
         read_frames(tmp_path, 13)
 
 
-def test_frames_of_a_video_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_frames_of_a_video_file(tmp_path: Path, ending: str) -> None:
+    """The header of a Matroska file does not say how many frames follow."""
     av = pytest.importorskip("av", reason="needs PyAV: pip install 'vlm-pruner[video]'")
-    path = tmp_path / "film.mp4"
+    path = tmp_path / f"film.{ending}"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -238,9 +244,15 @@ def test_frames_of_a_video_file(tmp_path: Path) -> None:
     assert [frame.size for frame in frames] == [(64, 48)] * 4
     brightness = [frame.convert("L").getpixel((30, 20)) for frame in frames]
     assert brightness == pytest.approx([12 * number for number in spread(20, 4)], abs=10)
+    film, metadata = read_film(path, 4, None)
+    assert film.shape == (4, 48, 64, 3) and film[:, 20, 30, 0] == pytest.approx([0, 72, 156, 228], abs=10)
+    assert (metadata.total_num_frames, metadata.duration) == (20, 2.0)
+    assert list(metadata.frames_indices) == [0, 6, 13, 19]
+    assert len(read_film(path, 4, 3.0)[0]) == 6 and len(read_film(path, 99, None)[0]) == 20
     path.write_bytes(b"no video at all")
-    with pytest.raises(ValueError, match=r"film\.mp4 cannot be read as a video"):
-        read_frames(path)
+    for read in (read_frames, lambda path: read_film(path, 4, None)):
+        with pytest.raises(ValueError, match=rf"film\.{ending} cannot be read as a video"):
+            read(path)
 
 
 def test_without_a_decoder_a_video_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

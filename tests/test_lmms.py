@@ -23,7 +23,7 @@ from playground.mini import lmms_tasks
 from vlm_pruner import lmms
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.errors import PruningError
-from vlm_pruner.lmms import check, films
+from vlm_pruner.lmms import check
 from vlm_pruner.lmms.arguments import (
     ArgumentError,
     Arguments,
@@ -250,17 +250,6 @@ def test_pixel_limits_that_do_not_fit(tmp_path: Path) -> None:
     folder = tiny_qwen_checkpoint.write(tmp_path)
     with pytest.raises(ValueError, match="min_pixels=9999 is more than max_pixels=4096"):
         load_processor(str(folder), min_pixels=9999)
-
-
-def film(frames: int, fps: float = 4.0) -> SimpleNamespace:
-    return SimpleNamespace(total_num_frames=frames, fps=fps)
-
-
-def test_frames_are_spread_over_a_video() -> None:
-    assert films.choose(film(9), 5, None).tolist() == [0, 2, 4, 6, 8]
-    assert films.choose(film(3), 32, None).tolist() == [0, 1, 2]
-    assert len(films.choose(film(12, fps=4.0), 32, 2.0)) == 6
-    assert films.choose(film(12, fps=4.0), 32, 0.01).tolist() == [0]
 
 
 def script(name: str, *given: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,16 +1,18 @@
-"""Frames of a video, evenly spread: from a video file, a folder of pictures, or an animated picture.
+"""Frames of a video: from a video file, a folder of pictures, or an animated picture (GIF, WebP, PNG).
 
-Folders and animated pictures (GIF, WebP, PNG) need Pillow alone, video files PyAV: `pip install 'vlm-pruner[video]'`.
+transformers decodes video files, with PyAV: `pip install 'vlm-pruner[video]'`. The others need Pillow alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from vlm_pruner.images import read_image, to_rgb
@@ -19,13 +21,14 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def read_frames(source: str | Path, count: int = 8) -> list[Image.Image]:
-    """`count` frames (or all, if there are fewer), RGB, from the middle of equal parts of the video.
+    """`count` frames (or all, if there are fewer), RGB, from the middles of equal parts of the video.
 
-    Raises ValueError that names the file and the remedy: missing, empty, no video, or no decoder installed.
+    Raises ValueError, which names the file and the remedy, if the file is missing, empty or no video, or if nothing
+    that is installed decodes it.
     """
     path = Path(source)
     if count < 1:
-        raise ValueError(f"{count} frames of {path} are not a video; ask for at least 1")
+        raise ValueError(f"cannot take {count} frames of {path}; ask for at least 1")
     if path.is_dir():
         return _from_folder(path, count)
     if not path.is_file():
@@ -34,7 +37,7 @@ def read_frames(source: str | Path, count: int = 8) -> list[Image.Image]:
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Which of `total` frames to take: the middles of `count` equal parts."""
+    """Indices of the frames in the middles of `count` equal parts of `total`."""
     count = min(count, total)
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]
 
@@ -46,17 +49,17 @@ def _from_folder(folder: Path, count: int) -> list[Image.Image]:
     frames = [read_image(files[index]) for index in spread(len(files), count)]
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
-        raise ValueError(f"the frames in {folder} are of different sizes ({sorted(sizes)}); a video's are all alike")
+        raise ValueError(f"the frames in {folder} are of different sizes ({sorted(sizes)}); scale them to one size")
     return frames
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    """Frame 10 comes after frame 9."""
+    """Sorts frame 10 after frame 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
 def _from_picture(path: Path, count: int) -> list[Image.Image]:
-    """Of an animated picture; nothing if Pillow does not know the file."""
+    """Of an animated picture; empty if the file is none."""
     try:
         with Image.open(path) as picture:
             wanted = set(spread(getattr(picture, "n_frames", 1), count))
@@ -66,30 +69,46 @@ def _from_picture(path: Path, count: int) -> list[Image.Image]:
         return []
 
 
+def read_film(path: str | Path, frames: int, fps: float | None) -> tuple[np.ndarray, Any]:
+    """Of a video file, frames [n, height, width, 3] from the first to the last, and transformers' metadata of them.
+
+    fps: frames per second of video; None: `frames` in all. A video that has fewer gives all of its frames.
+    """
+    return _decode(Path(path), partial(end_to_end, frames=frames, fps=fps))
+
+
+def end_to_end(total: int, own_fps: float, frames: int, fps: float | None) -> np.ndarray:
+    """Indices spread from the first to the last of `total` frames, of which a second has `own_fps`."""
+    wanted = frames if fps is None else max(1, round(total / own_fps * fps))
+    return np.unique(np.linspace(0, total - 1, min(wanted, total)).round().astype(int))
+
+
 def _from_video(path: Path, count: int) -> list[Image.Image]:
+    frames, _ = _decode(path, lambda total, _: np.array(spread(total, count)))
+    return [Image.fromarray(frame) for frame in frames]
+
+
+def _decode(path: Path, sample: Callable[[int, float], np.ndarray]) -> tuple[np.ndarray, Any]:
+    """The frames whose indices `sample` returns for (frames in the video, frames per second), and their metadata."""
     if find_spec("av") is None:
         raise ValueError(
-            f"{path} is a video file, and nothing here can decode it: pip install 'vlm-pruner[video]' (PyAV), or give "
-            "a folder of frames or an animated GIF"
+            f"{path} is a video file, which needs PyAV: pip install 'vlm-pruner[video]', or give a folder of frames or "
+            "an animated GIF"
         )
     import av
+    from transformers.video_utils import load_video
+
+    def indices(metadata: Any, **_: Any) -> np.ndarray:
+        # Counting takes a second pass, but transformers believes the file's header, which may say 0, or lie.
+        metadata.total_num_frames, metadata.duration = total, total / metadata.fps
+        return sample(total, metadata.fps)
 
     try:
-        total = sum(1 for _ in _decode(path))
-        wanted = set(spread(total, count)) if total else set()
-        frames = [frame for index, frame in enumerate(_decode(path)) if index in wanted]
-        return [frame.to_image().convert("RGB") for frame in frames] if frames else _nothing(path, "it has no frames")
+        with av.open(str(path)) as container:
+            total = sum(1 for _ in container.decode(container.streams.video[0]))
+        if total:
+            return load_video(str(path), backend="pyav", sample_indices_fn=indices)
+        reason = "it has no frames"
     except (av.FFmpegError, IndexError) as error:
-        return _nothing(path, str(error).splitlines()[0] if str(error) else "no video stream")
-
-
-def _decode(path: Path) -> Iterator[Any]:
-    """All frames in order of time. Counting them first costs a second pass, but the count in a file's head may lie."""
-    import av
-
-    with av.open(str(path)) as container:
-        yield from container.decode(container.streams.video[0])
-
-
-def _nothing(path: Path, reason: str) -> list[Image.Image]:
+        reason = str(error).splitlines()[0] if str(error) else "no video stream"
     raise ValueError(f"{path} cannot be read as a video ({reason}); convert it to MP4, or give a folder of frames")

@@ -16,11 +16,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava.eval.batch import kept_per_row
 from llava.eval.checkpoint import DTYPES
+from vlm_pruner.asking.frames import read_film
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
-from vlm_pruner.lmms.films import read_film
 from vlm_pruner.lmms.ledger import count_visuals
 from vlm_pruner.lmms.model import PrunedModel, Reply
 
