@@ -1,7 +1,8 @@
 """Processors of transformers, also where torchvision is not installed.
 
-Families that take videos have a processor that cannot be made without a video processor, and that needs torchvision.
-Their image processors do without, so pictures are served everywhere, and videos where torchvision is.
+The processor of a family that takes videos insists on a video processor, which needs torchvision. Its image processor
+does not: without torchvision pictures work and videos do not. torchvision is no dependency because it must be built
+for the very torch that is installed (CPU or CUDA, to the version), and fails at import beside any other.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from transformers.utils import is_torchvision_available
 
 
 def load_processor(checkpoint: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
-    """The checkpoint's processor. An image is scaled to lie between the limits, where its family scales by pixels.
+    """The checkpoint's processor. Limits: pixels per image, for families that scale images by their pixels.
 
-    Without torchvision its `video_processor` is None where the family has one.
+    Without torchvision `video_processor` is None where the family has one.
     """
     family = None if is_torchvision_available() else _family(checkpoint)
     if family is None or "video_processor" not in family.get_attributes():
@@ -32,7 +33,7 @@ def load_processor(checkpoint: str, min_pixels: int | None = None, max_pixels: i
 
 
 def _limit(images: Any, given: dict[str, int]) -> None:
-    """Qwen's processors call numbers of pixels the shortest and the longest edge."""
+    """Qwen's processors store limits in pixels as "shortest_edge" and "longest_edge"."""
     own = {name: images.size[name] for name in ("shortest_edge", "longest_edge") if name in images.size}
     if len(own) < 2 or not hasattr(images, "merge_size"):
         raise ValueError(
@@ -46,7 +47,7 @@ def _limit(images: Any, given: dict[str, int]) -> None:
 
 
 def _family(checkpoint: str) -> Any:
-    """The class of the checkpoint's processor, if transformers knows it by the model's type."""
+    """The class of the checkpoint's processor; None if transformers has none for the model's type."""
     name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(checkpoint).model_type)
     return None if name is None else getattr(transformers, name)
 

@@ -1,7 +1,7 @@
-"""Kept tokens in a terminal: one cell per token, with its number in the order of selection, for people on ssh.
+"""Kept tokens in a terminal: one cell per token, with its number in the order of selection.
 
-With colours a cell has its patch's own colour, dimmed where the token was dropped, and the number the colour of the
-order. Without colours the numbers stand alone among dots.
+With colours, a kept token's cell has the colour of the order, and a dropped one's its patch's own colour, dimmed.
+Without, the numbers stand among dots.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Colour = tuple[int, int, int]
 
 
 def wants_colour(stream: TextIO, choice: str = "auto") -> bool:
-    """Whether to write colours: `choice` is always, never, or auto, which asks the terminal and NO_COLOR."""
+    """Whether to write colours. choice: always, never, or auto: as the terminal and NO_COLOR say."""
     if choice != "auto":
         return choice == "always"
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def wants_ascii(stream: TextIO) -> bool:
-    """Whether the stream cannot write the signs for kept and dropped."""
+    """Whether the stream's encoding lacks the signs for kept and dropped."""
     try:
         "█·".encode(getattr(stream, "encoding", None) or "ascii")
     except UnicodeEncodeError:
@@ -40,9 +40,9 @@ def wants_ascii(stream: TextIO) -> bool:
 def draw_cells(
     picture: PictureOrFrames, kept: Kept, *, colour: bool = False, ascii_only: bool = False, width: int = WIDTH
 ) -> str:
-    """Lines of at most `width` characters: every plane of the picture, and below what the signs mean.
+    """Lines of at most `width` characters: every plane of the picture, and a legend.
 
-    A grid of up to width / 3 columns has numbers; of a larger one only whether a token was kept, and of one with more
+    Grids of up to width / 3 columns show numbers, larger ones only whether a token was kept, and those with more
     columns than `width` whether any of several was.
     """
     blocks = []
@@ -60,7 +60,7 @@ Grid = list[list[tuple[int, Box]]]
 
 
 def _as_grid(boxes: Sequence[tuple[int, Box]]) -> Grid:
-    """Tokens row by row, as they lie in the picture (several tiles lie beside each other)."""
+    """Tokens row by row as they lie in the picture, across tiles."""
     rows: dict[float, list[tuple[int, Box]]] = {}
     for token, box in boxes:
         rows.setdefault(round(box[1], 3), []).append((token, box))
@@ -77,7 +77,7 @@ class _Cells:
         columns = max(len(row) for row in grid)
         digits = len(str(len(self.kept.order)))
         cell = next((size for size in (digits + 1, 2, 1) if columns * size <= self.width), 1)
-        together = -(-columns * cell // self.width)  # tokens along and across that share a cell
+        together = -(-columns * cell // self.width)  # a cell stands for together x together tokens
         numbered = cell > digits
         lines = []
         for top in range(0, len(grid), together):
@@ -100,7 +100,7 @@ class _Cells:
         return self._paint(sign, numbers, [box for _, box in group], numbered) if self.colour else sign
 
     def _paint(self, sign: str, numbers: list[int], boxes: list[Box], numbered: bool) -> str:
-        if numbers and numbered:  # dark or light ink on the order's colour, whichever shows
+        if numbers and numbered:  # dark or light ink, whichever is readable on the order's colour
             back = rgb(order_colour(numbers[0] - 1, len(self.kept.order)))
             ink = (0, 0, 0) if _lightness(back) > 110 else (255, 255, 255)
             return f"{_code(48, back)}{_code(38, ink)}{sign}"
@@ -133,9 +133,9 @@ def _lightness(colour: Colour) -> float:
 
 
 def _code(layer: int, colour: Colour, grey: bool = False) -> str:
-    """The escape code that sets ink (38) or background (48), with as many colours as the terminal has.
+    """The escape code that sets ink (38) or background (48), in 24 bits or, on other terminals, in 256 colours.
 
-    grey: rather a grey than a wrong colour, where the terminal has few.
+    grey: of 256 colours, take a grey rather than a wrong colour.
     """
     if os.environ.get("COLORTERM") in ("truecolor", "24bit"):
         return f"\x1b[{layer};2;{colour[0]};{colour[1]};{colour[2]}m"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+import numpy as np
 
 from vlm_pruner.cost.flops import (
     DecoderShape,
@@ -75,7 +76,7 @@ def _figure(
     expected: tuple[float | None, float | None],
 ) -> dict[str, Any]:
     long, short = expected
-    figure: dict[str, Any] = {"median": median(values), "p95": percentile(values, 0.95), "n": len(values)}
+    figure: dict[str, Any] = {"median": median(values), "p95": _p95(values), "n": len(values)}
     figure |= {"predicted": short, "ratio": None, "predicted_ratio": None, "reached": None}
     if pairs is not None:
         figure["ratio"] = ratio(*pairs)
@@ -83,6 +84,11 @@ def _figure(
             figure["predicted_ratio"] = long / short
             figure["reached"] = figure["ratio"]["value"] * short / long
     return figure
+
+
+def _p95(values: Sequence[float]) -> float:
+    """The smallest value that at least 95 % of all do not exceed."""
+    return float(np.percentile(values, 95, method="inverted_cdf"))
 
 
 def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder, machine: Machine) -> dict[str, float]:
@@ -115,17 +121,11 @@ def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder
     return expected | ({"selection": choose} if choose else {})
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
-
-
 def ratio(long: Sequence[float], short: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Median over rounds of long / short, with its interval as in `over_rounds`.
+    """Median over rounds of long / short, with the interval of `over_rounds`.
 
-    Each round's own ratio, and not the ratio of two medians: the two runs of a round are neighbours, and a machine that
-    changes its pace between rounds changes it for both.
+    Not the ratio of two medians: the two runs of a round are neighbours, and a machine that changes its pace between
+    rounds changes it for both.
     """
     return over_rounds(_of_ratios, list(zip(long, short, strict=True)), seed)
 
@@ -134,10 +134,9 @@ def over_rounds(
     figure: Callable[[Sequence[tuple[float, float]]], float], rounds: Sequence[tuple[float, float]], seed: int = 0
 ) -> dict[str, float]:
     """A figure of paired rounds, with the 95 % interval of a bootstrap that draws whole rounds."""
-    generator = random.Random(seed)
-    draws = sorted(figure(generator.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
-    low, high = draws[round(0.025 * (RESAMPLES - 1))], draws[round(0.975 * (RESAMPLES - 1))]
-    return {"value": figure(rounds), "low": low, "high": high}
+    drawn = np.random.default_rng(seed).integers(len(rounds), size=(RESAMPLES, len(rounds)))
+    low, high = np.quantile([figure([rounds[index] for index in draw]) for draw in drawn], [0.025, 0.975])
+    return {"value": figure(rounds), "low": float(low), "high": float(high)}
 
 
 def _of_ratios(rounds: Sequence[tuple[float, float]]) -> float:

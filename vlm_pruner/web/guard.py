@@ -1,23 +1,22 @@
-"""What the server answers at all: the page's own routes, bodies of bounded size, and no address but the page's.
+"""The server's outer wall: the page's own routes, bodies of bounded size, and no address but the page's.
 
-The web framework can also fetch addresses, serve other programs and show its own tools. None of that is needed here, so
-all but the routes below is not found, and the browser is told to load nothing from elsewhere.
+The web framework can also fetch addresses, serve other programs and show its own tools. The page needs none of that:
+all routes but those below are "not found", and the browser may load nothing from elsewhere.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # as a browser names this machine
 _ROUTES = re.compile(
     r"/(config|theme\.css|favicon\.(ico|png)|manifest\.json|robots\.txt|pwa_icon(/\w+)?"
     r"|(assets|static|svelte)/.+"
@@ -32,35 +31,42 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
+_HEADERS = {
+    "content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
+}  # fmt: skip
+
+
+def guarded(app: ASGIApp, *, max_upload_bytes: int, hosts: tuple[str, ...] = ("*",)) -> ASGIApp:
+    """The app behind its guard. hosts: the names that a browser may use for this server; "*" is any."""
+    return TrustedHostMiddleware(Guard(app, max_upload_bytes), allowed_hosts=hosts, www_redirect=False)
 
 
 class Guard:
-    """ASGI middleware. hosts: names that a browser may call this server by; None: any (it listens to the network)."""
+    """ASGI middleware that checks path, size and body of each request."""
 
-    def __init__(self, app: App, *, max_upload_bytes: int, hosts: frozenset[str] | None) -> None:
+    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
         self.app = app
         self.max_upload_bytes = max_upload_bytes
-        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        problem = self._problem(scope)
-        if problem is not None:
-            await _refuse(send, *problem)
-            return
+
+        async def refuse(status: int, reason: str) -> None:
+            await JSONResponse({"detail": reason}, status)(scope, receive, send)
+
+        if (problem := self._problem(scope)) is not None:
+            return await refuse(*problem)
         is_upload = scope["path"].rstrip("/").endswith("/upload")
         limit = self.max_upload_bytes + _SLACK if is_upload else _JSON_LIMIT
         body = None if is_upload or scope["method"] != "POST" else await _read(receive, limit)
         if body is not None:
             if len(body) > limit:
-                await _refuse(send, 413, f"the request is larger than {limit} bytes")
-                return
+                return await refuse(413, f"the request is larger than {limit} bytes")
             if _names_address(body):
-                await _refuse(send, 403, "files are uploaded, not fetched from an address")
-                return
+                return await refuse(403, "files are uploaded, not fetched from an address")
             receive = _replay(body, receive)
         elif is_upload:
             receive = _counted(receive, limit)
@@ -68,20 +74,16 @@ class Guard:
 
     def _problem(self, scope: Scope) -> tuple[int, str] | None:
         path = unquote(scope["path"])
-        headers = dict(scope["headers"])
-        host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]").lower()
-        if self.hosts is not None and host not in self.hosts:
-            return 400, "this server answers to its loopback address only"
         if not _ROUTES.fullmatch(path) or "://" in path:
             return 404, "not found"
-        length = headers.get(b"content-length", b"0").decode("latin-1")
+        length = Headers(scope=scope).get("content-length", "0")
         if not length.isdigit() or int(length) > self.max_upload_bytes + _SLACK:
             return 413, f"the file is larger than {self.max_upload_bytes / 1e6:g} MB: upload a smaller one"
         return None
 
 
 async def _read(receive: Receive, limit: int) -> bytes:
-    """The whole body, or as much of it as shows that it is beyond the limit."""
+    """The body, read until it ends or exceeds the limit."""
     body, more = b"", True
     while more and len(body) <= limit:
         part = await receive()
@@ -96,7 +98,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     async def again() -> Message:
         nonlocal sent
         if sent:
-            return await receive()  # waits for the visitor to leave
+            return await receive()  # the next message says that the visitor has left
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -104,7 +106,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
-    """Ends a body that is longer than its header said, as if the visitor had left."""
+    """Ends a body beyond the limit, whatever its header said, as if the visitor had left."""
     seen = 0
 
     async def counted() -> Message:
@@ -136,15 +138,7 @@ def _has_address(value: Any) -> bool:
 def _with_policy(send: Send) -> Send:
     async def guarded(part: Message) -> None:
         if part["type"] == "http.response.start":
-            headers = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff")]
-            part = {**part, "headers": [*part.get("headers", []), *headers, (b"referrer-policy", b"no-referrer")]}
+            MutableHeaders(scope=part).update(_HEADERS)
         await send(part)
 
     return guarded
-
-
-async def _refuse(send: Send, status: int, reason: str) -> None:
-    body = json.dumps({"detail": reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRIED = 20  # ports after the one that is wanted
 
 
@@ -56,7 +55,7 @@ def serve(page: object, listening: socket.socket, host: str, max_upload_mb: floa
     import uvicorn
     from fastapi import FastAPI
 
-    from vlm_pruner.web.guard import Guard
+    from vlm_pruner.web.guard import LOOPBACK, guarded
     from vlm_pruner.web.page import STYLE, theme
 
     limit = int(max_upload_mb * 1e6)
@@ -69,10 +68,11 @@ def serve(page: object, listening: socket.socket, host: str, max_upload_mb: floa
         allowed_paths=[], max_file_size=limit, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
         theme=theme(), css_paths=[STYLE], show_error=False,
     )  # fmt: skip
-    hosts = frozenset(LOOPBACK) if host in LOOPBACK else None
-    guarded = Guard(app, max_upload_bytes=limit, hosts=hosts)
-    config = uvicorn.Config(guarded, log_level="warning", timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
     shown = f"[{host}]" if ":" in host else host
+    hosts = LOOPBACK if shown in LOOPBACK else ("*",)
+    config = uvicorn.Config(
+        guarded(app, max_upload_bytes=limit, hosts=hosts), log_level="warning", timeout_graceful_shutdown=3
+    )
+    server = uvicorn.Server(config)
     print(f"VLM-Pruner is at http://{shown}:{listening.getsockname()[1]} (Ctrl+C ends it)", flush=True)
     server.run(sockets=[listening])
