@@ -38,7 +38,7 @@ def test_the_fields_commands_give_the_scorers_numbers(benchmark: str, tmp_path: 
     paths = [word if word.startswith("--") else str(folder / word) for word in flags]
     command = importlib.import_module(f"llava.eval.{module}")
     assert command.main([*paths, "--result-file", str(answers), "--json", str(tmp_path / "out.json")]) == 0
-    expected = json.loads(json.dumps(scoring.get(benchmark)(folder, answers).as_json()))
+    expected = json.loads(json.dumps(scoring.score(benchmark, folder, answers).as_json()))
     assert json.loads((tmp_path / "out.json").read_text()).items() >= expected.items()
     with pytest.raises(SystemExit):
         command.main(["--help"])
@@ -107,7 +107,10 @@ def test_seed_needs_no_videos(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "content", "expected"),
-    [(["chess"], "{}", "no benchmark is called 'chess'"), (["pope"], "not json", "is not a question file")],
+    [
+        (["chess"], "{}", "no benchmark is called 'chess'"),
+        (["pope"], "not json", "llava_pope_test.jsonl, line 1 is not valid JSON"),
+    ],
 )
 def test_bad_input_is_one_line(
     arguments: list[str], content: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vlm_pruner.provenance import ROOT
 
@@ -17,10 +18,22 @@ def one_line(error: BaseException) -> str:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line: the problem, and how to get help."""
+    """A parser whose errors are one line: the problem, and how to get help.
+
+    In an argument of `type=Path` or `type=home`, `~` is the home folder: shells leave it as it is in --flag=~/file.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.register("type", Path, lambda text: Path(home(text)))
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def home(text: str) -> str:
+    """A path with `~` expanded; for an argument's `type=`."""
+    return os.path.expanduser(text)
 
 
 def words(text: str) -> list[str]:

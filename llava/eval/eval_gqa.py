@@ -6,26 +6,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.eval import scoring_command
-from vlm_pruner.scoring import Score, gqa
+from llava.eval.scoring_command import command, data
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--questions", required=True, help="testdev_balanced_questions.json")
-    parser.add_argument("--result-file", required=True, help="answer file")
-
-
-def score(args: argparse.Namespace) -> Score:
-    return gqa.score(args.questions, args.result_file, args.allow_errors)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return scoring_command.run("eval_gqa", __doc__, add_arguments, score, argv)
-
+main = command(
+    "eval_gqa", "gqa", __doc__, data("--questions", "testdev_balanced_questions.json"),
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

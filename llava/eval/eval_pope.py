@@ -6,28 +6,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.eval.scoring_command import run
-from vlm_pruner.scoring import Score
-from vlm_pruner.scoring.pope import score_files
+from llava.eval.scoring_command import Flag, command, data
+from vlm_pruner.console import home
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotation-dir", required=True, help="folder with coco_pope_*.json")
-    parser.add_argument("--question-file", required=True, help="llava_pope_test.jsonl")
-    parser.add_argument("--result-file", required=True, help="answer file")
-
-
-def score(args: argparse.Namespace) -> Score:
-    return score_files(args.annotation_dir, args.question_file, args.result_file, args.allow_errors)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return run("eval_pope", __doc__, add_arguments, score, argv)
-
+main = command(
+    "eval_pope", "pope", __doc__, 
+    data("--annotation-dir", "folder with coco_pope_*.json"),
+    Flag("--question-file", "questions", {"required": True, "type": home, "help": "llava_pope_test.jsonl"}),
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,27 +6,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.eval import scoring_command
-from vlm_pruner.scoring import Score, scienceqa
+from llava.eval.scoring_command import Flag, command, data
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-dir", required=True, help="folder with problems.json and pid_splits.json")
-    parser.add_argument("--result-file", required=True, help="answer file")
-    parser.add_argument("--split", default="test")
-
-
-def score(args: argparse.Namespace) -> Score:
-    return scienceqa.score(args.base_dir, args.result_file, args.allow_errors, args.split)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return scoring_command.run("eval_science_qa", __doc__, add_arguments, score, argv)
-
+main = command(
+    "eval_science_qa", "scienceqa", __doc__, 
+    data("--base-dir", "folder with problems.json and pid_splits.json"), Flag("--split", "split", {"default": "test"}),
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

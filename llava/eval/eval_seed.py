@@ -6,26 +6,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from llava.eval import scoring_command
-from vlm_pruner.scoring import Score, seed
+from llava.eval.scoring_command import command, data
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--annotation-file", required=True, help="SEED-Bench.json")
-    parser.add_argument("--result-file", required=True, help="answer file")
-
-
-def score(args: argparse.Namespace) -> Score:
-    return seed.score(args.annotation_file, args.result_file, args.allow_errors)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return scoring_command.run("eval_seed", __doc__, add_arguments, score, argv)
-
+main = command(
+    "eval_seed", "seed", __doc__, data("--annotation-file", "SEED-Bench.json"),
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vlm_pruner import scoring
-from vlm_pruner.scoring.base import ScoreError
+from vlm_pruner.console import home
 from vlm_pruner.scoring.output import add_output_arguments, report
 
 EXAMPLES = """examples:
@@ -18,14 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "benchmark", choices=list(scoring.MODULES), metavar="BENCHMARK", help=", ".join(scoring.MODULES)
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="the benchmark's folder, in LLaVA's layout")
-    parser.add_argument("--answers", required=True, metavar="FILE", help="answer file, one JSON object per line")
+    parser.add_argument(
+        "--data", type=home, required=True, metavar="DIR", help="the benchmark's folder, in LLaVA's layout"
+    )
+    parser.add_argument(
+        "--answers", type=home, required=True, metavar="FILE", help="answer file, one JSON object per line"
+    )
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        score = scoring.get(args.benchmark)(args.data, args.answers, allow_errors=args.allow_errors)
-    except KeyError as error:
-        raise ScoreError(f"{args.data} is not {args.benchmark}'s data, or is incomplete: {error} is missing") from error
-    return report(score, args.answers, args)
+    return report(lambda: scoring.score(args.benchmark, args.data, args.answers, args.allow_errors), args.answers, args)

@@ -1,15 +1,18 @@
 """Scores of the nine benchmarks: answer files in, numbers out; no model, no torch.
 
-Each benchmark is one module with one function ``score(data, answers, ...) -> Score``. The table below is the only
-place that knows them all; modules are imported when asked for.
+Each benchmark is one module with a function ``score(data, answers, ...) -> Score`` and ``NEEDS``, the files that it
+reads. The table below is the only place that knows them all; modules are imported when asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
+from vlm_pruner.console import one_line
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table, Unscored
+from vlm_pruner.scoring.needs import Needs
 
 MODULES = {
     name: f"vlm_pruner.scoring.{name}"
@@ -17,11 +20,32 @@ MODULES = {
 }
 
 
-def get(benchmark: str) -> Callable[..., Score]:
-    """The scorer of one benchmark: ``scorer(data_dir, answers_file, allow_errors=0) -> Score``."""
+def score(benchmark: str, data: str | Path, answers: str | Path, allow_errors: int = 0, **more: Any) -> Score:
+    """Score an answer file. more: what one benchmark alone takes, such as ScienceQA's split.
+
+    Raises ScoreError, with the cause, for data of a shape that the scorer's own checks do not foresee, too.
+    """
+    try:
+        found: Score = _module(benchmark).score(data, answers, allow_errors, **more)
+        return found
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise ScoreError(
+            f"{data} or {answers} is not of {benchmark}'s form ({type(error).__name__}: {one_line(error)})"
+        ) from error
+
+
+def needs(benchmark: str) -> Needs:
+    """The files of one benchmark."""
+    found: Needs = _module(benchmark).NEEDS
+    return found
+
+
+def _module(benchmark: str) -> Any:
     if benchmark not in MODULES:
         raise ScoreError(f"no benchmark is called {benchmark!r}; there are: {', '.join(MODULES)}")
-    return import_module(MODULES[benchmark]).score
+    return import_module(MODULES[benchmark])
 
 
-__all__ = ["MODULES", "Headline", "Score", "ScoreError", "Table", "get"]
+__all__ = [
+    "MODULES", "Coverage", "Headline", "Needs", "Score", "ScoreError", "Table", "Unscored", "needs", "score",
+]  # fmt: skip

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+Upload = Callable[[], bytes]
 
 
 class ScoreError(ValueError):
     """Input that must not be scored; the message names the file or item and the remedy."""
+
+
+class Unscored(ScoreError):
+    """Answers whose truth only the benchmark's server has; `uploads` is what it takes."""
+
+    def __init__(self, message: str, uploads: dict[str, Upload]) -> None:
+        super().__init__(message)
+        self.uploads = uploads
 
 
 @dataclass(frozen=True)
@@ -17,6 +28,36 @@ class Headline:
     name: str
     value: float
     stderr: float | None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How the replies of an answer file cover a benchmark's questions.
+
+    questions: all. missing: those without a reply. replies: lines of the answer file. repeated: replies to a question
+    that has another one. unknown: replies to no question. failed: items whose generation failed. strayed: replies whose
+    prompt does not hold the question that the benchmark has under their id.
+    """
+
+    questions: int
+    missing: int
+    replies: int
+    repeated: int = 0
+    unknown: int = 0
+    failed: int = 0
+    strayed: int = 0
+
+    def notes(self, missing: str, repeated: str = "the last one counts") -> tuple[str, ...]:
+        """What a reader of the scores must know. missing, repeated: how the scorer treats such questions."""
+        told = (
+            (self.failed, f"of {self.replies} items failed while generating and count as empty replies"),
+            (self.missing, f"of {self.questions} questions have no reply: {missing}"),
+            (self.repeated, f"of {self.replies} replies answer a question once more: {repeated}"),
+            (self.unknown, f"of {self.replies} replies answer no question of the benchmark: ignored"),
+            (self.strayed, f"of {self.replies} prompts do not hold the question that the benchmark has under their id:"
+             " are answers and data of the same release?"),
+        )  # fmt: skip
+        return tuple(f"{count} {text}" for count, text in told if count)
 
 
 @dataclass(frozen=True)
@@ -38,8 +79,8 @@ class Score:
     """One benchmark scored.
 
     ``metrics`` has the names and scales of the official scorer; ``stderr`` mirrors the part of it that has a standard
-    error, on the same scale. ``n`` counts scored items, ``failed`` those of them whose generation had failed.
-    ``items`` holds what was read from each reply, ``uploads`` files for a benchmark's server (name -> bytes).
+    error, on the same scale. ``n`` counts scored items, ``coverage`` what is missing, repeated, left over or failed.
+    ``items`` holds what was read from each reply, ``uploads`` the makers of files for a benchmark's server, by name.
     """
 
     benchmark: str
@@ -48,10 +89,10 @@ class Score:
     n: int
     headline: Headline
     table: Table
-    failed: int = 0
+    coverage: Coverage
     notes: tuple[str, ...] = ()
     items: list[dict[str, Any]] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, Upload] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Everything but items and uploads, ready for ``json.dump``."""
@@ -62,7 +103,8 @@ class Score:
             "metrics": self.metrics,
             "stderr": self.stderr,
             "n": self.n,
-            "failed": self.failed,
+            "failed": self.coverage.failed,
+            "coverage": asdict(self.coverage),
             "notes": list(self.notes),
         }
 

@@ -6,9 +6,21 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import field, find_file, read_answers, read_json
+from vlm_pruner.scoring.base import Coverage, Headline, Score, Table
+from vlm_pruner.scoring.needs import GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, field, id_of, read_answers, read_json
+from vlm_pruner.scoring.release import check_prompts
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
+
+LABELS = File(
+    "data/testdev_balanced_questions.json", "GQA (questions1.2.zip)", 12578,
+    others=("data/*questions*.json", "*questions*.json"),
+)  # fmt: skip
+NEEDS = Needs(
+    folder="gqa", script="gqa",
+    questions=File("llava_gqa_testdev_balanced.jsonl", GUIDE, 12578),
+    labels=(LABELS,), pictures=("data/images",), picture_files=File("data/images", "GQA (images.zip)"),
+)  # fmt: skip
 
 Group = dict[str, float]
 
@@ -20,25 +32,22 @@ def parse_reply(text: str) -> str:
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Score against ``data/testdev_balanced_questions.json``; a question without an answer line is wrong."""
-    path = find_file(
-        data, ("data/testdev_balanced_questions.json", "data/*questions*.json", "*questions*.json"), "questions"
-    )
-    questions = read_json(path)
-    read = read_answers(answers, allow_errors)
-    replies = {str(line["question_id"]): parse_reply(str(field(line, "text", answers))) for line in read.lines
-               if line.get("question_id") is not None}  # fmt: skip
-    if not replies.keys() & questions.keys():
-        raise ScoreError(f"{answers} answers none of the questions of {path}")
-    items = [_item(name, question, replies.get(name)) for name, question in questions.items()]
-    missing = sum(item["parsed"] is None for item in items)
-    notes = (*read.notes, f"{missing} questions have no answer and count as wrong") if missing else read.notes
-    return _summary(items, read.failed, notes)
+    path = LABELS.find(data)
+    questions = read_json(path, dict)
+    replies, coverage = read_answers(answers, allow_errors).join(questions, id_of, path)
+    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, path)
+    items = [
+        _item(name, question, replies.get(name), f"{path}, question {name!r}") for name, question in questions.items()
+    ]
+    return _summary(items, coverage)
 
 
-def _item(name: str, question: dict[str, Any], parsed: str | None) -> dict[str, Any]:
-    types = question["types"]
-    return {"question_id": name, "parsed": parsed, "correct": parsed == question["answer"],
-            "structural": types["structural"], "semantic": types["semantic"]}  # fmt: skip
+def _item(name: str, question: object, reply: Answer | None, where: str) -> dict[str, Any]:
+    types = field(question, "types", where, dict)
+    parsed = None if reply is None else parse_reply(reply.reply)
+    return {"question_id": name, "parsed": parsed, "correct": parsed == field(question, "answer", where, str),
+            "structural": field(types, "structural", where, str),
+            "semantic": field(types, "semantic", where, str)}  # fmt: skip
 
 
 def _group(items: list[dict[str, Any]]) -> Group:
@@ -56,7 +65,7 @@ def _error(group: Group) -> float:
     return binomial_stderr(group["accuracy"], int(group["count"]))
 
 
-def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -> Score:
+def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     total = _group(items)
     halves = {
         "binary": _group([item for item in items if item["structural"] != "query"]),
@@ -84,7 +93,7 @@ def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -
                 for name, group in rows.items()
             ),
         ),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=coverage.notes("they count as wrong"),
         items=items,
     )

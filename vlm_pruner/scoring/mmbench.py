@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table, Unscored
 from vlm_pruner.scoring.choices import infer_choice
-from vlm_pruner.scoring.records import field, find_file, read_answers
+from vlm_pruner.scoring.needs import File, Needs
+from vlm_pruner.scoring.records import id_of, read_answers
+from vlm_pruner.scoring.release import check_prompts
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
-from vlm_pruner.scoring.xlsx import workbook
 
 Row = dict[str, str]
 
+TABLE = File("mmbench_dev_20230712.tsv", "MMBench (mmbench_dev_20230712.tsv)", 4377, others=("*.tsv",))
+NEEDS = Needs(folder="mmbench", script="mmbench", questions=TABLE)
+
 ROTATION = 1_000_000  # index + k * ROTATION is the same question with options rotated k times
 LETTERS = ("A", "B", "C", "D")
+UPLOAD = "mmbench_upload.xlsx"
 DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")  # columns that the upload leaves out
 ABBREVIATIONS = {
     "coarse_perception": "CP",
@@ -62,29 +69,49 @@ class Item:
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Rows of a benchmark table; cells that stand for nothing become empty."""
+    """Rows of a benchmark table; cells that stand for nothing become empty. The test split has no answers."""
     csv.field_size_limit(sys.maxsize)  # pictures are base64 cells
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ScoreError(f"{path} is not UTF-8 text ({error.reason}); convert it, for example with iconv") from None
+    except (OSError, csv.Error) as error:
         raise ScoreError(f"{path} cannot be read as a table: {error}") from None
-    if not rows or not {"index", "question", "answer"} <= rows[0].keys():
-        raise ScoreError(f"{path} is not MMBench's table: it needs the columns index, question, A to D and answer")
-    return [{name: "" if (cell or "") in MISSING else str(cell) for name, cell in row.items() if name} for row in rows]
+    if not rows or not {"index", "question"} <= rows[0].keys():
+        raise ScoreError(f"{path} is not MMBench's table: it needs the columns index, question, A to D")
+    table = [{name: "" if (cell or "") in MISSING else str(cell) for name, cell in row.items() if name} for row in rows]
+    for number, row in enumerate(table, start=1):
+        if not row["index"].isdecimal():
+            raise ScoreError(f"{path}, row {number}: index {row['index']!r} is not a whole number")
+    return table
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``mmbench_dev_20230712.tsv``; rows without a reply are wrong."""
-    rows = read_table(find_file(data, ("mmbench_dev_20230712.tsv", "*.tsv"), "table"))
-    read = read_answers(answers, allow_errors)
-    replies = {str(line.get("question_id")): str(field(line, "text", answers)) for line in read.lines}
-    items = [_item(row, replies.get(row["index"])) for row in rows]
-    missing = sum(item.reply is None for item in items)
-    if missing == len(items):
-        raise ScoreError(f"{answers} answers no row of the table")
-    notes = (*read.notes, f"{missing} of {len(items)} rows have no reply and count as wrong") if missing else read.notes
-    return _summary(items, read.failed, notes)
+    """Score against ``mmbench_dev_20230712.tsv``; rows without a reply are wrong.
+
+    Raises Unscored, with the sheet for MMBench's server, for a table without answers.
+    """
+    path = TABLE.find(data)
+    rows = read_table(path)
+    indices = {row["index"]: row["question"] for row in rows}
+    replies, coverage = read_answers(answers, allow_errors).join(indices, id_of, path)
+    coverage = check_prompts(replies, indices.__getitem__, coverage, path)
+    items = [_item(row, replies[row["index"]].reply if row["index"] in replies else None) for row in rows]
+    _check_answers(rows, path, items)
+    return _summary(items, coverage)
+
+
+def _check_answers(rows: list[Row], path: Path, items: list[Item]) -> None:
+    without = [row["index"] for row in rows if not row.get("answer")]
+    if len(without) == len(rows):
+        raise Unscored(
+            f"{path} has no answers, as MMBench's test split: only its server can score it; --upload DIR writes the"
+            " sheet that the server takes",
+            {UPLOAD: partial(_upload, items)},
+        )
+    if without:
+        raise ScoreError(f"{path}: {len(without)} of {len(rows)} rows have no answer, first index {without[0]}")
 
 
 def _item(row: Row, reply: str | None) -> Item:
@@ -94,7 +121,7 @@ def _item(row: Row, reply: str | None) -> Item:
     return Item(row, reply, infer_choice(in_sheet, choices))
 
 
-def _summary(items: list[Item], failed: int, notes: tuple[str, ...]) -> Score:
+def _summary(items: list[Item], coverage: Coverage) -> Score:
     first = [item for item in items if item.first_pass]
     exact, exact_first = _share([item.exact for item in items]), _share([item.exact for item in first])
     per_category = {name: _share([item.exact for item in part]) for name, part in _by(items, "category").items()}
@@ -124,10 +151,10 @@ def _summary(items: list[Item], failed: int, notes: tuple[str, ...]) -> Score:
         n=len(items),
         headline=Headline("circular accuracy", 100 * circular["Overall"], 100 * errors["circular"]),
         table=_table(items, first, metrics, errors),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=coverage.notes("they count as wrong"),
         items=[_describe(item, whole_groups[item.index % ROTATION]) for item in items],
-        uploads={"mmbench_upload.xlsx": _upload(items)},
+        uploads={UPLOAD: partial(_upload, items)},
     )
 
 
@@ -183,8 +210,31 @@ def _upload(items: Sequence[Item]) -> bytes:
     """The sheet for MMBench's server: the table without its dropped columns, predictions behind the options."""
     columns = [name for name in items[0].row if name not in DROPPED]
     columns.insert(6, "prediction")
-    rows = [[_cell(name, item) for name in columns] for item in items]
-    return workbook([columns, *rows])
+    return _workbook([columns, *([_cell(name, item) for name in columns] for item in items)])
+
+
+def _workbook(rows: Iterable[Sequence[str | int | None]]) -> bytes:
+    """An .xlsx file with one sheet. Text stays text, also where it looks like a formula or an error."""
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+    except ImportError:
+        raise ScoreError(
+            "MMBench's sheet is written by openpyxl, which is not installed: pip install 'vlm-pruner[mmbench]'"
+        ) from None
+    book = Workbook()
+    sheet = book.active
+    for number, row in enumerate(rows, start=1):
+        for column, value in enumerate(row, start=1):
+            cell = sheet.cell(number, column)
+            if isinstance(value, str):
+                text = ILLEGAL_CHARACTERS_RE.sub("", value).encode("utf-8", "ignore").decode()
+                cell.value, cell.data_type = text, "s"
+            else:
+                cell.value = value
+    content = io.BytesIO()
+    book.save(content)
+    return content.getvalue()
 
 
 def _cell(name: str, item: Item) -> str | int | None:

@@ -7,9 +7,16 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, read_answers
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.needs import GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, read_answers, read_text
 from vlm_pruner.scoring.stats import mean, mean_stderr
+
+FILES = File("MME_Benchmark_release_version", "MME's authors, on request (MME_Benchmark_release_version)")
+NEEDS = Needs(
+    folder="MME", script="mme", questions=File("llava_mme.jsonl", GUIDE, 2374), labels=(FILES,),
+    pictures=("MME_Benchmark_release_version/MME_Benchmark", "MME_Benchmark_release_version"),
+)  # fmt: skip
 
 PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
@@ -37,21 +44,19 @@ def question_key(text: str) -> str:
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Score against ``MME_Benchmark_release_version/``; a question without an answer is neither yes nor no."""
-    truth = _read_truth(Path(data))
+    truth = _read_truth(Path(data).expanduser())
     read = read_answers(answers, allow_errors)
-    replies: dict[Key, str] = {}
-    for line in read.lines:
-        if line.get("question_id") is None:
-            continue  # a question line that could not be read
-        key = _key(line, answers)
-        if key not in truth:
-            raise ScoreError(f"{answers}: {key[0]} has no picture {key[1]!r} with the question {key[2]!r}")
-        replies[key] = str(field(line, "text", answers))
+    for answer in read.readable:
+        task, picture, question = _key(answer)
+        if (task, picture, question) not in truth:
+            raise ScoreError(
+                f"{answers}, line {answer.line}: {task} has no picture {picture!r} with the question {question!r}"
+            )
+    replies, coverage = read.join(truth, _key, data)
     items = [_item(key, expected, replies.get(key)) for key, expected in truth.items()]
-    notes = read.notes
-    if missing := len(truth.keys() - replies.keys()):
-        notes = (*notes, f"{missing} of {len(truth)} questions have no answer and count as wrong")
-    return _summary(items, read.failed, notes)
+    absent = [task for task in SUBTASKS if not any(key[0] == task for key in truth)]
+    notes = (f"no files of {', '.join(absent)}: the sums are not those of all subtasks",) if absent else ()
+    return _summary(items, coverage, notes)
 
 
 def _read_truth(data: Path) -> dict[Key, str]:
@@ -69,7 +74,7 @@ def _read_truth(data: Path) -> dict[Key, str]:
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    lines = [line for line in read_text(path).split("\n") if line.strip()]
     pairs = []
     for line in lines:
         question, tab, answer = line.rpartition("\t")
@@ -82,20 +87,20 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def _key(line: Record, path: str | Path) -> Key:
-    parts = str(line["question_id"]).split("/")
+def _key(answer: Answer) -> Key:
+    parts = str(answer.question_id).split("/")
     if parts[0] not in SUBTASKS:
-        raise ScoreError(f"{path}: question id {line['question_id']!r} begins with none of MME's subtasks")
-    return parts[0], Path(parts[-1]).stem, question_key(str(field(line, "prompt", path)))
+        raise ScoreError(f"line {answer.line}: question id {answer.question_id!r} begins with none of MME's subtasks")
+    return parts[0], Path(parts[-1]).stem, question_key(answer.prompt)
 
 
-def _item(key: Key, expected: str, reply: str | None) -> dict[str, Any]:
-    label = "other" if reply is None else parse_reply(reply)
+def _item(key: Key, expected: str, reply: Answer | None) -> dict[str, Any]:
+    label = "other" if reply is None else parse_reply(reply.reply)
     return {"subtask": key[0], "image": key[1], "question": key[2], "ground_truth": expected, "label": label,
             "correct": label == expected}  # fmt: skip
 
 
-def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -> Score:
+def _summary(items: list[dict[str, Any]], coverage: Coverage, notes: tuple[str, ...]) -> Score:
     pictures: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
         pictures[item["subtask"]][item["image"]].append(item["correct"])
@@ -120,8 +125,8 @@ def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -
         n=len(items),
         headline=Headline("perception + cognition", sums["total"], sum_errors["total"]),
         table=Table(("subtask", "images", "acc", "acc+", "score", "s.e."), tuple(rows)),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=(*notes, *coverage.notes("they count as wrong")),
         items=items,
     )
 

@@ -6,9 +6,25 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, find_file, read_json, read_jsonl
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.needs import File, Needs
+from vlm_pruner.scoring.records import (
+    Record,
+    check_failed,
+    field,
+    id_of,
+    read_answers,
+    read_json,
+    reply_error,
+)  # fmt: skip
+from vlm_pruner.scoring.release import check_prompts
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
+
+QUESTIONS = File("OCRBench/OCRBench.json", "OCRBench (OCRBench.json)", 1000, others=("OCRBench.json",))
+NEEDS = Needs(
+    folder="OCRBench", script="ocrbench", questions=QUESTIONS, pictures=("OCRBench_Images",),
+    picture_files=File("OCRBench_Images", "OCRBench (OCRBench_Images.zip)"), image_field="image_path",
+)  # fmt: skip
 
 RECOGNITION = (
     "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition", "Handwriting Recognition",
@@ -41,41 +57,50 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
 
     An answer file (one line per question) is joined with ``OCRBench/OCRBench.json`` of ``data`` first.
     """
-    entries = _join(data, answers) if Path(answers).suffix == ".jsonl" else read_json(answers)
-    if not isinstance(entries, list) or not entries:
-        raise ScoreError(f"{answers} is not OCRBench's result file: a JSON list of questions with 'predict'")
-    failed = [entry for entry in entries if entry.get("error")]
-    if len(failed) > allow_errors:
-        raise ScoreError(
-            f"{answers}: {len(failed)} of {len(entries)} items failed while generating, first: {failed[0]['error']};"
-            f" generate again with --retry-errors, or pass --allow-errors {len(failed)} to count them as empty replies"
-        )
-    items = [_item(entry, answers) for entry in entries]
-    if all(item["result"] is None for item in items):
-        raise ScoreError(f"{answers}: no entry has a 'predict'; generate answers first")
-    return _summary(items, len(failed))
+    joined = Path(answers).suffix == ".jsonl"
+    entries, coverage = (_join if joined else _read_results)(data, answers, allow_errors)
+    items = [_item(entry, f"{answers}, entry {number}") for number, entry in enumerate(entries, start=1)]
+    return _summary(items, coverage)
 
 
-def _join(data: str | Path, answers: str | Path) -> list[Record]:
-    questions = read_json(find_file(data, ("OCRBench/OCRBench.json", "OCRBench.json"), "questions"))
-    lines = {str(line.get("question_id")): line for line in read_jsonl(answers)}
-    return [{**entry, **_reply(lines.get(str(field(entry, "id", data))))} for entry in questions]
+def _read_results(data: str | Path, path: str | Path, allow_errors: int) -> tuple[list[Record], Coverage]:
+    """The released loader's result file: the entries of the question file, most of them with a reply."""
+    entries: list[Record] = read_json(path, list)
+    for number, entry in enumerate(entries, start=1):
+        field(entry, "dataset_name", f"{path}, entry {number}", str)
+    answered = [(number, entry) for number, entry in enumerate(entries, start=1) if {"predict", "error"} & entry.keys()]
+    if not answered:
+        raise ScoreError(f"{path}: no entry has a 'predict'; generate answers first")
+    errors = [(number, entry.get("id"), reply_error(entry, "predict")) for number, entry in answered]
+    check_failed(errors, path, allow_errors, "entry")
+    names = [str(entry["id"]) for _, entry in answered if "id" in entry]
+    failed = {number for number, _, error in errors if error is not None}
+    replied = [{**entry, "predict": ""} if number in failed else entry for number, entry in enumerate(entries, start=1)]
+    return replied, Coverage(
+        questions=len(entries), missing=len(entries) - len(answered), replies=len(answered),
+        repeated=len(names) - len(set(names)), failed=len(failed),
+    )  # fmt: skip
 
 
-def _reply(line: Record | None) -> Record:
-    if line is None:
-        return {}
-    return {"predict": line.get("text", ""), **({"error": line["error"]} if line.get("error") else {})}
+def _join(data: str | Path, path: str | Path, allow_errors: int) -> tuple[list[Record], Coverage]:
+    """The questions with the replies of an answer file."""
+    source = QUESTIONS.find(data)
+    questions = {str(field(entry, "id", f"{source}: an entry")): entry for entry in read_json(source, list)}
+    replies, coverage = read_answers(path, allow_errors).join(questions, id_of, source)
+    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, source)
+    return [
+        {**entry, **({"predict": replies[name].reply} if name in replies else {})} for name, entry in questions.items()
+    ], coverage
 
 
-def _item(entry: Record, path: str | Path) -> dict[str, Any]:
-    dataset, prediction = str(field(entry, "dataset_name", path)), entry.get("predict")
-    right = None if prediction is None else is_right(dataset, str(prediction), field(entry, "answers", path))
-    return {"id": entry.get("id"), "dataset": dataset, "type": str(field(entry, "type", path)),
+def _item(entry: Record, where: str) -> dict[str, Any]:
+    dataset, accepted = field(entry, "dataset_name", where, str), field(entry, "answers", where, (str, list, int))
+    right = is_right(dataset, entry["predict"], accepted) if "predict" in entry else None
+    return {"id": entry.get("id"), "dataset": dataset, "type": field(entry, "type", where, str),
             "result": None if right is None else int(right)}  # fmt: skip
 
 
-def _summary(items: list[dict[str, Any]], failed: int) -> Score:
+def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     per_type = dict.fromkeys(TYPES, 0)
     sizes: dict[str, int] = defaultdict(int)
     per_dataset: dict[str, list[int]] = defaultdict(list)
@@ -105,8 +130,8 @@ def _summary(items: list[dict[str, Any]], failed: int) -> Score:
         n=len(items),
         headline=Headline("points per 1000", 1000 * share, 1000 * error),
         table=Table(("type", "n", "correct", "%", "s.e."), tuple(rows)),
-        failed=failed,
-        notes=_notes(items, failed),
+        coverage=coverage,
+        notes=(*coverage.notes("they count as wrong"), *_size(len(items))),
         items=items,
     )
 
@@ -116,11 +141,7 @@ def _percent(points: int, size: int) -> tuple[float, float]:
     return 100 * share, 100 * binomial_stderr(share, size)
 
 
-def _notes(items: list[dict[str, Any]], failed: int) -> tuple[str, ...]:
-    skipped = sum(item["result"] is None for item in items)
-    notes = [f"{skipped} entries have no prediction and count as wrong"] if skipped else []
-    if failed:
-        notes.append(f"{failed} of {len(items)} items failed while generating and count as empty replies")
-    if len(items) != WHOLE:
-        notes.append(f"{len(items)} entries, not {WHOLE}: scaled points are not the published benchmark's")
-    return tuple(notes)
+def _size(entries: int) -> list[str]:
+    return (
+        [] if entries == WHOLE else [f"{entries} entries, not {WHOLE}: scaled points are not the published benchmark's"]
+    )

@@ -7,25 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from vlm_pruner.scoring import textvqa
-from vlm_pruner.scoring.base import Score, ScoreError
-from vlm_pruner.scoring.records import Record, field, find_file, read_answers, read_json
+from vlm_pruner.scoring.base import Score
+from vlm_pruner.scoring.needs import COCO, File, Needs
+from vlm_pruner.scoring.records import Answer, Record, field, id_of, read_answers, read_json
+
+LABELS = File(
+    "mscoco_val2014_annotations.json", "OK-VQA (testing annotations)", 5046, key="annotations",
+    others=("*annotations.json",),
+)  # fmt: skip
+NEEDS = Needs(
+    folder="okvqa", script="okvqa",
+    questions=File("okvqa_val.jsonl", "python -m llava.eval.convert_okvqa_questions", 5046),
+    labels=(LABELS,), pictures=(".",), picture_files=File("val2014", COCO),
+)  # fmt: skip
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Score against ``mscoco_val2014_annotations.json``; the mean over the lines of the answer file."""
-    path = find_file(data, ("mscoco_val2014_annotations.json", "*annotations.json"), "annotations")
-    annotations = {str(item["question_id"]): item for item in field(read_json(path), "annotations", path)}
-    read = read_answers(answers, allow_errors)
-    items = [_item(line, annotations, answers) for line in read.lines if line.get("question_id") is not None]
-    score = textvqa.summary("okvqa", items, len(annotations), read.failed, read.notes)
+    path = LABELS.find(data)
+    entries = field(read_json(path, dict), LABELS.key, path, list)
+    annotations = {str(field(entry, "question_id", f"{path}: an entry")): entry for entry in entries}
+    read = read_answers(answers, allow_errors, ("answer", "text"))
+    coverage = textvqa.cover(read, annotations, id_of, path)
+    items = [_item(answer, annotations[id_of(answer)], path) for answer in read.readable]
+    score = textvqa.summary("okvqa", items, coverage)
     share, error = score.metrics["accuracy"], score.stderr["accuracy"]
     return replace(score, metrics={"samples": len(items), "vqa_score": share}, stderr={"vqa_score": error})
 
 
-def _item(line: Record, annotations: dict[str, Record], path: str | Path) -> dict[str, Any]:
-    annotation = annotations.get(str(line["question_id"]))
-    if annotation is None:
-        raise ScoreError(f"{path}: question id {line['question_id']!r} is not in the annotations")
-    reply = str(field(line, "answer" if "answer" in line else "text", path))
-    people = [str(person["answer"]) for person in annotation["answers"]]
-    return {"question_id": line["question_id"], **textvqa.scored_reply(reply, people, line["question_id"])}
+def _item(answer: Answer, annotation: Record, path: Path) -> dict[str, Any]:
+    where = f"{path}, question {answer.question_id!r}"
+    people = [field(person, "answer", where, str) for person in field(annotation, "answers", where, list)]
+    return {"question_id": answer.question_id, **textvqa.scored_reply(answer.reply, people, where)}

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, find_file, read_answers, read_jsonl
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.needs import COCO, GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, Record, field, read_answers, read_jsonl
+from vlm_pruner.scoring.release import holds
 from vlm_pruner.scoring.stats import binomial_stderr, f1_stderr, mean, mean_of_independent, ratio
+
+# LLaVA's guide links this commit. Later ones have 3,000 random questions, whose labels belong to other questions.
+RELEASE = "POPE at commit e3e39262c85a6a83f26cf5094022a782cb0df58d (output/coco)"
+QUESTIONS = File("llava_pope_test.jsonl", GUIDE, 8910, others=("*pope*.jsonl",))
+NEEDS = Needs(
+    folder="pope", script="pope", questions=QUESTIONS,
+    labels=(
+        File("coco/coco_pope_adversarial.json", RELEASE, 3000), File("coco/coco_pope_popular.json", RELEASE, 3000),
+        File("coco/coco_pope_random.json", RELEASE, 2910),
+    ),
+    pictures=("val2014",), picture_files=File("val2014", COCO),
+)  # fmt: skip
+
+Place = tuple[str, int]  # category, place of the question within it
 
 RATES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 NEGATIVE_WORDS = {"No", "not", "no"}
@@ -20,74 +37,87 @@ def parse_reply(text: str) -> str:
     return "no" if NEGATIVE_WORDS.intersection(words) else "yes"
 
 
-def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score an answer file against a POPE folder (``llava_pope_test.jsonl`` and ``coco/coco_pope_*.json``)."""
-    questions = find_file(data, ("llava_pope_test.jsonl", "*pope*.jsonl"), "POPE question file")
-    return score_files(Path(data) / "coco", questions, answers, allow_errors)
+def score(data: str | Path, answers: str | Path, allow_errors: int = 0, questions: str | Path | None = None) -> Score:
+    """Score against ``llava_pope_test.jsonl`` and ``coco/coco_pope_*.json``.
+
+    questions: the question file; ``data`` is then the folder of the labels, as LLaVA's ``eval_pope`` has it.
+    """
+    folder, path = (Path(data), QUESTIONS.find(questions)) if questions else (Path(data) / "coco", QUESTIONS.find(data))
+    labels = _read_labels(folder.expanduser())
+    places = _places(read_jsonl(path), path)
+    _check_same_questions(places, labels, path, folder)
+    expected = {question_id: labels[place[0]][place[1]] for question_id, (place, _) in places.items()}
+    read = read_answers(answers, allow_errors)
+    for answer in read.readable:
+        if answer.question_id not in places:
+            raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file")
+    # Of two lines with one id the later counts, as when a file was appended to.
+    replies, coverage = read.join(places, lambda answer: answer.question_id, path)
+    items = [_item(answer, places[key][0], expected[key]) for key, answer in replies.items()]
+    return _summary(items, labels, coverage, answers)
 
 
-def score_files(
-    annotation_dir: str | Path, question_file: str | Path, answers_file: str | Path, allow_errors: int = 0
-) -> Score:
-    """Score from the three paths that LLaVA's ``eval_pope`` takes."""
-    labels = _read_labels(annotation_dir)
-    places = _places(read_jsonl(question_file), question_file)
-    answers = read_answers(answers_file, allow_errors)
-    items = [item for line in answers.lines if (item := _item(line, places, labels, answers_file)) is not None]
-    per_category = {}
-    for category in sorted(labels):
-        # Of two lines with one place the later counts, as when a file was appended to.
-        replies = {item["place"]: item for item in items if item["category"] == category}
-        if not replies:
-            raise ScoreError(f"{answers_file} has no answer in category {category!r}: is it POPE's answer file?")
-        per_category[category] = _confusion(list(replies.values()))
-    return _summary(per_category, items, answers.failed, answers.notes)
-
-
-def _read_labels(annotation_dir: str | Path) -> dict[str, list[str]]:
-    """Category -> "yes"/"no" labels, in the file's order."""
-    files = sorted(Path(annotation_dir).glob("coco_pope_*.json"))
+def _read_labels(annotation_dir: Path) -> dict[str, list[Record]]:
+    """Category -> labelled questions, in the file's order."""
+    files = sorted(annotation_dir.glob("coco_pope_*.json"))
     if not files:
         raise ScoreError(f"{annotation_dir} has no coco_pope_*.json: expected adversarial, popular and random")
-    return {
-        path.stem.removeprefix("coco_pope_"): [str(field(line, "label", path)) for line in read_jsonl(path)]
-        for path in files
-    }
+    labels = {path.stem.removeprefix("coco_pope_"): read_jsonl(path) for path in files}
+    for path, entries in zip(files, labels.values(), strict=True):
+        for number, entry in enumerate(entries, start=1):
+            field(entry, "label", f"{path}, entry {number}", str)
+    return labels
 
 
-def _places(questions: list[Record], path: Path | str) -> dict[Any, tuple[str, int]]:
-    """Question id -> (category, place within the category).
+def _places(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Record]]:
+    """Question id -> its place, and the question.
 
     Labels belong to questions by position inside a category, because the ids of the two files differ. Counting places
     in the question file, not in the answer file, keeps a missing answer from shifting all later ones.
     """
     counts: dict[str, int] = defaultdict(int)
-    places = {}
-    for question in questions:
-        category, question_id = str(field(question, "category", path)), field(question, "question_id", path)
+    places: dict[Any, tuple[Place, Record]] = {}
+    for number, question in enumerate(questions, start=1):
+        where = f"{path}, question {number}"
+        category, question_id = (
+            field(question, "category", where, str),
+            field(question, "question_id", where, (int, str)),
+        )
         if question_id in places:
             raise ScoreError(f"{path}: question id {question_id!r} occurs twice; answers could not be told apart")
-        places[question_id] = (category, counts[category])
+        places[question_id] = ((category, counts[category]), question)
         counts[category] += 1
     return places
 
 
-def _item(
-    line: Record, places: dict[Any, tuple[str, int]], labels: dict[str, list[str]], path: str | Path
-) -> dict[str, Any] | None:
-    question_id = line.get("question_id")
-    if question_id is None and line.get("error"):
-        return None  # a question line that could not be read: nothing says which label it belongs to
-    if question_id not in places:
-        raise ScoreError(f"{path}: question id {question_id!r} is not in the question file")
-    category, place = places[question_id]
-    if place >= len(labels.get(category, ())):
-        raise ScoreError(
-            f"{path}: question {question_id!r} is number {place + 1} of {category!r}, which has fewer labels"
-        )
-    parsed = parse_reply(str(field(line, "text", path)))
-    return {"question_id": question_id, "category": category, "place": place, "parsed": parsed,
-            "label": labels[category][place]}  # fmt: skip
+def _check_same_questions(
+    places: dict[Any, tuple[Place, Record]], labels: dict[str, list[Record]], path: Path, folder: Path
+) -> None:
+    """Positions join questions and labels, so both must have as many of them, about the same pictures and objects."""
+    remedy = f"use the labels of {RELEASE}, which the published scores used"
+    asked = {
+        category: sum(place[0] == category for place, _ in places.values()) for (category, _), _ in places.values()
+    }
+    for category, count in asked.items():
+        found = len(labels.get(category, ()))
+        if found != count:
+            raise ScoreError(
+                f"{path} has {count} questions of category {category!r} and {folder} {found} labels; {remedy}"
+            )
+    for (category, place), question in places.values():
+        label = labels[category][place]
+        picture, other = question.get("image"), label.get("image")
+        asks, labelled = str(question.get("text") or ""), str(label.get("text") or "")
+        if (picture and other and picture != other) or (asks and labelled and not holds(asks, labelled)):
+            raise ScoreError(
+                f"{path} and {folder} part at question {place + 1} of {category!r}: {picture}, {asks!r} is asked and"
+                f" {other}, {labelled!r} labelled; {remedy}"
+            )
+
+
+def _item(answer: Answer, place: Place, label: Record) -> dict[str, Any]:
+    return {"question_id": answer.question_id, "category": place[0], "place": place[1],
+            "parsed": parse_reply(answer.reply), "label": label["label"]}  # fmt: skip
 
 
 def _confusion(items: list[dict[str, Any]]) -> dict[str, float]:
@@ -113,9 +143,13 @@ def _errors(row: dict[str, float]) -> dict[str, float]:
     return {**errors, "f1": f1_stderr(tp, fp + fn, n)}
 
 
-def _summary(
-    per_category: dict[str, dict[str, float]], items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]
-) -> Score:
+def _summary(items: list[dict[str, Any]], categories: Iterable[str], coverage: Coverage, answers: str | Path) -> Score:
+    per_category = {}
+    for category in sorted(categories):
+        replies = [item for item in items if item["category"] == category]
+        if not replies:
+            raise ScoreError(f"{answers} has no answer in category {category!r}: is it POPE's answer file?")
+        per_category[category] = _confusion(replies)
     errors = {category: _errors(row) for category, row in per_category.items()}
     means = {rate: mean([row[rate] for row in per_category.values()]) for rate in RATES}
     mean_errors = {rate: mean_of_independent([row[rate] for row in errors.values()]) for rate in RATES}
@@ -130,7 +164,12 @@ def _summary(
         n=n,
         headline=Headline("F1", 100 * means["f1"], 100 * mean_errors["f1"]),
         table=Table(("category", "n", "accuracy", "precision", "recall", "F1", "yes", "F1 s.e."), tuple(rows)),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=(*_absent(per_category), *coverage.notes("they are left out")),
         items=items,
     )
+
+
+def _absent(categories: Iterable[str]) -> list[str]:
+    absent = [name for name in ("adversarial", "popular", "random") if name not in categories]
+    return [f"no labels of category {name}: the mean is not that of all three" for name in absent]

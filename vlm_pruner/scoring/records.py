@@ -3,109 +3,185 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vlm_pruner.scoring.base import ScoreError
+from vlm_pruner.scoring.base import Coverage, ScoreError
 
 Record = dict[str, Any]
+K = TypeVar("K", bound=Hashable)
+
+NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", type(None): "null"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of an answer file. question_id: None only if the question itself could not be read.
+
+    reply: "" where the generation failed.
+    """
+
+    line: int
+    question_id: str | int | float | None
+    prompt: str
+    reply: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The lines of an answer file, and how many of them record a failure in place of a reply."""
+    """The lines of an answer file. Failed ones have an empty reply, and there are no more than the caller allowed."""
 
-    lines: list[Record]
-    failed: int
+    path: str | Path
+    lines: list[Answer]
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        if not self.failed:
-            return ()
-        return (f"{self.failed} of {len(self.lines)} items failed while generating and count as empty replies",)
+    def failed(self) -> int:
+        return sum(line.error is not None for line in self.lines)
+
+    @property
+    def readable(self) -> list[Answer]:
+        """Lines that say which question they answer."""
+        return [line for line in self.lines if line.question_id is not None]
+
+    def join(
+        self, questions: Collection[K], key: Callable[[Answer], K], data: object
+    ) -> tuple[dict[K, Answer], Coverage]:
+        """Question -> its last reply, and what is missing, repeated or left over. key: the question of a reply.
+
+        Raises ScoreError if no reply answers a question of `data`.
+        """
+        keys = [key(answer) for answer in self.readable]
+        known = set(questions)
+        found = {name: answer for name, answer in zip(keys, self.readable, strict=True) if name in known}
+        if not found:
+            raise ScoreError(f"{self.path} answers none of the questions of {data}")
+        hits = sum(name in known for name in keys)
+        return found, Coverage(
+            questions=len(questions), missing=sum(name not in found for name in questions),
+            repeated=hits - len(found), unknown=len(keys) - hits, failed=self.failed, replies=len(self.lines),
+        )  # fmt: skip
 
 
-def read_json(path: str | Path) -> Any:
-    """One JSON document."""
-    text = _read(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ScoreError(f"{path} is not valid JSON: {error}") from None
+def id_of(answer: Answer) -> str:
+    """The question's id as text: some files hold numbers, others their digits."""
+    return str(answer.question_id)
+
+
+def read_json(path: str | Path, kind: type = object) -> Any:
+    """One JSON document, of that kind."""
+    document = _parse(read_text(path), f"{path}")
+    _check_kind(document, kind, f"{path} holds")
+    return document
 
 
 def read_jsonl(path: str | Path) -> list[Record]:
     """One JSON object per line; empty lines are skipped."""
-    records = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if line.strip():
-            records.append(_parse(line, path, number))
-    return records
+    return [record for _, record in _numbered(path)]
 
 
-def read_answers(path: str | Path, allow_errors: int = 0) -> Answers:
-    """An answer file. Recorded failures beyond ``allow_errors`` refuse the whole file.
+def read_answers(path: str | Path, allow_errors: int = 0, reply_fields: Sequence[str] = ("text",)) -> Answers:
+    """An answer file. Failures beyond ``allow_errors`` refuse the whole file.
 
     A failed item has an empty text, which some official scorers read as an answer ("yes" in POPE): it is never scored
-    unless the caller says how many such items are acceptable.
+    unless the caller says how many such items are acceptable. A reply that is no text counts as failed too.
     """
-    lines = read_jsonl(path)
+    lines = [_answer(record, path, number, reply_fields) for number, record in _numbered(path)]
     if not lines:
         raise ScoreError(f"{path} holds no answers: generate them first")
-    failed = [line for line in lines if line.get("error")]
+    check_failed([(line.line, line.question_id, line.error) for line in lines], path, allow_errors)
+    return Answers(path, lines)
+
+
+def check_failed(
+    lines: Sequence[tuple[int, Any, str | None]], path: str | Path, allow_errors: int, place: str = "line"
+) -> None:
+    """Refuse more failures than allowed. lines: number, question id and error, if there is one."""
+    failed = [line for line in lines if line[2] is not None]
     if len(failed) > allow_errors:
-        first = failed[0]
+        number, question_id, error = failed[0]
         raise ScoreError(
-            f"{path}: {len(failed)} of {len(lines)} items failed while generating, first question"
-            f" {first.get('question_id')!r}: {first['error']}; run the generation again with --retry-errors, or pass"
+            f"{path}: {len(failed)} of {len(lines)} items failed while generating, first {place} {number} (question"
+            f" {question_id!r}): {error}; run the generation again with --retry-errors, or pass"
             f" --allow-errors {len(failed)} to count them as empty replies"
         )
-    return Answers(lines, len(failed))
 
 
-def field(record: Record, name: str, path: str | Path) -> Any:
-    """``record[name]``, with an error that says which file lacks it."""
+def reply_error(record: Record, field: str) -> str | None:
+    """Why an answer has no reply: the failure that the generator recorded, or a reply that is no text."""
+    if record.get("error"):
+        return str(record["error"])
+    if field not in record:
+        return f"it has no {field!r}"
+    if not isinstance(record[field], str):
+        return f"{field!r} is {describe(record[field])}, not text"
+    return None
+
+
+def field(record: Any, name: str, where: object, kind: type | tuple[type, ...] = object) -> Any:
+    """``record[name]`` of that kind, or an error that says where it is missing or of another kind."""
+    _check_kind(record, dict, f"{where} is")
     if name not in record:
-        raise ScoreError(f"{path}: question {record.get('question_id')!r} has no {name!r}")
+        raise ScoreError(f"{where} has no {name!r}")
+    _check_kind(record[name], kind, f"{where}: {name!r} is")
     return record[name]
 
 
-def find_file(folder: str | Path, names: Sequence[str], what: str) -> Path:
-    """The first of ``names`` (paths or glob patterns below ``folder``) that exists; a pattern must match once.
-
-    ``folder`` may also be the file itself, as the field's own commands name it.
-    """
-    root = Path(folder)
-    if root.is_file():
-        return root
-    if not root.is_dir():
-        raise ScoreError(f"{root} is not a folder; --data takes the benchmark's own folder")
-    for name in names:
-        found = sorted(root.glob(name))
-        if len(found) > 1:
-            listed = ", ".join(path.name for path in found)
-            raise ScoreError(f"{root} has several {what} files ({listed}); leave one that matches {name}")
-        if found:
-            return found[0]
-    raise ScoreError(f"{root} has no {what}: expected {' or '.join(names)}")
+def describe(value: object) -> str:
+    """A value's kind in words."""
+    return NAMES.get(type(value), f"a {type(value).__name__}")
 
 
-def _read(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """A text file; a byte order mark is no part of the text."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ScoreError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScoreError(f"{path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ScoreError(
+            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at position {error.start}); convert it,"
+            " for example with iconv -f latin1 -t utf-8"
+        ) from None
+    except OSError as error:
+        raise ScoreError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse(line: str, path: str | Path, number: int) -> Record:
+def _numbered(path: str | Path) -> list[tuple[int, Record]]:
+    records = []
+    for number, text in enumerate(read_text(path).split("\n"), start=1):
+        if text.strip():
+            record = _parse(text, f"{path}, line {number}")
+            _check_kind(record, dict, f"{path}, line {number} is")
+            records.append((number, record))
+    return records
+
+
+def _answer(record: Record, path: str | Path, number: int, reply_fields: Sequence[str]) -> Answer:
+    reply = next((name for name in reply_fields if name in record), reply_fields[0])
+    error = reply_error(record, reply)
+    question_id, prompt = record.get("question_id"), record.get("prompt")
+    if question_id is None and not record.get("error"):
+        raise ScoreError(f"{path}, line {number} has no 'question_id'")
+    if question_id is not None and not isinstance(question_id, str | int | float):
+        raise ScoreError(f"{path}, line {number}: 'question_id' is {describe(question_id)}, not text or a number")
+    if prompt is not None and not isinstance(prompt, str):
+        raise ScoreError(f"{path}, line {number}: 'prompt' is {describe(prompt)}, not text")
+    return Answer(number, question_id, prompt or "", "" if error else record[reply], error)
+
+
+def _parse(text: str, where: str) -> Any:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ScoreError(f"{path}, line {number} is not valid JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ScoreError(f"{path}, line {number} is a {type(record).__name__}, not an object")
-    return record
+        return json.loads(text)
+    except RecursionError:
+        raise ScoreError(f"{where} is nested too deeply to be read") from None
+    except ValueError as error:  # not JSON, or a number of more digits than Python reads
+        raise ScoreError(f"{where} is not valid JSON: {error}") from None
+
+
+def _check_kind(value: Any, kind: type | tuple[type, ...], found: str) -> None:
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise ScoreError(f"{found} {describe(value)}, not {' or '.join(NAMES.get(k, k.__name__) for k in kinds)}")

@@ -6,9 +6,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, find_file, read_answers, read_json
+from vlm_pruner.scoring.base import Coverage, Headline, Score, Table
+from vlm_pruner.scoring.needs import GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, field, id_of, read_answers, read_json
+from vlm_pruner.scoring.release import check_prompts
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
+
+PROBLEMS = File("problems.json", "ScienceQA (data/scienceqa)", 21208)
+SPLITS = File("pid_splits.json", "ScienceQA (data/scienceqa)")
+NEEDS = Needs(
+    folder="scienceqa", script="sqa", questions=File("llava_test_CQM-A.json", GUIDE, 4241), labels=(PROBLEMS, SPLITS),
+    pictures=("images/test",), picture_files=File("images/test", "ScienceQA (test.zip)"),
+)  # fmt: skip
 
 OPTIONS = "ABCDE"
 # The last mark is any character but a newline, as in the official pattern: "The answer is B" at the end has none.
@@ -38,38 +47,34 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, split: s
     A question without an answer is wrong in the total; a question is one with a picture if the prompt of its answer
     line says so, so it is not counted among those when it has no answer.
     """
-    problems = read_json(find_file(data, ("problems.json",), "problems"))
-    splits_path = find_file(data, ("pid_splits.json",), "splits")
-    ids = field(read_json(splits_path), split, splits_path)
-    read = read_answers(answers, allow_errors)
-    lines = {str(line.get("question_id")): line for line in read.lines}
-    items = [_item(pid, problems[pid], lines.get(pid), answers) for pid in map(str, ids)]
-    if not any(item["answered"] for item in items):
-        raise ScoreError(f"{answers} answers no question of split {split!r}")
-    return _summary(items, read.failed, read.notes)
+    problems_path, splits_path = PROBLEMS.find(data), SPLITS.find(data)
+    problems = read_json(problems_path, dict)
+    ids = [str(pid) for pid in field(read_json(splits_path, dict), split, splits_path, list)]
+    replies, coverage = read_answers(answers, allow_errors).join(ids, id_of, f"split {split!r}")
+    asked = {pid: field(problems, pid, problems_path, dict) for pid in ids}
+    coverage = check_prompts(replies, lambda pid: asked[pid].get("question"), coverage, problems_path)
+    items = [_item(pid, asked[pid], replies.get(pid), f"{problems_path}, problem {pid}") for pid in ids]
+    return _summary(items, coverage)
 
 
-def _item(pid: str, problem: Record, line: Record | None, path: str | Path) -> dict[str, Any]:
-    parsed = parse_reply(str(field(line, "text", path))) if line is not None else FAILED
-    predicted = choice_index(parsed, len(problem["choices"]))
+def _item(pid: str, problem: object, reply: Answer | None, where: str) -> dict[str, Any]:
+    parsed = parse_reply(reply.reply) if reply is not None else FAILED
+    predicted = choice_index(parsed, len(field(problem, "choices", where, list)))
     return {
         "question_id": pid,
-        "answered": line is not None,
-        "with_image": line is not None and "<image>" in str(line.get("prompt", "")),
+        "answered": reply is not None,
+        "with_image": reply is not None and "<image>" in reply.prompt,
         "parsed": parsed,
         "predicted": predicted,
-        "correct": predicted == problem["answer"],
+        "correct": predicted == field(problem, "answer", where, int),
     }
 
 
-def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -> Score:
+def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     pictured = [item for item in items if item["with_image"]]
     correct, img_correct = (sum(item["correct"] for item in part) for part in (items, pictured))
     share, img_share = ratio(correct, len(items)), ratio(img_correct, len(pictured))
     error, img_error = binomial_stderr(share, len(items)), binomial_stderr(img_share, len(pictured))
-    missing = sum(not item["answered"] for item in items)
-    if missing:
-        notes = (*notes, f"{missing} questions have no answer: wrong in the total, absent from the image accuracy")
     return Score(
         benchmark="scienceqa",
         metrics={
@@ -86,7 +91,7 @@ def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -
                 ("with a picture", len(pictured), img_correct, 100 * img_share, 100 * img_error),
             ),
         ),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=coverage.notes("wrong in the total, absent from the image accuracy"),
         items=items,
     )  # fmt: skip

@@ -4,51 +4,66 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, find_file, read_answers, read_json
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.needs import GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, Record, field, read_answers, read_json
+from vlm_pruner.scoring.release import check_prompts
 from vlm_pruner.scoring.stats import binomial_stderr, ratio
+
+LABELS = File("SEED-Bench.json", "SEED-Bench", 19242, key="questions", others=("SEED*.json",))
+NEEDS = Needs(
+    folder="seed_bench", script="seed", questions=File("llava-seed-bench.jsonl", GUIDE, 19242), labels=(LABELS,),
+    pictures=(".",), picture_files=File("SEED-Bench-image", "SEED-Bench (SEED-Bench-image.zip)"),
+    only="SEED-Bench-image/",
+)  # fmt: skip
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Score against ``SEED-Bench.json``: a missing answer is wrong, of two lines with one id the later counts."""
-    path = find_file(data, ("SEED-Bench.json", "SEED*.json"), "annotations")
-    annotations = read_json(path)
-    names = {number: name for name, number in field(annotations, "question_type", path).items()}
-    read = read_answers(answers, allow_errors)
-    replies = {line.get("question_id"): str(field(line, "text", answers)) for line in read.lines}
-    items = [_item(question, names, replies) for question in field(annotations, "questions", path)]
-    missing = sum(item["prediction"] is None for item in items)
-    if missing == len(items):
-        raise ScoreError(f"{answers} answers none of the questions of {path}")
-    notes = read.notes
-    if missing:
-        notes = (*notes, f"{missing} of {len(items)} questions have no answer and count as wrong; no upload file")
-    return _summary(items, read.failed, notes)
+    path = LABELS.find(data)
+    annotations = read_json(path, dict)
+    names = {number: name for name, number in field(annotations, "question_type", path, dict).items()}
+    questions = {_lookup_id(entry, path): entry for entry in field(annotations, LABELS.key, path, list)}
+    replies, coverage = read_answers(answers, allow_errors).join(questions, _raw_id, path)
+    coverage = check_prompts(replies, lambda key: questions[key].get("question"), coverage, path)
+    items = [_item(question, names, replies.get(key), path) for key, question in questions.items()]
+    return _summary(items, coverage)
 
 
-def _item(question: Record, names: dict[int, str], replies: dict[Any, str]) -> dict[str, Any]:
-    prediction = replies.get(_lookup_id(question["question_id"]))
+def _item(question: Record, names: dict[int, str], reply: Answer | None, path: Path) -> dict[str, Any]:
+    where = f"{path}, question {question['question_id']!r}"
+    number = field(question, "question_type_id", where, int)
+    if number not in names:
+        raise ScoreError(f"{where} is of type {number}, which 'question_type' does not name")
+    prediction = None if reply is None else reply.reply
     return {
         "question_id": question["question_id"],
-        "type": names[question["question_type_id"]],
-        "data_type": question["data_type"],
+        "type": names[number],
+        "data_type": field(question, "data_type", where, str),
         "prediction": prediction,
-        "correct": prediction == question["answer"],
+        "correct": prediction == field(question, "answer", where, str),
     }
 
 
-def _lookup_id(question_id: Any) -> Any:
+def _raw_id(answer: Answer) -> Any:
+    """As it stands in the line: the text of a number is not the number."""
+    return answer.question_id
+
+
+def _lookup_id(question: object, path: Path) -> str | int:
     """Ids that read as an integer are integers in LLaVA's question file; video ids ("v123") are strings."""
+    question_id = field(question, "question_id", f"{path}: a question", (str, int))
     try:
         return int(question_id)
     except ValueError:
-        return question_id
+        return str(question_id)
 
 
-def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -> Score:
+def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     per_type: dict[str, list[bool]] = defaultdict(list)
     per_medium: dict[str, list[bool]] = {"total": [], "image": [], "video": []}
     for item in items:
@@ -58,7 +73,6 @@ def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -
     media = {name: _percent(correct) for name, correct in per_medium.items()}
     types = {name: _percent(correct) for name, correct in per_type.items()}
     rows = [(name, len({**per_type, **per_medium}[name]), *values) for name, values in {**types, **media}.items()]
-    complete = all(item["prediction"] is not None for item in items)
     headline = media["image"] if per_medium["image"] else media["total"]
     return Score(
         benchmark="seed",
@@ -74,10 +88,10 @@ def _summary(items: list[dict[str, Any]], failed: int, notes: tuple[str, ...]) -
         n=len(items),
         headline=Headline("image accuracy", *headline),
         table=Table(("type", "n", "accuracy", "s.e."), tuple(rows)),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=coverage.notes("they count as wrong, and there is no upload file"),
         items=items,
-        uploads={"seed_upload.jsonl": _upload(items)} if complete else {},
+        uploads={"seed_upload.jsonl": partial(_upload, items)} if not coverage.missing else {},
     )
 
 

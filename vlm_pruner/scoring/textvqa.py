@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from vlm_pruner.scoring.base import Headline, Score, ScoreError, Table
-from vlm_pruner.scoring.records import Record, field, find_file, read_answers, read_json
+from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
+from vlm_pruner.scoring.needs import GUIDE, File, Needs
+from vlm_pruner.scoring.records import Answer, Answers, Record, field, read_answers, read_json
 from vlm_pruner.scoring.stats import mean, mean_stderr
 from vlm_pruner.scoring.vqa import PEOPLE, normalise, soft_score
+
+LABELS = File("TextVQA_0.5.1_val.json", "TextVQA (v0.5.1)", 5000, key="data", others=("TextVQA*.json",))
+NEEDS = Needs(
+    folder="textvqa", script="textvqa", questions=File("llava_textvqa_val_v051_ocr.jsonl", GUIDE, 5000),
+    labels=(LABELS,), pictures=("train_images",),
+    picture_files=File("train_images", "TextVQA (train_val_images.zip)"),
+)  # fmt: skip
+
+K = TypeVar("K", bound=Hashable)
+Key = tuple[str | int | float | None, str]  # image, question in lower case
 
 OCR_FIRST = "Reference OCR token:"
 EMBEDDED = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
@@ -32,39 +43,52 @@ def question_of(prompt: str) -> str:
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Score against ``TextVQA_0.5.1_val.json``: the mean over the lines of the answer file, as the official one is."""
-    path = find_file(data, ("TextVQA_0.5.1_val.json", "TextVQA*.json"), "annotations")
-    annotations = {(item["image_id"], item["question"].lower()): item for item in field(read_json(path), "data", path)}
+    path = LABELS.find(data)
+    annotations = dict(_annotation(entry, path) for entry in field(read_json(path, dict), LABELS.key, path, list))
     read = read_answers(answers, allow_errors)
-    # A question line that could not be read has neither id nor prompt: there is nothing to score it against.
-    lines = [line for line in read.lines if line.get("question_id") is not None]
-    items = [_item(line, annotations, answers) for line in lines]
-    return summary("textvqa", items, len(annotations), read.failed, read.notes)
+    coverage = cover(read, annotations, key_of, path)
+    items = [_item(answer, annotations[key_of(answer)], path) for answer in read.readable]
+    return summary("textvqa", items, coverage)
 
 
-def _item(line: Record, annotations: dict[tuple[Any, str], Record], path: str | Path) -> dict[str, Any]:
-    question = question_of(str(field(line, "prompt", path)))
-    annotation = annotations.get((line["question_id"], question))
-    if annotation is None:
-        raise ScoreError(f"{path}: the annotations have no question {question!r} about image {line['question_id']!r}")
-    scored = scored_reply(str(field(line, "text", path)), annotation["answers"], annotation.get("question_id"))
-    return {"question_id": line["question_id"], "annotation_question_id": annotation.get("question_id"),
-            "question": question, **scored}  # fmt: skip
+def _annotation(entry: object, path: Path) -> tuple[Key, Record]:
+    where = f"{path}: an entry"
+    question, image = field(entry, "question", where, str), field(entry, "image_id", where, (str, int))
+    assert isinstance(entry, dict)
+    return (image, question.lower()), entry
 
 
-def scored_reply(reply: str, answers: Sequence[str], question_id: Any) -> dict[str, Any]:
+def key_of(answer: Answer) -> Key:
+    return answer.question_id, question_of(answer.prompt)
+
+
+def cover(read: Answers, annotations: Mapping[K, Record], key: Callable[[Answer], K], path: Path) -> Coverage:
+    """What is missing or repeated. A reply to a question that the annotations lack is refused, as officially."""
+    for answer in read.readable:
+        if key(answer) not in annotations:
+            raise ScoreError(f"{read.path}, line {answer.line}: {path} has no question {key(answer)!r}")
+    return read.join(annotations, key, path)[1]
+
+
+def _item(answer: Answer, annotation: Record, path: Path) -> dict[str, Any]:
+    where = f"{path}, question {annotation.get('question_id')!r}"
+    scored = scored_reply(answer.reply, field(annotation, "answers", where, list), where)
+    return {"question_id": answer.question_id, "annotation_question_id": annotation.get("question_id"),
+            "question": key_of(answer)[1], **scored}  # fmt: skip
+
+
+def scored_reply(reply: str, answers: Sequence[Any], where: str) -> dict[str, Any]:
     """The normalised reply and its soft score."""
-    if len(answers) != PEOPLE:
-        raise ScoreError(f"annotation {question_id!r} has {len(answers)} answers; the soft score needs {PEOPLE}")
+    if len(answers) != PEOPLE or not all(isinstance(answer, str) for answer in answers):
+        raise ScoreError(f"{where} has {len(answers)} answers; the soft score needs {PEOPLE} texts")
     prediction = normalise(reply)
     return {"processed_prediction": prediction, "score": soft_score(prediction, [normalise(a) for a in answers])}
 
 
-def summary(benchmark: str, items: list[dict[str, Any]], questions: int, failed: int, notes: tuple[str, ...]) -> Score:
+def summary(benchmark: str, items: list[dict[str, Any]], coverage: Coverage) -> Score:
     """The mean soft score with the standard error of the items' own variance."""
     scores = [item["score"] for item in items]
     share, error = mean(scores), mean_stderr(scores)
-    if len(items) < questions:
-        notes = (*notes, f"{questions - len(items)} of {questions} questions have no answer and are left out")
     return Score(
         benchmark=benchmark,
         metrics={"samples": len(items), "accuracy": share, "accuracy_percent": 100 * share},
@@ -72,7 +96,7 @@ def summary(benchmark: str, items: list[dict[str, Any]], questions: int, failed:
         n=len(items),
         headline=Headline("VQA score", 100 * share, 100 * error),
         table=Table(("questions", "n", "VQA score", "s.e."), (("all", len(items), 100 * share, 100 * error),)),
-        failed=failed,
-        notes=notes,
+        coverage=coverage,
+        notes=coverage.notes("they are left out", "each counts"),
         items=items,
     )

@@ -1,0 +1,73 @@
+"""The files that a benchmark consists of, below its folder in the layout of LLaVA's evaluation guide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_pruner.scoring.base import ScoreError
+
+GUIDE = "eval.zip of LLaVA's evaluation guide"
+COCO = "COCO val2014 (val2014.zip)"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file or folder.
+
+    path: below the benchmark's folder. source: where to get it. count: entries of the release that the published scores
+    used; None for folders and for files that are not counted. key: where in a JSON object the entries are.
+    others: patterns that find the file under another name.
+    """
+
+    path: str
+    source: str
+    count: int | None = None
+    key: str = ""
+    others: tuple[str, ...] = ()
+
+    def find(self, data: str | Path) -> Path:
+        """The file below `data`, or `data` itself where that is a file, as the field's own commands name it."""
+        root = Path(data).expanduser()
+        if root.is_file():
+            return root
+        if not root.is_dir():
+            raise ScoreError(f"{root} is not a folder; --data takes the benchmark's own folder")
+        for name in (self.path, *self.others):
+            found = sorted(root.glob(name))
+            if len(found) > 1:
+                listed = ", ".join(path.name for path in found)
+                raise ScoreError(f"{root} has several files {name} ({listed}); leave one")
+            if found:
+                return found[0]
+        raise ScoreError(f"{root} has no {' or '.join((self.path, *self.others))}; it comes from {self.source}")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """All of them.
+
+    folder: the benchmark's, below that of all benchmarks. script: its name in scripts/v1_5/eval. questions: what is
+    asked; None where the scorer's table holds the questions. labels: what the scorer reads.
+    pictures: folders, one below the other or the questions' base; the first that exists counts, and its source.
+    image_field: the picture's path in a question. only: pictures whose path starts otherwise are not needed.
+    """
+
+    folder: str
+    script: str
+    questions: File
+    labels: tuple[File, ...] = ()
+    pictures: tuple[str, ...] = ()
+    picture_files: File | None = None
+    image_field: str = "image"
+    only: str = ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Path -> source, of everything; the question file first."""
+        extra = () if self.picture_files is None else (self.picture_files,)
+        return {file.path: file.source for file in (self.questions, *self.labels, *extra)}
+
+    def image_folder(self, root: Path) -> Path | None:
+        """The folder, below the benchmark's own `root`, that the questions' picture paths start from."""
+        return next((root / name for name in self.pictures if (root / name).is_dir()), None)

@@ -1,0 +1,46 @@
+"""Do labels and questions belong together? Other releases of a benchmark have other questions under the same ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from vlm_pruner.scoring.base import Coverage, ScoreError
+from vlm_pruner.scoring.records import Answer
+
+K = TypeVar("K")
+
+
+def holds(prompt: str, question: str) -> bool:
+    """Whether a prompt asks the question, white space and case aside."""
+    return _plain(question) in _plain(prompt)
+
+
+def check_prompts(
+    replies: Mapping[K, Answer] | Iterable[tuple[K, Answer]], question: Callable[[K], object], coverage: Coverage,
+    data: object,
+) -> Coverage:  # fmt: skip
+    """`coverage` with the count of prompts that ask something else. question: the benchmark's own text; "" if unknown.
+
+    Raises ScoreError if that is so for more than half of them: the labels are those of other questions.
+    """
+    pairs = list(replies.items() if isinstance(replies, Mapping) else replies)
+    asked = [(answer, text) for key, answer in pairs if answer.prompt and isinstance(text := question(key), str)]
+    strayed = [(answer, text) for answer, text in asked if not holds(answer.prompt, text)]
+    if 2 * len(strayed) > len(asked):
+        answer, text = strayed[0]
+        raise ScoreError(
+            f"{len(strayed)} of {len(asked)} prompts do not ask what {data} has under their id, first line"
+            f" {answer.line}: the prompt is {_short(answer.prompt)}, the question {_short(text)}; use the release that"
+            " was asked (docs/evaluation.md)"
+        )
+    return replace(coverage, strayed=len(strayed))
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
