@@ -73,6 +73,7 @@ def _flash(name: str) -> Check:
 
 def _ragged_logits(attention: str, dtype: torch.dtype | None) -> Tensor:
     """Last logits of two prompts of unlike length, padded on the left, float32 [2, vocabulary]."""
+    from llava.model.builder import load_model
     from vlm_pruner.experiments.mini import CHECKPOINT
 
     model = load_model(CHECKPOINT, dtype=dtype or torch.bfloat16, device="cuda", attn_implementation=attention)
