@@ -51,38 +51,34 @@ def flash_attention(plan: Plan) -> Iterator[Check]:
     """FlashAttention-2 and -3, where installed, answer as SDPA does, on a ragged batch of the embedded model."""
     from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
+    yield _flash(plan, "eager")  # the check itself, checked
     for name, there in (
         ("flash_attention_2", is_flash_attn_2_available()),
         ("flash_attention_3", is_flash_attn_3_available()),
     ):
-        if plan.dry or not there:
-            yield Check(name, None, note="not installed here" if not there else "needs a GPU")
-            continue
-        yield _flash(name)
+        yield _flash(plan, name) if there and not plan.dry else Check(name, None, note="not installed, or no GPU here")
 
 
-def _flash(name: str) -> Check:
-    """Largest difference of logits to SDPA's, in bf16, over twice what bf16 itself changes in SDPA's."""
-    exact, plain, flash = (
-        _ragged_logits(*setting) for setting in (("sdpa", torch.float32), ("sdpa", None), (name, None))
-    )
-    allowed = 2 * float((plain - exact).abs().max())
-    error = float((flash - plain).abs().max())
-    return Check(f"{name}: pruned logits of a ragged batch, of SDPA's rounding", error / allowed, "x", 1)
+def _flash(plan: Plan, name: str) -> Check:
+    """Largest difference of logits to SDPA's in bf16, over twice what bf16 itself changes in SDPA's."""
+    exact = _ragged_logits(plan.device, "sdpa", torch.float32)
+    plain, other = _ragged_logits(plan.device, "sdpa"), _ragged_logits(plan.device, name)
+    share = float((other - plain).abs().max()) / (2 * float((plain - exact).abs().max()))
+    return Check(f"{name}: pruned logits of a ragged batch, of SDPA's rounding", share, "x", 1)
 
 
-def _ragged_logits(attention: str, dtype: torch.dtype | None) -> Tensor:
+def _ragged_logits(device: str, attention: str, dtype: torch.dtype | None = None) -> Tensor:
     """Last logits of two prompts of unlike length, padded on the left, float32 [2, vocabulary]."""
     from llava.model.builder import load_model
     from vlm_pruner.experiments.mini import CHECKPOINT
 
-    model = load_model(CHECKPOINT, dtype=dtype or torch.bfloat16, device="cuda", attn_implementation=attention)
+    model = load_model(CHECKPOINT, dtype=dtype or torch.bfloat16, device=device, attn_implementation=attention)
     model.method = CentrifugalPruner(keep_tokens=64)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(2, 3, 336, 336, generator=generator).to("cuda", model.dtype)
+    pictures = torch.randn(2, 3, 336, 336, generator=generator).to(device, model.dtype)
     long = [1, *range(20, 32), -200, *range(40, 60)]
     short = [1, -200, *range(40, 50)]
-    rows = torch.tensor([long, [0] * (len(long) - len(short)) + short], device="cuda")
+    rows = torch.tensor([long, [0] * (len(long) - len(short)) + short], device=device)
     mask = torch.ones_like(rows)
     mask[1, : len(long) - len(short)] = 0
     with torch.no_grad():
