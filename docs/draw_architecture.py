@@ -76,9 +76,10 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
         Room("console.py", ("parser, one-line errors",)),
     ),
     (
-        Room("images.py", ("any file to RGB",)),
-        Room("provenance.py", ("versions, hardware",), 1.1),
-        Room("errors.py", ("what we raise",)),
+        Room("images.py", ("any file to", "RGB")),
+        Room("linefile.py", ("JSON lines that", "survive kills"), 1.15),
+        Room("provenance.py", ("versions, commit,", "hardware"), 1.25),
+        Room("errors.py", ("what we", "raise")),
     ),
 )
 

@@ -21,7 +21,7 @@ def test_every_method_is_in_the_table():
 
 def test_the_method_of_your_own_runs(monkeypatch):
     monkeypatch.setattr(base, "_METHODS", dict(base._METHODS))  # the test's method stays out of the list
-    code = PAGE.split("## A method of your own")[1].split("```python\n")[1].split("```")[0]
+    code = PAGE.split("## Your own method")[1].split("```python\n")[1].split("```")[0]
     exec(code, {"__name__": "example"})
     method = vp.methods.get("longest")(keep_tokens=7)
     with torch.no_grad(), vp.prune(tiny_llava(), method) as pruning:

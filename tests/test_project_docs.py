@@ -1,0 +1,116 @@
+"""What README and docs/ name exists: modules, files, links, commands with their flags. The log keeps its form."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vlm_pruner.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [*sorted(ROOT.glob("*/README.md")), ROOT / "playground" / "photos" / "README.md"]
+FOLDERS = "vlm_pruner|llava|tests|benchmarks|scripts|docs|fig|playground|Qwen2-VL"
+MADE = re.compile(r"playground/(data|mini/runs)\b")  # written by commands, ignored by git
+WIDEST = 100  # columns of a code block that a page shows without scrolling
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def code(page: Path) -> list[str]:
+    """The lines of a page's code blocks, continued lines joined, and its code spans."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return lines + [" ".join(span.split()) for span in spans]
+
+
+@each_page
+def test_modules_exist(page: Path) -> None:
+    """`vlm_pruner.a.b` is a module, or a name in one; so is what follows `python -m`."""
+    text = page.read_text(encoding="utf-8")
+    for name in set(re.findall(r"(?<![\w/.])((?:vlm_pruner|llava|playground|Qwen2VL_VLMPruner)(?:\.\w+)+)", text)):
+        if not name.endswith((".py", ".md")):
+            resolve(name)
+
+
+def resolve(name: str) -> object:
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[cut:]:
+            assert hasattr(found, attribute), f"{name} does not exist"
+            found = getattr(found, attribute)
+        return found
+    raise AssertionError(f"{name} does not exist")
+
+
+@each_page
+def test_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path in set(re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./*-]*\w/?)", text)):
+        if not MADE.match(path):
+            assert list(ROOT.glob(path.rstrip("/"))), f"{page.name} names {path}, which does not exist"
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not link.startswith("http"):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which does not exist"
+
+
+def options(command: str) -> set[str]:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(COMMANDS[command].module).add_arguments(parser)
+    return {option for action in parser._actions for option in action.option_strings} | {"--help", "--traceback"}
+
+
+@each_page
+def test_commands_and_flags_exist(page: Path) -> None:
+    for line in code(page):
+        called = re.search(r"\bvlm-pruner ([a-z-]+)(?: (.*))?$", line)
+        if called is None or called[1] in ("is", "cannot"):
+            continue
+        assert called[1] in COMMANDS, f"{page.name}: vlm-pruner has no subcommand {called[1]} ({line})"
+        words = shlex.split((called[2] or "").split(" #")[0])
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        unknown = flags - options(called[1])
+        assert not unknown, f"{page.name}: vlm-pruner {called[1]} has no {', '.join(unknown)}"
+
+
+@each_page
+def test_code_blocks_fit_the_page(page: Path) -> None:
+    for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            assert len(line) <= WIDEST, f"{page.name}: {len(line)} columns: {line}"
+
+
+def entries() -> list[tuple[str, list[str]]]:
+    """(heading, lines) of each entry of the log."""
+    parts = re.split(r"^## (.*)$", (ROOT / "docs" / "LOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return [(head, body.strip().splitlines()) for head, body in zip(parts[::2], parts[1::2], strict=True)]
+
+
+@pytest.mark.parametrize(("heading", "lines"), entries(), ids=[heading[:40] for heading, _ in entries()])
+def test_log_entries_are_short_and_complete(heading: str, lines: list[str]) -> None:
+    """Date, question and commit in the heading; a command and a conclusion or a finding; ten lines at most."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d · .+ \([0-9a-f]{7}\)", heading), heading
+    assert len([line for line in lines if line.strip()]) <= 10, f"{heading} has more than ten lines"
+    text = "\n".join(lines)
+    assert "**Command**" in text
+    assert re.search(r"\*\*(Conclusion|New|Speed)\*\*", text), heading
+
+
+def test_the_log_is_newest_first() -> None:
+    dates = [heading[:10] for heading, _ in entries()]
+    assert dates == sorted(dates, reverse=True)
