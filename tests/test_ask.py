@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests import tiny_original, tiny_qwen
+from vlm_pruner.asking.answer import Answer, in_a_sentence
 from vlm_pruner.asking.frames import end_to_end, read_film, read_frames, spread
 from vlm_pruner.asking.original import OriginalChat
 from vlm_pruner.asking.processed import ProcessedChat
@@ -85,6 +88,9 @@ def test_one_question_dense_and_pruned(llava: Any, use: Any, photo: str, tmp_pat
     assert ask(photo, *QUESTION, "--keep", "6", "--out", str(out), "--json", str(results)) == 0
     said = capsys.readouterr().out
     assert "6 of 16" in said and "dense:" in said and "after one untimed call of each" in said
+    assert re.search(
+        r"^(Same|Different) answer, first token \d+\.\d times as (fast|slow), KV cache -\d+ %$", said, re.M
+    )
     assert f"{out / 'kept.png'}" in said and f"{out / 'kept.svg'}" in said
     assert max(len(line) for line in said.splitlines() if str(tmp_path) not in line) <= 80
     assert "\x1b" not in said  # not a terminal
@@ -97,6 +103,14 @@ def test_one_question_dense_and_pruned(llava: Any, use: Any, photo: str, tmp_pat
     assert (out / "kept.svg").read_text().count('class="kept"') == 6
 
 
+def test_two_answers_in_a_sentence() -> None:
+    dense = Answer("Blue ", False, 3, 0.48, 0.6, 1000, 5, 16, 16)
+    fast, slow = replace(dense, text="blue", first_token_seconds=0.15, kv_bytes=350), replace(dense, text="red")
+    assert in_a_sentence(dense, fast) == "Same answer, first token 3.2 times as fast, KV cache -65 %"
+    slow = replace(slow, first_token_seconds=0.96)
+    assert in_a_sentence(dense, slow) == "Different answer, first token 2.0 times as slow, KV cache +0 %"
+
+
 def test_several_pictures_have_a_picture_each(llava: Any, use: Any, photo: str, tmp_path: Path, capsys: Any) -> None:
     use(llava)
     assert ask(photo, photo, *QUESTION, "--keep", "6", "--out", str(tmp_path)) == 0
@@ -107,7 +121,8 @@ def test_several_pictures_have_a_picture_each(llava: Any, use: Any, photo: str, 
 def test_dense_alone_and_pruned_alone(llava: Any, use: Any, photo: str, tmp_path: Path, capsys: Any) -> None:
     use(llava)
     assert ask(photo, *QUESTION, "--method", "dense", "--out", str(tmp_path / "none")) == 0
-    assert "of 16" not in capsys.readouterr().out and not (tmp_path / "none").exists()
+    said = capsys.readouterr().out
+    assert "of 16" not in said and "KV cache" not in said and not (tmp_path / "none").exists()
     assert ask(photo, *QUESTION, "--no-dense", "--no-warm-up", "--keep", "6", "--out", str(tmp_path)) == 0
     said = capsys.readouterr().out
     assert "dense:" not in said and "cold first call" in said

@@ -30,7 +30,7 @@ def write_results(folder: Path, items: int, pictures: int, size: tuple[int, int]
         noise = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
         Image.fromarray(noise).resize(size).save(folder / "images" / f"{number}.png", compress_level=1)
     arms = [_arm("dense@576", "dense", None, 576)]
-    arms += [_arm(f"{name}@64", name, {"keep_tokens": 64}, 64) for name in ("vlm-pruner", "random")]
+    arms += [_arm(f"{name}@64", name, {"keep_tokens": 64}, 64) for name in ("random", "vlm-pruner")]
     asked = [
         {"benchmark": "mini", "question_id": i, "image": str(folder / "images" / f"{i % pictures}.png"),
          "text": f"What is number {i}?" if i else EVIL, "kind": ("existence", "reading")[i % 2], "answer": "yes"}
@@ -118,6 +118,13 @@ def test_files_that_are_no_results_are_named(tmp_path, capsys, text, told):
     assert told in capsys.readouterr().err and not (tmp_path / "r.html").exists()
 
 
+def test_a_comparison_without_its_answers_says_which_file_is_missing(tmp_path, capsys):
+    folder = write_results(tmp_path / "run", 2, 1)
+    (folder / "answers.jsonl").unlink()
+    assert main(["report", str(folder), "-o", str(tmp_path / "r.html")]) == 2
+    assert f"{folder / 'answers.jsonl'} does not exist: a comparison is shown with" in capsys.readouterr().err
+
+
 def test_half_a_result_is_told(tmp_path, capsys):
     folder = write_results(tmp_path / "run", 2, 1)
     content = json.loads((folder / "results.json").read_text())
@@ -181,6 +188,7 @@ def test_a_thousand_items_open_in_a_browser_within_two_seconds_and_can_be_filter
                 "e.dispatchEvent(new Event('change', {bubbles: true}))", name, value,
             )  # fmt: skip
 
+        assert page.find_element("id", "f-method").get_attribute("value") == "vlm-pruner"  # not the file's first
         assert count() == 1000 and len(page.find_elements("css selector", ".card")) == 24
         choose("f-show", "lost")
         lost = count()

@@ -90,12 +90,29 @@ def test_a_question_gets_two_answers_and_an_overlay_with_a_slider(page):
     assert "576 of 576" in dense.text and "64 of 576" in pruned.text
     for pane in (dense, pruned):
         assert re.search(r"\d+ ms", pane.text) and re.search(r"\d\.\d\d MB", pane.text)
+    sentence = page.find_element("css selector", "#vp-answers .vp-sum").text
+    assert re.fullmatch(r"(Same|Different) answer, first token \d+\.\d times as (fast|slow), KV cache -65 %", sentence)
     wait(page, lambda: len(page.find_elements("css selector", "#vp-overlay g.kept")) == 64)
     slider = page.find_element("css selector", "#vp-overlay input[type=range]")
     page.execute_script("arguments[0].value = 10; arguments[0].dispatchEvent(new Event('input'))", slider)
     visible = "return [...document.querySelectorAll('#vp-overlay g.kept')].filter(g => g.style.display !== 'none')"
     assert sorted(page.execute_script(f"{visible}.map(g => +g.dataset.order)")) == list(range(1, 11))
     assert "10 of 64" in page.find_element("css selector", "#vp-overlay output").text
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 700)])
+def test_the_answers_come_into_view_when_a_question_is_asked(page, width, height):
+    """On a phone they are below the button, on a low screen that was scrolled to it above."""
+    browser.resize(page, width, height)
+    edge = "end" if width < 700 else "start"
+    page.execute_script("document.getElementById('vp-ask').scrollIntoView({block: arguments[0]})", edge)
+    look = (  # a click is ignored while the last question is answered, so there may be several
+        "document.getElementById('vp-ask').click();"
+        "const box = document.querySelector('#vp-answers .vp-panes').getBoundingClientRect();"
+        "return box.top >= 0 && box.bottom <= innerHeight"
+    )
+    assert not page.execute_script(look.partition(";")[2])
+    wait(page, lambda: page.execute_script(look))
 
 
 def test_an_example_brings_its_question(page):

@@ -1,4 +1,4 @@
-"""One answer, what it cost, and the watch that measures it while it is written."""
+"""One answer and its cost, measured while it is written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vlm_pruner.receipts import ImageReceipt
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said, and what it took.
+    """An answer's text and cost.
 
-    stopped:              the caller asked to stop before the model was done.
-    tokens:               new tokens, the end-of-sequence token included.
+    stopped:              the caller stopped the model before it was done.
+    tokens:               new tokens, with the end-of-sequence token.
     first_token_seconds:  from the start of `generate` (vision tower included) to the first new token.
     seconds:              to the last one.
     kv_bytes:             keys and values of all layers at the end.
-    prompt_tokens:        text of the prompt, the picture's tokens not counted.
+    prompt_tokens:        of the prompt's text, without the pictures' tokens.
     visual_tokens, kept:  of all pictures, before pruning and from the (last) pruned layer on; equal when dense.
     images:               one receipt per visual span; empty when dense.
     """
@@ -40,13 +40,22 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of decoding, that is without the prefill; None for an answer of a single token."""
+        """Of decoding, without the prefill; None for an answer of a single token."""
         decoding = self.seconds - self.first_token_seconds
         return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else None
 
 
+def in_a_sentence(dense: Answer, pruned: Answer) -> str:
+    """The pruned answer against the dense one: "Same answer, first token 3.2 times as fast, KV cache -65 %"."""
+    same = dense.text.strip().lower() == pruned.text.strip().lower()
+    ratio = dense.first_token_seconds / pruned.first_token_seconds
+    pace = f"{ratio:.1f} times as fast" if ratio >= 1 else f"{1 / ratio:.1f} times as slow"
+    cache = 100 * (pruned.kv_bytes / dense.kv_bytes - 1)
+    return f"{'Same' if same else 'Different'} answer, first token {pace}, KV cache {cache:+.0f} %"
+
+
 class Watch(BaseStreamer):
-    """Hands the text so far to `on_text` with every token that `generate` makes, and notes when they came."""
+    """Calls `on_text` with the text so far after every token that `generate` makes, and keeps the tokens' times."""
 
     def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None] | None) -> None:
         self._decode = decode
@@ -75,13 +84,13 @@ class Watch(BaseStreamer):
         self.ids += value.flatten().tolist()
         self._times.append(time.perf_counter())
         if self._on_text is not None:
-            self._on_text(self.text.rstrip("\ufffd"))  # half a character: the next token has the rest
+            self._on_text(self.text.rstrip("\ufffd"))  # half a character, which the next token completes
 
     def end(self) -> None:
         pass
 
 
 def cache_bytes(cache: Any) -> int:
-    """Size of all keys and values of a transformers cache, as they lie in memory."""
+    """Bytes of memory that all keys and values of a transformers cache take."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

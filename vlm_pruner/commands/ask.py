@@ -107,9 +107,13 @@ def _answer(
 
 def report(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
     """Answers in full, then the costs side by side."""
+    from vlm_pruner.asking.answer import in_a_sentence
+
     names = {"dense": "dense", "pruned": args.method}
     said = [f"{names[way]}: {answer.text or '(nothing)'}" for way, answer in answers.items()]
     table = render(["", *(f" {names[way]}" for way in answers)], _rows(list(answers.values())))
+    if len(answers) == 2:
+        said.append(in_a_sentence(answers["dense"], answers["pruned"]))
     return "\n".join([*said, "", table, "", _how_measured(args, answers)])
 
 

@@ -1,4 +1,4 @@
-"""Result files as the data of the report page: everything that is shown, each picture once and small."""
+"""Result files as the data of the report page, each picture once and small."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RAMP = 16  # colours of the order of selection that the page interpolates betwee
 
 
 def read_results(paths: Sequence[Path]) -> dict[str, Any]:
-    """Data for all result files, or the folders that hold their results.json.
+    """The page's data. paths: result files, or folders that hold a results.json.
 
     Raises FileNotFoundError and ValueError that name the file and what is wrong with it.
     """
@@ -50,7 +50,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One comparison: its tables as they are, its answers by item, its pictures."""
+    """One comparison: its tables unchanged, its answers by item, its pictures."""
     try:
         answers = _answers(path.parent / content.get("journal", "answers.jsonl"))
         arms = {arm["key"]: number for number, arm in enumerate(content["arms"])}
@@ -79,6 +79,8 @@ def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _answers(journal: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Answers by (benchmark, question). The first line of a journal is its header."""
+    if not journal.is_file():
+        raise FileNotFoundError(f"{journal} does not exist: a comparison is shown with the answers written beside it")
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with journal.open(encoding="utf-8") as lines:
         for line in lines:
@@ -89,7 +91,7 @@ def _answers(journal: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 
 def _by_arm(records: Iterable[Mapping[str, Any]], arms: Mapping[str, int]) -> dict[int, list[Any]]:
-    """Arm number -> [answer, 1 if right, kept tokens in order of selection or nothing]."""
+    """Arm number -> [answer, 1 if right, packed kept tokens in order of selection or None]."""
     return {
         arms[record["arm"]]: [record["text"], int(record["correct"]), pack(record.get("kept"))]
         for record in records
@@ -108,7 +110,7 @@ def pack(kept: Sequence[int] | None) -> str | None:
 
 
 def _fit(model: Mapping[str, Any]) -> Fit:
-    """How pictures were laid on the grid; LLaVA's way where the file does not say."""
+    """How pictures lie on the grid: LLaVA's way where the file does not say."""
     if model.get("fit"):
         return Fit.from_dict(model["fit"])
     rows, columns = model["grid"]
@@ -116,7 +118,7 @@ def _fit(model: Mapping[str, Any]) -> Fit:
 
 
 class _Album:
-    """Pictures as the model's grid covers them, each once. grid: [rows, columns], None if there are several grids."""
+    """Pictures as the model saw them, each once. grid: [rows, columns], None if there are several grids."""
 
     def __init__(self, fit: Fit, folder: Path) -> None:
         self.pictures: list[str | None] = []
@@ -132,7 +134,7 @@ class _Album:
         return self._numbers[name]
 
     def _thumbnail(self, path: Path) -> str | None:
-        """A data URL; None for a picture that is not (any more) where the result says."""
+        """A data URL; None if there is no picture where the result says."""
         from vlm_pruner.images import ImageReadError, read_image
 
         try:
@@ -146,7 +148,7 @@ class _Album:
         return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
     def _covered(self, picture: Image.Image) -> Image.Image:
-        """What the grid covers, with the padding that the model saw."""
+        """The picture with the padding that the model saw."""
         left, top, right, bottom = self._fit.views(picture.size)[0].region
         canvas = Image.new("RGB", (round(right - left), round(bottom - top)), PADDING)
         canvas.paste(picture, (round(-left), round(-top)))
@@ -154,7 +156,7 @@ class _Album:
 
 
 def _other(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Any other result file (scores, timings): its numbers with their names, and the rest as it is."""
+    """Any other result file (scores, timings): its named numbers and its tables."""
     lists = {"cases", "break_even", "arms", "items", "records"}
     numbers = dict(_numbers({name: value for name, value in content.items() if name not in lists | {"environment"}}))
     return {"name": str(path), "command": content.get("command"), "numbers": numbers, "tables": _tables(content)}

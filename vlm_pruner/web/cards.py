@@ -10,6 +10,7 @@ from html import escape
 from PIL import Image
 
 from vlm_pruner.asking import Answer
+from vlm_pruner.asking.answer import in_a_sentence
 from vlm_pruner.drawing import Style, overlay_svg
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
@@ -69,8 +70,11 @@ def data_url(picture: Image.Image, longer_side: int = PREVIEW) -> str:
 
 
 def answers(panes: Sequence[Pane]) -> str:
-    """All panes side by side (below each other on a narrow screen)."""
-    return '<div class="vp-panes">' + "".join(map(_pane, panes)) + "</div>"
+    """The panes side by side (below each other on a narrow screen), and the last against the first in a sentence."""
+    first, last = panes[0].answer, panes[-1].answer
+    done = all(pane.state == "done" for pane in panes)
+    words = in_a_sentence(first, last) if done and first is not None and last is not None else "&nbsp;"
+    return f'<div class="vp-panes">{"".join(map(_pane, panes))}</div><p class="vp-sum" role="status">{words}</p>'
 
 
 def _pane(pane: Pane) -> str:

@@ -1,4 +1,4 @@
-"""The page itself: what stands where, and which function of the session answers which click. No work is done here."""
+"""The page: its layout, and the session's function behind each click. No work is done here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported; nothing is reported anywhere
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at gradio's import; nothing is reported
 
 import gradio as gr
 
@@ -18,6 +18,10 @@ from vlm_pruner.web.samples import Sample
 from vlm_pruner.web.session import Job, Pane, Session, check_question
 from vlm_pruner.web.uploads import Upload, accept
 
+WHAT_TO_ASK = (
+    " It knows drawn scenes alone: ask for the word or number on a sign, for a shape's colour, whether there is one, "
+    "or how many."
+)
 SHORT_ANSWER = "Answer the question using a single word or phrase."
 STYLE = Path(__file__).with_name("page.css")
 _MODEL: dict[str, Any] = {
@@ -28,6 +32,12 @@ _PICK = """element.addEventListener('click', event => {
   const button = event.target.closest('button[data-index]');
   if (button) trigger('select', {index: +button.dataset.index});
 });"""
+# Brings the answers into view: wherever the page was scrolled to, and below the form on a phone.
+_LOOK = """(...given) => {
+  const block = innerWidth < 700 ? 'start' : 'nearest';
+  document.getElementById('vp-answers').scrollIntoView({block});
+  return given;
+}"""
 _KEEP_STATE = 3600  # seconds that an idle visitor's picture is remembered
 
 
@@ -48,7 +58,7 @@ class Page:
             gr.HTML(self._heading(), elem_id="vp-heading")
             with gr.Row(elem_id="vp-main"):
                 with gr.Column(scale=1, min_width=300):
-                    self._inputs(upload, first)
+                    self._inputs(first)
                 with gr.Column(scale=2, min_width=320):
                     self._outputs()
             with gr.Accordion("Compare methods on this question", open=False, elem_id="vp-compare"):
@@ -59,20 +69,27 @@ class Page:
             page.unload(self.on_leave)
         return page
 
-    # What stands where
+    # Layout
 
     def _heading(self) -> str:
         chat = self.session.chat
-        name = "the embedded mini model" if Path(chat.name).resolve() == CHECKPOINT else chat.name
+        embedded = Path(chat.name).resolve() == CHECKPOINT
+        name = "the embedded mini model" if embedded else chat.name
         return (
             "<h1>VLM-Pruner</h1><p>One question, answered twice: with all visual tokens, and with the few that a "
-            f"pruning method keeps. Model: <strong>{cards.escape(name)}</strong>, {chat.layers} decoder layers.</p>"
+            f"pruning method keeps. Model: <strong>{cards.escape(name)}</strong>, {chat.layers} decoder layers."
+            f"{WHAT_TO_ASK if embedded else ''}</p>"
         )
 
-    def _inputs(self, upload: gr.State, first: Sample | None) -> None:
-        self.file = gr.File(label="Picture", show_label=False, file_types=["image"], height=135, elem_id="vp-file")
+    def _inputs(self, first: Sample | None) -> None:
+        with gr.Row(elem_id="vp-pick"):
+            with gr.Column(min_width=130):
+                self.preview = gr.HTML(cards.preview(first.upload) if first else "", elem_id="vp-picture")
+            with gr.Column(min_width=130):
+                self.file = gr.File(
+                    label="Picture", show_label=False, file_types=["image"], height=200, elem_id="vp-file"
+                )
         self.problem = gr.HTML("", elem_id="vp-problem")
-        self.preview = gr.HTML(cards.preview(first.upload) if first else "", elem_id="vp-picture")
         self.examples = gr.HTML(
             cards.examples(self.samples), js_on_load=_PICK, visible=bool(self.samples), elem_id="vp-examples"
         )
@@ -80,16 +97,16 @@ class Page:
             first.question if first else "", label="Question", lines=2, max_lines=6, elem_id="vp-question"
         )
         self.short = gr.Checkbox(True, label="Ask for a single word or phrase")
+        with gr.Row():
+            self.ask = gr.Button("Ask", variant="primary", elem_id="vp-ask")
+            self.halt = gr.Button("Stop", elem_id="vp-stop")
+        self.asked_wrongly = gr.HTML("", elem_id="vp-asked-wrongly")
         self.method = gr.Dropdown(self.methods, value=self.methods[0], label="Method", filterable=False)
         self.keep = gr.Slider(1, self.visual, value=min(64, self.visual), step=1, label="Visual tokens kept")
         self.layer = gr.Slider(
             0, self.session.chat.layers - 1, value=settings.default_layer(self.methods[0]), step=1,
             label="Pruned before decoder layer",
         )  # fmt: skip
-        with gr.Row():
-            self.ask = gr.Button("Ask", variant="primary", elem_id="vp-ask")
-            self.halt = gr.Button("Stop", elem_id="vp-stop")
-        self.asked_wrongly = gr.HTML("", elem_id="vp-asked-wrongly")
 
     def _outputs(self) -> None:
         waiting = (Pane(settings.DENSE), Pane(Job("pruned")))
@@ -106,7 +123,7 @@ class Page:
         self.compare = gr.Button("Compare", elem_id="vp-compare-button")
         self.compared = gr.HTML("", elem_id="vp-compared")
 
-    # Which click does what
+    # Events
 
     def _connect(self, upload: gr.State) -> None:
         quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -116,7 +133,15 @@ class Page:
         settings_ = [upload, self.question, self.short, self.method, self.keep, self.layer]
         asking: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private", **_MODEL}
         told = [self.answers, self.overlay, self.lines, self.asked_wrongly]
-        gr.on([self.ask.click, self.question.submit], self.on_ask, settings_, told, trigger_mode="once", **asking)
+        gr.on(
+            [self.ask.click, self.question.submit],
+            self.on_ask,
+            settings_,
+            told,
+            js=_LOOK,
+            trigger_mode="once",
+            **asking,
+        )
         comparing = [upload, self.question, self.short, self.chosen, self.keep, self.layer]
         self.compare.click(self.on_compare, comparing, [self.compared], trigger_mode="once", **asking)
         self.halt.click(self.on_stop, queue=False, **quick)

@@ -34,7 +34,8 @@
   const drawAccuracy = () => {
     const level = run.statistics ? Math.round(100 * run.statistics.level) : 95;
     at("accuracy-note").textContent = `In percent, mean over kinds of question, with ${level} % intervals; difference to dense in points, `
-      + "paired by question. Coloured where it can be told apart from dense after correction for the number of comparisons.";
+      + "paired by question. Coloured where it can be told apart from dense"
+      + (run.statistics && run.statistics.holm ? " after Holm's correction for the number of comparisons." : "; some of many would be by chance alone.");
     at("accuracy-tables").replaceChildren(...run.benchmarks.flatMap(benchmark => {
       const kinds = Object.keys(benchmark.kinds || {});
       const rows = run.cells.filter(cell => cell.benchmark === benchmark.name).map(cell => {
@@ -70,7 +71,7 @@
   const fillFilters = () => {
     const pruned = run.arms.filter(arm => !isDense(arm)), usable = pruned.length ? pruned : run.arms;
     fill("f-benchmark", run.benchmarks.map(b => b.name), "all");
-    fill("f-method", usable.map(methodName));
+    fill("f-method", usable.sort((a, b) => (b.name === "vlm-pruner") - (a.name === "vlm-pruner")).map(methodName));
     fillBudgets();
     fillKinds();
     at("ramp").style.background = `linear-gradient(90deg, ${data.ramp.join(",")})`;
