@@ -14,8 +14,8 @@ EXAMPLES = """examples:
   vlm-pruner demo --model llava-hf/llava-1.5-7b-hf --device cuda --max-new-tokens 256
   vlm-pruner demo --host 0.0.0.0 --port 8080 --max-upload-mb 5
 
-It needs the extra packages of  pip install 'vlm-pruner[demo]'.  It listens to this machine alone unless --host says
-more, and has no passwords: whoever can reach the port can ask.
+It needs the extra packages of  pip install 'vlm-pruner[demo]'.  Without --host only this machine reaches it.
+It has no passwords: anybody who can reach the port can ask.
 """
 
 
@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown_checkpoint() -> str:
-    """The embedded model's folder, as short as it can be given from here."""
+    """The embedded model's folder, relative to here if it lies below."""
     here = Path.cwd()
     return str(CHECKPOINT.relative_to(here) if CHECKPOINT.is_relative_to(here) else CHECKPOINT)
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError before anything slow begins."""
+    """Raises ValueError, before anything slow begins."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the demo page needs gradio: pip install 'vlm-pruner[demo]'")
     if not 0 <= args.port <= 65535:

@@ -1,4 +1,4 @@
-"""`vlm-pruner report`: result files as one page that needs no network."""
+"""`vlm-pruner report`: result files as one HTML page that works offline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     items, pictures = (sum(len(run[name]) for run in data["runs"]) for name in ("items", "pictures"))
     missing = sum(picture is None for run in data["runs"] for picture in run["pictures"])
     if missing:
-        print(f"{missing} of {pictures} pictures are not where the results say: shown without them", file=sys.stderr)
+        print(
+            f"{missing} of {pictures} pictures are not where the results say; the page leaves them out", file=sys.stderr
+        )
     print(f"{args.out}: {items} items, {pictures} pictures, {len(text.encode()) / 1e6:.1f} MB")
     return 0
 
@@ -47,5 +49,5 @@ def render(data: dict[str, Any], title: str) -> str:
     # A "<" inside the data could end the script element that holds it.
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {"TITLE": escape(title), "STYLE": parts["css"], "SCRIPT": parts["js"], "DATA": packed}
-    pieces = parts["html"].split("@@")  # text, name, text, name, ..., text
+    pieces = parts["html"].split("@@")  # texts and names in turn
     return "".join(piece if number % 2 == 0 else values[piece] for number, piece in enumerate(pieces))

@@ -1,4 +1,4 @@
-"""Timings as plain text of 80 columns: what each part took, how many times as fast as dense, and as predicted."""
+"""Timings as plain text of 80 columns: each part's time, its speed-up over dense, and the prediction."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def case_title(case: Mapping[str, Any]) -> str:
 
 
 def case_text(case: Mapping[str, Any]) -> str:
-    """Both tables of one case."""
+    """The two tables of one case."""
     return "\n".join([case_title(case), "", times_table(case), "", ratios_table(case)])
 
 
 def times_table(case: Mapping[str, Any]) -> str:
-    """Median milliseconds and, in a second line, the 95th percentile; megabytes."""
+    """Median milliseconds and megabytes, and below them the 95th percentile."""
     rows = []
     for arm in case["arms"]:
         figures = arm["figures"]
@@ -54,7 +54,7 @@ def _megabytes(figure: Mapping[str, Any] | None) -> str:
 
 
 def ratios_table(case: Mapping[str, Any]) -> str:
-    """Dense over pruned, its 95 % interval, what the cost model predicts, and the share of that which was reached."""
+    """Dense over pruned, its 95 % interval, the cost model's prediction, and the share of it that was reached."""
     rows: list[list[str]] = []
     for arm in case["arms"]:
         for name in COMPARED:
@@ -74,7 +74,7 @@ def _ratio(figure: Mapping[str, Any]) -> list[str]:
 
 
 def break_even_text(found: Sequence[Mapping[str, Any]]) -> str:
-    """One table and one sentence per method."""
+    """A table and a sentence for each method."""
     parts = []
     for one in found:
         rows = [
@@ -92,7 +92,7 @@ def _milliseconds_saved(point: Mapping[str, Any]) -> str:
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """All that a run has to say."""
+    """The whole text of a run."""
     model, machine = results["model"], results["machine"]
     blocks = [
         f"{model['name']}: {model['class']}",

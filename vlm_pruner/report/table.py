@@ -10,7 +10,7 @@ WIDTH = 80
 def render(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Columns one space apart: the first `left` flush left, the others flush right.
 
-    Raises ValueError when a row has another number of cells than the header.
+    Raises ValueError if a row does not have as many cells as the header.
     """
     for row in rows:
         if len(row) != len(header):
@@ -27,7 +27,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
 
 
 def split_columns(widths: Sequence[int], available: int) -> list[list[int]]:
-    """Indices of consecutive columns in groups that fit `available` characters, one space between; at least one."""
+    """Consecutive columns in groups that fit `available` characters, one space between; at least one per group."""
     groups: list[list[int]] = []
     room = -1
     for index, width in enumerate(widths):

@@ -1,4 +1,4 @@
-"""What the page shows, as HTML. Whatever a visitor or a model wrote is escaped."""
+"""The page's content as HTML. Text from visitors and models is escaped."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def message(text: str, kind: str = "error") -> str:
 
 
 def preview(upload: Upload) -> str:
-    """The picture that will be asked about, small, with its name and what was done to read it."""
+    """The picture to be asked about, small, with its name and the upload's notes."""
     picture = upload.picture()
     size = f"{picture.width} × {picture.height}"
     notes = "; ".join([upload.name, size, *upload.notes])
@@ -52,7 +52,7 @@ def preview(upload: Upload) -> str:
 
 
 def examples(samples: Sequence[Sample]) -> str:
-    """Buttons with a picture each; the question is the button's name."""
+    """A button for each picture, named by its question."""
     buttons = "".join(
         f'<button type="button" data-index="{number}" title="{escape(sample.question)}">'
         f'<img src="{data_url(sample.upload.picture(), 160)}" alt="{escape(sample.question)}"></button>'
@@ -110,7 +110,7 @@ def _cell(answer: Answer | None, name: str) -> str:
 
 
 def _steps(answer: Answer) -> str:
-    """Of a method with several stages, how many are left after each."""
+    """The tokens left after each stage, of a method with several."""
     stages = answer.images[0].steps if answer.images else []
     if len(stages) < 2:
         return ""
@@ -118,7 +118,7 @@ def _steps(answer: Answer) -> str:
 
 
 def overlay(picture: Image.Image, answer: Answer, title: str, slider: bool = True) -> str:
-    """The kept tokens on the picture, and a slider over the order of selection. A sentence where none can be drawn."""
+    """The kept tokens on the picture, and a slider over the order of selection; a sentence if they cannot be drawn."""
     if not answer.images:
         return ""
     image = answer.images[0]
@@ -140,7 +140,7 @@ def _slider(count: int, title: str) -> str:
 
 
 def comparison(panes: Sequence[Pane], picture: Image.Image) -> str:
-    """One row per method with its numbers, then their drawings side by side."""
+    """A table with a row per method, then their drawings side by side."""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("method", "layer", "answer", *NUMBERS))
     rows = "".join(_comparison_row(pane) for pane in panes)
     drawings = "".join(
@@ -164,7 +164,7 @@ def _comparison_row(pane: Pane) -> str:
 
 
 def repeat(recipe: Recipe, own_file: bool) -> str:
-    """The lines that repeat the answers, each with a button that copies them."""
+    """The lines that repeat the answers, each with a copy button."""
     note = message("Put your own file's path in place of its name.", "note") if own_file else ""
     return note + _code("Python", recipe.python()) + _code("Shell", recipe.shell())
 

@@ -1,4 +1,4 @@
-"""The Python and the shell lines that repeat what was seen on the page."""
+"""The Python and the shell lines that repeat the page's answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlm_pruner.methods import Pruner
 
 @dataclass(frozen=True)
 class Recipe:
-    """model, dtype, device: as given to `vlm_pruner.asking.load`. picture: path, or a visitor's own file name."""
+    """model, dtype, device: arguments of `vlm_pruner.asking.load`. picture: path, or the name of a visitor's file."""
 
     model: str
     picture: str
@@ -22,7 +22,7 @@ class Recipe:
     dtype: str | None = None
 
     def python(self) -> str:
-        """A program that prints both answers and what was kept."""
+        """A program that prints both answers and the kept tokens."""
         options = "".join(f", {name}={value!r}" for name, value in self._loading().items())
         settings = ", ".join(f"{name}={value!r}" for name, value in own_settings(self.method).items())
         return f"""\
@@ -57,6 +57,6 @@ print("kept, in order of selection:", *(image.order for image in pruned.images))
 
 
 def own_settings(method: Pruner) -> dict[str, int]:
-    """What the page lets a visitor set; all else is the method's default."""
+    """The settings that the page offers; all others are the method's defaults."""
     assert method.keep_tokens is not None
     return {"keep_tokens": method.keep_tokens, "layer": method.layer}

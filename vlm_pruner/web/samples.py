@@ -1,4 +1,4 @@
-"""Pictures and questions to begin with: scenes of the mini world, one of each kind of question."""
+"""The page's examples: scenes of the mini world, with questions of each kind."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from vlm_pruner.experiments.questions import Question, kinds_of, read_questions
 from vlm_pruner.provenance import ROOT
 from vlm_pruner.web.uploads import Upload, accept
 
-KINDS = ("reading", "attribute", "existence", "count")  # what the embedded model can do best first
+KINDS = ("reading", "attribute", "existence", "count")  # the embedded model's best first
 COUNT = 8
 
 
 @dataclass(frozen=True)
 class Sample:
-    """question: without the sentence on the answer's form."""
+    """question: without its instruction on the form of the answer."""
 
     upload: Upload
     question: str
 
 
 def samples(data: Path | None = None) -> list[Sample]:
-    """Up to COUNT, each about a picture of its own; none where there is neither `data` nor a clone to make them in."""
+    """Up to COUNT examples, each of another picture; none without `data` or a clone to make them in."""
     try:
         questions = read_questions(find_questions(data))
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def samples(data: Path | None = None) -> list[Sample]:
 
 
 def choose(questions: list[Question]) -> list[Question]:
-    """By turns of each kind, the first in the file about a picture that is not taken yet."""
+    """The kinds in turn: of each, the first question in the file about a picture that is not taken yet."""
     kinds = [kind for kind in KINDS if kind in kinds_of(questions)] or kinds_of(questions)
     chosen: list[Question] = []
     for turn in range(COUNT):

@@ -1,4 +1,4 @@
-"""Serves the page: on loopback unless told, on a free port, behind the guard, with a folder of its own for uploads."""
+"""Serves the page behind the guard, on loopback by default, with a private folder for uploads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TRIED = 20  # ports after the one that is wanted
+TRIED = 20  # ports, from the one asked for
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """Where uploads lie until they are read; removed at the end. Must be open before the page is built."""
+    """A folder for uploads until they are read, removed at the end. Open it before the page is built."""
     folder = Path(tempfile.mkdtemp(prefix="vlm-pruner-"))
     before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
@@ -31,7 +31,7 @@ def private_folder() -> Iterator[Path]:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens on `port`, or says which of the next ports is free. Raises OSError when none is."""
+    """A socket bound to `port` or, with a line on standard error, to the next free one. Raises OSError if none is."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for offset in range(TRIED):
         attempt = socket.socket(family, socket.SOCK_STREAM)
@@ -50,7 +50,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def serve(page: object, listening: socket.socket, host: str, max_upload_mb: float) -> None:
-    """Answer until interrupted. `page` is what `Page.build` gave."""
+    """Serve the page that `Page.build` returned, until interrupted."""
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI
@@ -59,7 +59,7 @@ def serve(page: object, listening: socket.socket, host: str, max_upload_mb: floa
     from vlm_pruner.web.page import STYLE, theme
 
     limit = int(max_upload_mb * 1e6)
-    page.state_session_capacity = 100  # type: ignore[attr-defined]  # visitors whose picture is remembered
+    page.state_session_capacity = 100  # type: ignore[attr-defined]  # visitors whose picture is kept
     page.queue(max_size=32)  # type: ignore[attr-defined]
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app = gr.mount_gradio_app(

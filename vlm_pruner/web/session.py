@@ -1,7 +1,7 @@
-"""One model, many visitors: answers one after another, watched while they are written, stopped when nobody watches.
+"""One model, many visitors: answers are written one after another, shown as they grow, and end when nobody watches.
 
-Knows no web framework. A visitor's `run` is a generator of snapshots; the model works in a thread of its own, so that a
-visitor who leaves in the middle (whose generator is closed, or never asked again) holds nobody up.
+Knows no web framework. A visitor's `run` is a generator of snapshots. The model works in its own thread, so a visitor
+who leaves early (whose generator is closed, or never resumed) does not block the next.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from vlm_pruner.console import one_line
 from vlm_pruner.methods import Pruner
 
 MAX_QUESTION = 2000  # characters
-PATIENCE = 15.0  # seconds that an answer goes on without anybody looking
-TICK = 0.05  # seconds between two snapshots at least
+PATIENCE = 15.0  # seconds that an unwatched answer goes on
+TICK = 0.05  # seconds between two snapshots, at least
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
 _log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """One answer that is wanted. method: None for the dense model."""
+    """An answer to be made. method: None for the dense model."""
 
     title: str
     method: Pruner | None = None
@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Pane:
-    """How far one answer is. `answer` is there when it is done or stopped, `error` when it failed."""
+    """The state of one answer. `answer` is set once it is done or stopped, `error` once it failed."""
 
     job: Job
     state: State = "waiting"
@@ -52,7 +52,7 @@ class Pane:
 
 
 class Board:
-    """The panes of one visitor's question: written by the model's thread, watched by the visitor's."""
+    """The panes of one visitor's question. The model's thread writes them, the visitor's reads them."""
 
     def __init__(self, jobs: Sequence[Job], patience: float) -> None:
         self._panes = [Pane(job) for job in jobs]
@@ -64,7 +64,7 @@ class Board:
         self.closed = False  # the model's thread has ended
 
     def snapshot(self, wait: float) -> tuple[Pane, ...]:
-        """The panes, as soon as something has changed or after `wait` seconds."""
+        """The panes, as soon as one changes or after `wait` seconds."""
         with self._changed:
             self._watched = time.monotonic()
             self._changed.wait_for(lambda: self._dirty, wait)
@@ -75,7 +75,7 @@ class Board:
         self._stop = True
 
     def given_up(self) -> bool:
-        """Whether the answer is to end: somebody said so, or nobody has looked for a while."""
+        """Whether the answer should end: the visitor stopped it, or nobody has watched for a while."""
         return self._stop or time.monotonic() - self._watched > self._patience
 
     def update(self, index: int, pane: Pane) -> None:
@@ -85,7 +85,7 @@ class Board:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends what was not begun."""
+        """Marks answers that were never begun as stopped."""
         with self._changed:
             self._panes = [pane if pane.finished else replace(pane, state="stopped") for pane in self._panes]
             self.closed = self._dirty = True
@@ -93,7 +93,7 @@ class Board:
 
 
 class Session:
-    """Serves one `Chat`. The model cannot answer two questions at once, so a lock lets one in at a time."""
+    """Serves one `Chat`, behind a lock: the model answers one question at a time."""
 
     def __init__(self, chat: Chat, *, max_new_tokens: int, patience: float = PATIENCE) -> None:
         self.chat = chat
@@ -103,14 +103,14 @@ class Session:
         self._boards: dict[str, Board] = {}  # by visitor
 
     def warm_up(self) -> None:
-        """One answer that nobody sees: the first of a process is slower than those after it."""
+        """One discarded answer: the first of a process is slower than the rest."""
         with self._lock:
             self.chat.ask(Image.new("RGB", (336, 336), "grey"), "?", max_new_tokens=2)
 
     def run(self, visitor: str, picture: Image.Image, question: str, jobs: Sequence[Job]) -> Iterator[tuple[Pane, ...]]:
-        """Snapshots of the answers to `jobs`, in turn, until all are finished.
+        """Snapshots of the answers to `jobs`, one after another, until all are finished.
 
-        Raises ValueError for an empty or overlong question. What goes wrong later is told in the panes.
+        Raises ValueError for an empty or overlong question. Later errors appear in the panes.
         """
         check_question(question)
         self.stop(visitor)
@@ -128,7 +128,7 @@ class Session:
                 del self._boards[visitor]
 
     def stop(self, visitor: str) -> None:
-        """End the visitor's answers, if there are any, after the token that is being made."""
+        """End the visitor's answers, if any, after the current token."""
         board = self._boards.get(visitor)
         if board is not None:
             board.stop()
@@ -180,7 +180,7 @@ def check_question(question: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """What a visitor is told. What they can mend is in the message; a defect is for the server's log."""
+    """The visitor's sentence for an error. Errors that they cannot mend go to the server's log."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the model ran out of memory on this picture: try a smaller one"
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-"""From what a visitor has set on the page to methods that fit the model."""
+"""The page's settings as methods that fit the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def default_layer(name: str) -> int:
 
 
 def make(chat: Chat, name: str, keep: int, layer: int) -> Pruner:
-    """The method as set on the page. Raises PruningError, with the remedy, where it does not fit the model."""
+    """The method as set on the page. Raises PruningError, with the remedy, if it does not fit the model."""
     method = methods.from_words(name, {"keep_tokens": keep}, {"layer": layer})
     prune(chat.model, method)
     return method
 
 
 def jobs_to_compare(chat: Chat, names: Iterable[str], keep: int, layer: int) -> list[Job]:
-    """The dense model, then each method at `layer`, or at its own layer where it works with that alone."""
+    """The dense model, then each method at `layer`, or at its own layer if it works at no other."""
     return [DENSE, *(Job(name, _at_layer_or_own(chat, name, keep, layer)) for name in names)]
 
 

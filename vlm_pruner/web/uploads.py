@@ -1,4 +1,4 @@
-"""What visitors upload: read as an upright RGB picture, or refused with a sentence that says what to do."""
+"""Uploads: read as upright RGB pictures, or refused with a sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import ExifTags, Image
 
 from vlm_pruner.images import ImageReadError, read_image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow knows more, some of which start other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # Pillow reads more, some with the help of other programs
 MAX_MEGAPIXELS = 40
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that can be read. `data` are the file's own bytes; `notes` say what was done to see it.
+    """A readable picture. data: the file's bytes. notes: how it was changed for display.
 
-    path: where the very same picture lies for whoever repeats an answer; a visitor's own file has its name only.
+    path: of the same picture, for lines that repeat an answer; None for a visitor's own file.
     """
 
     name: str
@@ -42,7 +42,7 @@ def accept(data: bytes, name: str, path: str | None = None) -> Upload:
             f"{name} is {header.width} x {header.height} pixels; scale it down to {MAX_MEGAPIXELS} megapixels or less"
         )
     upload = Upload(name, data, path=path)
-    upload.picture()  # a damaged file is told now, not when a question is asked
+    upload.picture()  # reports damage now, not at the first question
     return replace(upload, notes=tuple(_notes(header)))
 
 
@@ -54,7 +54,7 @@ def clean_name(name: str) -> str:
 
 
 def _open(data: bytes, name: str) -> Image.Image:
-    """The file's header; no pixel is decoded."""
+    """The file's header; decodes no pixels."""
     if not data:
         raise ImageReadError(f"{name} is empty (0 bytes); export it again")
     try:
@@ -63,7 +63,7 @@ def _open(data: bytes, name: str) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageReadError(f"{name} is far too large; scale it down to {MAX_MEGAPIXELS} megapixels or less") from None
-    except Exception:  # whatever a decoder makes of hostile bytes
+    except Exception:  # decoders raise anything on hostile bytes
         raise ImageReadError(
             f"{name} is not a picture that can be read here; use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         ) from None
@@ -84,5 +84,5 @@ def _notes(header: Image.Image) -> list[str]:
 def _frames(header: Image.Image) -> int:
     try:
         return int(getattr(header, "n_frames", 1))
-    except (OSError, EOFError, SyntaxError, ValueError):  # the first frame is whole, a later one is not
+    except (OSError, EOFError, SyntaxError, ValueError):  # the first frame is whole, a later one is damaged
         return 1
