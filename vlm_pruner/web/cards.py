@@ -18,7 +18,7 @@ from vlm_pruner.web.session import Pane
 from vlm_pruner.web.uploads import Upload
 
 PREVIEW = 480  # longer side in pixels
-DRAWN = 768
+DRAWN, DRAWN_SMALL = 768, 384  # on the small ones numbers would be unreadable, and are left out
 STATES = {
     "waiting": "waiting for the model",
     "running": "answering …",
@@ -123,7 +123,7 @@ def overlay(picture: Image.Image, answer: Answer, title: str, slider: bool = Tru
         return ""
     image = answer.images[0]
     try:
-        svg = overlay_svg(picture, image.kept(), Style(side=DRAWN))
+        svg = overlay_svg(picture, image.kept(), Style(side=DRAWN if slider else DRAWN_SMALL))
     except ValueError as error:
         return message(f"kept tokens cannot be drawn: {error}", "note")
     count = len(image.order)

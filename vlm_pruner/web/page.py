@@ -98,8 +98,8 @@ class Page:
         )
         self.short = gr.Checkbox(True, label="Ask for a single word or phrase")
         with gr.Row():
-            self.ask = gr.Button("Ask", variant="primary", elem_id="vp-ask")
-            self.halt = gr.Button("Stop", elem_id="vp-stop")
+            self.ask = gr.Button("Ask", variant="primary", min_width=100, elem_id="vp-ask")
+            self.halt = gr.Button("Stop", min_width=100, elem_id="vp-stop")
         self.asked_wrongly = gr.HTML("", elem_id="vp-asked-wrongly")
         self.method = gr.Dropdown(self.methods, value=self.methods[0], label="Method", filterable=False)
         self.keep = gr.Slider(1, self.visual, value=min(64, self.visual), step=1, label="Visual tokens kept")
