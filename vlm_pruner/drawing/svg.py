@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
@@ -49,7 +50,7 @@ def _(shape: Group) -> str:
 @_write.register
 def _(shape: Bitmap) -> str:
     box = _box(shape.box)
-    return f'<image {box} preserveAspectRatio="none" href="{_data_url(shape)}"/>'
+    return f'<image {box} preserveAspectRatio="none" href="{_small(shape)}"/>'
 
 
 @_write.register
@@ -96,18 +97,21 @@ def _(shape: Text) -> str:
     )
 
 
-def _data_url(shape: Bitmap) -> str:
+def _small(shape: Bitmap) -> str:
     """The picture with at most SHARPER pixels per pixel drawn, as PNG or JPEG, whichever is smaller."""
     left, top, right, bottom = shape.box
     image = shape.image.convert("RGB")
     most = max(1, round(SHARPER * (right - left))), max(1, round(SHARPER * (bottom - top)))
     if image.width > most[0]:
         image = image.resize(most, Image.Resampling.LANCZOS)
-    lossless, lossy = io.BytesIO(), io.BytesIO()
-    image.save(lossless, "PNG", optimize=True)
-    image.save(lossy, "JPEG", quality=88)
-    name, data = ("png", lossless) if lossless.tell() <= lossy.tell() else ("jpeg", lossy)
-    return f"data:image/{name};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return min(data_url(image, "png", optimize=True), data_url(image, "jpeg", quality=88), key=len)
+
+
+def data_url(image: Image.Image, kind: str, **settings: Any) -> str:
+    """The picture as text that HTML and SVG load pictures from. kind: png, jpeg, webp; settings: of Pillow's `save`."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _paint(fill: str | None, stroke: str | None, width: float, opacity: float) -> str:

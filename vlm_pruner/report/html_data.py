@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from vlm_pruner.drawing.colours import PADDING, order_colour
+from vlm_pruner.drawing.svg import data_url
 from vlm_pruner.geometry.fit import Fit
 
 SIDE = 224  # longer side of a thumbnail in pixels
@@ -143,9 +143,7 @@ class _Album:
             return None
         seen = self._covered(picture) if self.grid else picture
         seen.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        seen.save(buffer, "WEBP", quality=QUALITY, method=4)
-        return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return data_url(seen, "webp", quality=QUALITY, method=4)
 
     def _covered(self, picture: Image.Image) -> Image.Image:
         """The picture with the padding that the model saw."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
@@ -12,6 +10,7 @@ from PIL import Image
 from vlm_pruner.asking import Answer
 from vlm_pruner.asking.answer import in_a_sentence
 from vlm_pruner.drawing import Style, overlay_svg
+from vlm_pruner.drawing.svg import data_url
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
 from vlm_pruner.web.session import Pane
@@ -45,7 +44,7 @@ def preview(upload: Upload) -> str:
     size = f"{picture.width} × {picture.height}"
     notes = "; ".join([upload.name, size, *upload.notes])
     return (
-        f'<figure class="vp-preview"><img src="{data_url(picture)}" '
+        f'<figure class="vp-preview"><img src="{thumbnail(picture, PREVIEW)}" '
         f'alt="The picture asked about: {escape(upload.name)}">'
         f"<figcaption>{escape(notes)}</figcaption></figure>"
     )
@@ -55,18 +54,17 @@ def examples(samples: Sequence[Sample]) -> str:
     """A button for each picture, named by its question."""
     buttons = "".join(
         f'<button type="button" data-index="{number}" title="{escape(sample.question)}">'
-        f'<img src="{data_url(sample.upload.picture(), 160)}" alt="{escape(sample.question)}"></button>'
+        f'<img src="{thumbnail(sample.upload.picture(), 160)}" alt="{escape(sample.question)}"></button>'
         for number, sample in enumerate(samples)
     )
     return f'<div class="vp-examples" role="group" aria-label="Examples: a picture and a question">{buttons}</div>'
 
 
-def data_url(picture: Image.Image, longer_side: int = PREVIEW) -> str:
+def thumbnail(picture: Image.Image, longer_side: int) -> str:
+    """A data URL."""
     small = picture.copy()
     small.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=85)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url(small, "webp", quality=85)
 
 
 def answers(panes: Sequence[Pane]) -> str:
