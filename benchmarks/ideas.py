@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,12 @@ sys.path.insert(0, str(ROOT))
 import vlm_pruner as vp  # noqa: E402
 from benchmarks.suites import REFERENCE, SUITES  # noqa: E402
 from playground.mini.variants import WORLDS, write  # noqa: E402
+from vlm_pruner.experiments import experiment  # noqa: E402
 from vlm_pruner.experiments.arms import DENSE, Arm  # noqa: E402
-from vlm_pruner.experiments.journal import Journal  # noqa: E402
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer  # noqa: E402
+from vlm_pruner.experiments.bootstrap import Interval  # noqa: E402
 from vlm_pruner.experiments.mini import CHECKPOINT  # noqa: E402
-from vlm_pruner.experiments.questions import Question, read_questions  # noqa: E402
-from vlm_pruner.experiments.shared_run import PairedOutcomes, run_shared  # noqa: E402
+from vlm_pruner.experiments.questions import QuestionSet, read_questions  # noqa: E402
+from vlm_pruner.experiments.verdicts import Rules  # noqa: E402
 from vlm_pruner.provenance import environment  # noqa: E402
 from vlm_pruner.report.table import render  # noqa: E402
 
@@ -45,9 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     started = time.perf_counter()
     suite = SUITES[args.suite]
-    answerer = LlavaAnswerer.load(args.model, "cpu")
-    arms = make_arms(suite, args.budgets, answerer.side**2)
-    results = {world: _world(answerer, world, arms, args) for world in args.worlds}
+    results = {world: _world(world, suite, args) for world in args.worlds}
     document = {
         "command": "benchmarks/ideas.py " + " ".join(sys.argv[1:] if argv is None else argv),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -118,45 +117,40 @@ def make_arms(suite: dict[str, Make], budgets: Sequence[int], tokens: int) -> li
     return arms + [Arm(name, budget, make(budget)) for budget in budgets for name, make in suite.items()]
 
 
-def _world(answerer: LlavaAnswerer, world: str, arms: list[Arm], args: argparse.Namespace) -> dict[str, Any]:
+def _world(world: str, suite: dict[str, Make], args: argparse.Namespace) -> dict[str, Any]:
     folder = write(ROOT / "playground" / "data" / "worlds", world, args.scenes, 4, SEEDS[args.split])
-    questions = [q for q in read_questions(folder / "questions.jsonl") if q.kind in args.kinds]
-    header = {"world": folder.name, "kinds": args.kinds, "weights": _stamp(args.model)}
-    args.out.mkdir(parents=True, exist_ok=True)
-    journal = args.out / f"{folder.name}-{args.suite}.jsonl"
-    with Journal(journal, header) as lines:  # arms are not in the header: more of them may be added to a journal
-        outcomes = run_shared(answerer, arms, questions, lines)
-    return report(world, PairedOutcomes(questions, outcomes), arms, questions)
+    path = folder / "questions.jsonl"
+    asked = QuestionSet(folder.name, path, [q for q in read_questions(path) if q.kind in args.kinds])
+    rules = Rules(references=(REFERENCE, DENSE))
+    settings = experiment.Settings(args.model, args.out / f"{folder.name}-{args.suite}", answerable=True, rules=rules)
+    return report(
+        world, experiment.run(settings, [asked], lambda facts, _: (make_arms(suite, args.budgets, facts.visual), []))
+    )
 
 
-def _stamp(model: Path) -> list[int]:
-    return [file.stat().st_size for file in sorted(model.glob("*.safetensors"))] + [
-        int(file.stat().st_mtime) for file in sorted(model.glob("*.safetensors"))
-    ]
-
-
-def report(world: str, paired: PairedOutcomes, arms: list[Arm], questions: Sequence[Question]) -> dict[str, Any]:
+def report(world: str, done: experiment.Experiment) -> dict[str, Any]:
     """Prints a world's table; accuracies in %, differences from exact greedy at the same budget in points."""
-    dense = paired.accuracy(arms[0])
-    pictures = len({q.image for q in paired.questions})
-    print(f"\n{world}: {len(paired.questions)} questions, {pictures} pictures, kinds {', '.join(paired.kinds)}"
-          f"; dense {100 * dense.mean:.1f} [{100 * dense.low:.1f}, {100 * dense.high:.1f}]")  # fmt: skip
+    dense, *pruned = done.cells
+    pictures, kinds = len({q.image for q in done.judged}), list(dense.kinds)
+    shown_dense = _percent(asdict(dense.accuracy))
+    print(
+        f"\n{world}: {len(done.judged)} questions, {pictures} pictures, kinds {', '.join(kinds)}; dense {shown_dense}"
+    )
     rows, cells = [], []
-    for arm in arms[1:]:
-        accuracy = paired.accuracy(arm)
-        reference = next(other for other in arms if other.name == REFERENCE and other.tokens == arm.tokens)
-        difference = paired.difference(arm, reference)
-        kinds = {kind: interval.mean for kind, interval in paired.by_kind(arm).items()}
-        cells.append({"arm": arm.name, "tokens": arm.tokens, "accuracy": accuracy.__dict__, "kinds": kinds,
-                      "against_" + REFERENCE: difference.__dict__,
-                      "against_dense": paired.difference(arm, arms[0]).__dict__})  # fmt: skip
+    for cell in pruned:
+        against = {name: difference.interval for name, difference in cell.against.items()}
+        difference = against.get(REFERENCE, Interval(0.0, 0.0, 0.0, len(done.judged), 1.0))  # the reference itself
+        means = {kind: interval.mean for kind, interval in cell.kinds.items()}
+        cells.append({"arm": cell.arm.name, "tokens": cell.arm.tokens, "accuracy": asdict(cell.accuracy),
+                      "kinds": means, "against_" + REFERENCE: asdict(difference),
+                      "against_dense": asdict(against[DENSE])})  # fmt: skip
         mark = "" if not difference.excludes_zero else ("+" if difference.mean > 0 else "-")
-        shown = f"{100 * difference.mean:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
-        rows.append([arm.name, f"{arm.tokens}", f"{100 * accuracy.mean:.1f}", shown, mark,
-                     *(f"{100 * value:.0f}" for value in kinds.values())])  # fmt: skip
-    print(render(["arm", "tokens", "accuracy", f"minus {REFERENCE}", "", *(kind[:5] for kind in paired.kinds)], rows))
-    return {"n": len(paired.questions), "pictures": pictures, "kinds": paired.kinds, "left_out": paired.left_out,
-            "dense": dense.__dict__, "cells": cells}  # fmt: skip
+        rows.append([cell.arm.name, f"{cell.arm.tokens}", f"{100 * cell.accuracy.mean:.1f}",
+                     _points(asdict(difference)).strip("*"), mark,
+                     *(f"{100 * mean:.0f}" for mean in means.values())])  # fmt: skip
+    print(render(["arm", "tokens", "accuracy", f"minus {REFERENCE}", "", *(kind[:5] for kind in kinds)], rows))
+    return {"n": len(done.judged), "pictures": pictures, "kinds": kinds, "left_out": done.left_out,
+            "dense": asdict(dense.accuracy), "cells": cells}  # fmt: skip
 
 
 if __name__ == "__main__":

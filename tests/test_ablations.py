@@ -1,4 +1,4 @@
-"""Sharing a picture between questions gives what a prefill of each gives; ablations, worlds and the command."""
+"""Ablations, worlds and the command."""
 
 from __future__ import annotations
 
@@ -13,30 +13,15 @@ from playground.mini import variants
 from tests import llava_tiny
 from vlm_pruner import cli
 from vlm_pruner.commands import ablate
-from vlm_pruner.decoder.cache_names import cache_argument, cache_of
-from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.ablations import VARIATIONS, LargestKeyPivots, Variation, ablation_arms, by_key, fits
 from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.bootstrap import Interval
-from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question
-from vlm_pruner.experiments.shared_picture import UNASKED, SharedPicture
-from vlm_pruner.experiments.shared_run import PairedOutcomes, run_shared
+from vlm_pruner.experiments.verdicts import Rules, answerable, judge
 from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.report import results
 from vlm_pruner.report.ablation_table import AblationRow, ablation_table
-
-TEXTS = [("w1 w2 w3", "w4"), ("w5 w6 w7 w8 w9 w10 w11", "w12 w13"), ("w3", "w30 w31 w32")]
-METHODS = [
-    None,
-    vp.CentrifugalPruner(keep_tokens=9),
-    vp.CentrifugalPruner(keep_tokens=9, layer=3, token_batch=4),
-    vp.CentrifugalPruner(keep_tokens=9, layer=1),
-    vp.RandomPruner(keep_tokens=5),
-    vp.methods.get("divprune")(keep_tokens=7),
-    vp.methods.get("dart")(keep_tokens=12),
-    vp.methods.get("fastv")(keep_tokens=6),
-]
 
 
 @pytest.fixture(scope="module")
@@ -45,76 +30,6 @@ def answerer(tmp_path_factory) -> LlavaAnswerer:
     checkpoint = llava_tiny.write_original(folder, eos_token_id=2)
     llava_tiny.write_tokenizer(checkpoint)
     return LlavaAnswerer.load(checkpoint, "cpu")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory) -> list[Question]:
-    image = tmp_path_factory.mktemp("pictures") / "0.png"
-    llava_tiny.picture(3).save(image)
-    return [Question(number, image, text, "kind", answer) for number, (text, answer) in enumerate(TEXTS)]
-
-
-def separate_logits(answerer: LlavaAnswerer, question: Question, method) -> torch.Tensor:
-    """The same numbers from one ordinary prefill of picture, question and answer. [answer + 1, vocabulary]."""
-    from llava.mm_utils import process_images
-    from llava.model.multimodal_prompt import prepare_prompt
-    from vlm_pruner.images import read_image
-
-    answer = answerer.tokenizer(question.answer, add_special_tokens=False).input_ids
-    prompt_ids = answerer._ids(question)
-    # A choice that looks at the question must not see the answer: choose first, then let the answer follow as steps.
-    pixels = process_images([read_image(question.image)], answerer.image_processor, answerer.model.config)
-    decoder = answerer.model.get_model()
-    prompt = prepare_prompt(decoder, torch.tensor([prompt_ids]), None, pixels)
-    decoder.method = method
-    try:
-        with torch.no_grad():
-            out = decoder(inputs_embeds=prompt.inputs_embeds, visual_spans=prompt.visual_spans, use_cache=True)
-            rows = [out.last_hidden_state[0, -1]]
-            for token in answer:
-                out = decoder(input_ids=torch.tensor([[token]]), **cache_argument(cache_of(out)), use_cache=True)
-                rows.append(out.last_hidden_state[0, -1])
-            return answerer.model.lm_head(torch.stack(rows))
-    finally:
-        decoder.method = None
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "dense" if m is None else f"{m.name}-{m.layer}")
-def test_a_shared_picture_gives_the_logits_of_separate_prefills(answerer, questions, method):
-    shared = SharedPicture(answerer, questions[0].image, questions)
-    separate = torch.cat([separate_logits(answerer, question, method) for question in questions])
-    torch.testing.assert_close(shared.logits(method), separate, atol=2e-4, rtol=1e-4)
-
-
-def test_an_answer_is_right_only_when_every_token_and_the_end_are_the_likeliest(answerer, questions):
-    shared = SharedPicture(answerer, questions[0].image, questions)
-    best = shared.logits(None).argmax(dim=1)
-    shared.labels[shared.labels != UNASKED] = best
-    assert shared.outcomes(None) == [True, True, True]
-    last = (shared.labels[1] != UNASKED).nonzero()[-1]
-    shared.labels[1, last] = (shared.labels[1, last] + 1) % 64  # the end token of the second answer
-    assert shared.outcomes(None) == [True, False, True]
-
-
-@pytest.mark.parametrize(
-    "method", [vp.methods.get("sparsevlm")(keep_tokens=9), vp.methods.get("visionzip")(keep_tokens=9)]
-)
-def test_what_cannot_share_a_picture_says_so(answerer, questions, method):
-    with pytest.raises(PruningError, match=f"{method.name} cannot share a picture"):
-        SharedPicture(answerer, questions[0].image, questions).outcomes(method)
-
-
-def test_a_stopped_run_goes_on_and_asks_nothing_twice(answerer, questions, tmp_path, monkeypatch):
-    arms = [Arm("dense", 36), Arm("random", 5, vp.RandomPruner(keep_tokens=5))]
-    with Journal(tmp_path / "answers.jsonl", {}) as journal:
-        first = run_shared(answerer, arms[:1], questions, journal)
-    asked: list[object] = []
-    original = SharedPicture.outcomes
-    monkeypatch.setattr(SharedPicture, "outcomes", lambda self, method: asked.append(method) or original(self, method))
-    with Journal(tmp_path / "answers.jsonl", {}) as journal:
-        both = run_shared(answerer, arms, questions, journal)
-        again = run_shared(answerer, arms, questions, journal)
-    assert len(asked) == 1 and both == again and both["dense@36"] == first["dense@36"]
 
 
 def test_arms_of_the_ablations_differ_from_the_default_in_what_they_say():
@@ -175,13 +90,19 @@ def test_kinds_that_the_dense_model_guesses_are_left_out():
     image = Path("a.png")
     asked = [Question(i, Path(f"{i % 20}.png"), "?", "known", str(i % 4)) for i in range(40)]
     asked += [Question(100 + i, image, "?", "guessed", "yes" if i % 2 else "no") for i in range(40)]
-    dense = {q.question_id: q.kind == "known" or q.answer == "yes" for q in asked}
-    half = {q.question_id: q.question_id % 2 == 0 for q in asked}
-    paired = PairedOutcomes(asked, {"dense@576": dense, "half@9": half}, resamples=200)
-    assert (paired.kinds, paired.left_out) == (["known"], ["guessed"])
-    assert paired.difference(Arm("half", 9), Arm("dense", 576)).mean == -0.5
+    arms = [Arm("dense", 576), Arm("half", 9, vp.RandomPruner(keep_tokens=9))]
+    right = {"dense@576": lambda q: q.kind == "known" or q.answer == "yes", "half@9": lambda q: q.question_id % 2 == 0}
+    records = [
+        {"arm": arm, "benchmark": "b", "question_id": q.question_id, "text": "", "correct": correct(q)}
+        for arm, correct in right.items()
+        for q in asked
+    ]
+    rules = Rules(resamples=200)
+    kept, left_out = answerable(arms[0], {"b": asked}, records, rules)
+    assert left_out == ["guessed"] and {q.kind for q in kept["b"]} == {"known"}
+    assert judge(arms, kept, records, rules)[1].against["dense"].interval.mean == -0.5
     with pytest.raises(ValueError, match="no kind"):
-        PairedOutcomes(asked[40:], {"dense@576": dense}, resamples=200)
+        answerable(arms[0], {"b": asked[40:]}, records, rules)
 
 
 def test_the_default_world_is_the_one_that_the_model_was_trained_on():
@@ -212,8 +133,8 @@ def test_worlds_differ_and_repeat_themselves(world, tmp_path):
 
 
 def test_the_command_writes_a_table_and_json_and_goes_on(answerer, tmp_path, monkeypatch, capsys):
-    """On a tiny checkpoint that answers nothing: outcomes are replaced, all else is real."""
-    monkeypatch.setattr(SharedPicture, "outcomes", lambda self, method: [True] * len(self.lengths))
+    """On a tiny checkpoint that answers nothing: what counts as right is replaced, all else is real."""
+    monkeypatch.setattr(Question, "accepts", lambda self, text: True)
     monkeypatch.setattr(LlavaAnswerer, "load", classmethod(lambda cls, model, device: answerer))
     folder = tmp_path / "q"
     (folder / "images").mkdir(parents=True)
@@ -227,11 +148,15 @@ def test_the_command_writes_a_table_and_json_and_goes_on(answerer, tmp_path, mon
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"weights")
     command = ["ablate", "--questions", str(folder / "questions.jsonl"), "--budget", "9", "--model", str(model)]
     command += ["--out", str(tmp_path / "out")]
     with monkeypatch.context() as short:
         short.setattr("vlm_pruner.experiments.ablations.VARIATIONS", VARIATIONS[:4])
-        assert cli.main(command) == 0
+        with monkeypatch.context() as broken:
+            broken.setattr(results, "document", lambda *given: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                cli.main(command)
         assert cli.main(command) == 0
     shown = capsys.readouterr()
     assert "going on after" in shown.err and "without: SWA" in shown.out

@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_goes_on(checkpoint, data, tmp_path, loaded, ever
     assert compare.run(args) == 0
     plain = [{**record, "text": record["text"]} for record in journal_of(everything)]
     assert sorted(map(str, journal_of(tmp_path))) == sorted(map(str, plain))
-    assert "verdicts after Holm's correction" in (tmp_path / "table.txt").read_text()
+    assert "verdicts after Holm" in (tmp_path / "table.txt").read_text()
     cells = json.loads((tmp_path / "results.json").read_text())["cells"]
     for difference in (d for cell in cells for d in cell["against"].values()):
         assert difference["verdict"] == "not distinguishable" or difference["p_holm"] < 0.05
@@ -141,26 +141,26 @@ def test_shared_layers_change_nothing(answerer, data):  # noqa: F811
     for batch in answerer.batches(questions, 5):
         replay.forget()
         for arm in [*arms, *reversed(arms)]:
-            alone = answerer.look(batch, arm.method)
+            alone = answerer.answer(batch, arm.method)
             with replay:
                 replay.forget()
-                answerer.look(batch, None)
-                shared = answerer.look(batch, arm.method)
-            assert [look.reply.text for look in shared] == [look.reply.text for look in alone], arm.key
-            assert [look.receipt and look.receipt.order for look in shared] == [
-                look.receipt and look.receipt.order for look in alone
+                answerer.answer(batch, None)
+                shared = answerer.answer(batch, arm.method)
+            assert [reply.text for reply in shared] == [reply.text for reply in alone], arm.key
+            assert [reply.receipt and reply.receipt.order for reply in shared] == [
+                reply.receipt and reply.receipt.order for reply in alone
             ]
-            assert [look.reply.kv_bytes for look in shared] == [look.reply.kv_bytes for look in alone]
+            assert [reply.kv_bytes for reply in shared] == [reply.kv_bytes for reply in alone]
     assert replay.hits > 0 and not any("forward" in vars(layer) for layer in layers)
 
 
 def test_another_batch_is_not_answered_from_memory(answerer, data):  # noqa: F811
     first, second = answerer.batches(read_questions(data / "mini" / "questions.jsonl"), 2)[:2]
-    alone = [look.reply.text for look in answerer.look(second, None)]
+    alone = [reply.text for reply in answerer.answer(second, None)]
     with Replay(answerer.model.get_model(), 3) as replay:
-        answerer.look(first, None)
-        assert [look.reply.text for look in answerer.look(second, None)] == alone and replay.hits == 0
-        answerer.look(second, None)
+        answerer.answer(first, None)
+        assert [reply.text for reply in answerer.answer(second, None)] == alone and replay.hits == 0
+        answerer.answer(second, None)
         assert replay.hits == 3
 
 

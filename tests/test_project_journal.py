@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments import interleave
+from vlm_pruner.experiments.answering import rounds_of, run_timed
 from vlm_pruner.experiments.arms import Arm, make_arms
-from vlm_pruner.experiments.interleave import Reply
 from vlm_pruner.experiments.journal import Journal
+from vlm_pruner.experiments.llava_answerer import Reply
 from vlm_pruner.experiments.questions import Question, balanced_sample, read_questions
 from vlm_pruner.linefile import LineFileError, read_lines
 from vlm_pruner.methods import Pruner
@@ -30,7 +30,7 @@ class Stub:
         self.calls: list[tuple[tuple[int, ...], Pruner | None]] = []
         self.dies_at = dies_at
 
-    def ask(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
+    def answer(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
         self.calls.append((tuple(question.question_id for question in batch), method))
@@ -52,7 +52,7 @@ def arms() -> list[Arm]:
 
 def answer(path: Path, stub: Stub, header: dict[str, int] = HEADER) -> Journal:
     with Journal(path, header) as journal:
-        interleave.run(stub, arms(), batches(), journal, lambda n: None)
+        run_timed(stub, rounds_of("b", batches(), arms(), journal.records), journal, lambda n: None)  # type: ignore[arg-type]
     return journal
 
 
@@ -112,8 +112,8 @@ def test_a_line_that_was_cut_is_answered_again(tmp_path: Path) -> None:
     path.write_text(text[:-20])
     second = Stub()
     journal = answer(path, second)
-    assert len(second.calls) == 2 and len(second.calls[1][0]) == 1
-    assert len(journal.records) == len(arms()) * 10
+    assert len(second.calls) == 2 and len(second.calls[1][0]) == 2, "the batch whose last answer was cut"
+    assert len({(r["arm"], r["question_id"]) for r in journal.records}) == len(arms()) * 10
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 

@@ -1,4 +1,4 @@
-"""`vlm-pruner ablate`: the paper's ablations of VLM-Pruner on the embedded model and world, beside the paper's figures.
+"""`vlm-pruner ablate`: the comparison with the paper's ablations of VLM-Pruner as arms, beside the paper's figures.
 
 Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
 """
@@ -6,22 +6,16 @@ Everything that is slow or needs torch is imported when the run starts, so that 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
-from vlm_pruner.experiments.questions import Question, kinds_of, read_questions
+from vlm_pruner.experiments.questions import QuestionSet, kinds_of, read_questions
 from vlm_pruner.experiments.worlds import find_world
-from vlm_pruner.provenance import environment, weights_sha256
 
 if TYPE_CHECKING:
-    from vlm_pruner.experiments.arms import Arm
-    from vlm_pruner.experiments.shared_run import Outcomes, PairedOutcomes
+    from vlm_pruner.experiments.experiment import Experiment
     from vlm_pruner.report.ablation_table import AblationRow
 
 PER_KIND = 4
@@ -69,25 +63,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, print the table; write table.txt, ablations.json and the journal answers.jsonl into --out."""
-    started = time.perf_counter()
-    check_checkpoint(args.model)
-    questions = _read(args)
-    from vlm_pruner.experiments.ablations import VARIATIONS, ablation_arms, fits
-    from vlm_pruner.experiments.llava_answerer import LlavaAnswerer, check_device
-    from vlm_pruner.experiments.shared_run import PairedOutcomes
+    """Answer, print the table; write table.txt, ablations.json and answers.jsonl into --out."""
+    from vlm_pruner.experiments import experiment
+    from vlm_pruner.experiments.ablations import DEFAULT, VARIATIONS, ablation_arms, fits
+    from vlm_pruner.experiments.verdicts import Rules
+    from vlm_pruner.report import results
 
-    check_device(args.device)
-    answerer = LlavaAnswerer.load(args.model, args.device)
+    check_checkpoint(args.model)
+    asked = _read(args)
+    settings = experiment.Settings(
+        args.model, args.out, args.device, args.seed, answerable=True, rules=Rules(references=(DEFAULT,))
+    )
     variations = [variation for variation in VARIATIONS if fits(variation, args.budget)]
-    arms = ablation_arms(args.budget, answerer.side**2, args.token_batch, variations)
-    header = _config(args, arms, questions)
-    paired = PairedOutcomes(questions, _answer(answerer, arms, questions, args.out / "answers.jsonl", header))
-    _report(paired, arms, header, args.out, started)
+    described = {
+        "world": asked.name,
+        "questions": len(asked.questions),
+        "pictures": len({question.image for question in asked.questions}),
+        "budget": args.budget,
+        "token_batch": args.token_batch,
+    }
+    done = experiment.run(
+        settings, [asked],
+        lambda facts, refusal: (ablation_arms(args.budget, facts.visual, args.token_batch, variations), []), described,
+    )  # fmt: skip
+    rows = _rows(done, args.token_batch)
+    text = _text(done, rows)
+    print(text)
+    document = results.document(done, "ablate") | {
+        "kinds": kinds_of(done.judged), "left_out": done.left_out, "rows": [row.describe() for row in rows],
+    }  # fmt: skip
+    results.write(done, {"table.txt": text, "ablations.json": results.as_json(document)})
     return 0
 
 
-def _read(args: argparse.Namespace) -> list[Question]:
+def _read(args: argparse.Namespace) -> QuestionSet:
     path = args.questions or find_world(args.world, args.scenes, PER_KIND, args.seed)
     questions = read_questions(path)
     unknown = set(args.kinds or ()) - set(kinds_of(questions))
@@ -95,84 +104,37 @@ def _read(args: argparse.Namespace) -> list[Question]:
         raise ValueError(
             f"no questions of kind {', '.join(sorted(unknown))}; there are {', '.join(kinds_of(questions))}"
         )
-    return [question for question in questions if args.kinds is None or question.kind in args.kinds]
+    asked = [question for question in questions if args.kinds is None or question.kind in args.kinds]
+    return QuestionSet(args.world if args.questions is None else str(args.questions), path, asked)
 
 
-def _config(args: argparse.Namespace, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Any]:
-    """All that decides the answers; a journal with another description is not continued."""
-    return {
-        "model": args.model.name,
-        "weights_sha256": weights_sha256(args.model),
-        "world": args.world if args.questions is None else str(args.questions),
-        "seed": args.seed,
-        "questions": len(questions),
-        "pictures": len({question.image for question in questions}),
-        "budget": args.budget,
-        "token_batch": args.token_batch,
-        "device": args.device,
-        "arms": [{"key": arm.key, "settings": arm.method.config() if arm.method else None} for arm in arms],
-    }
-
-
-def _answer(
-    answerer: Any, arms: Sequence[Arm], questions: Sequence[Question], path: Path, header: dict[str, Any]
-) -> Outcomes:
-    from tqdm import tqdm
-
-    from vlm_pruner.experiments.journal import Journal
-    from vlm_pruner.experiments.shared_run import run_shared
-
-    with Journal(path, header) as journal:
-        if journal.records:
-            print(f"going on after {len(journal.records)} records of an earlier run", file=sys.stderr)
-        with tqdm(total=header["pictures"], unit="picture", mininterval=0.5, file=sys.stderr) as bar:
-            return run_shared(answerer, arms, questions, journal, bar.update)
-
-
-def _report(paired: PairedOutcomes, arms: Sequence[Arm], header: dict[str, Any], out: Path, started: float) -> None:
-    rows = _rows(paired, arms, header["token_batch"])
-    text = _text(paired, rows, header)
-    print(text)
-    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
-    results = {
-        "command": "vlm-pruner ablate",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": header,
-        "environment": environment(),
-        "n": len(paired.questions),
-        "kinds": paired.kinds,
-        "left_out": paired.left_out,
-        "wall_seconds": time.perf_counter() - started,
-        "rows": [row.describe() for row in rows],
-    }
-    (out / "ablations.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{time.perf_counter() - started:.0f} s in all; written: {out / 'ablations.json'}")
-
-
-def _rows(paired: PairedOutcomes, arms: Sequence[Arm], token_batch: int) -> list[AblationRow]:
-    from vlm_pruner.experiments.ablations import by_key
+def _rows(done: Experiment, token_batch: int) -> list[AblationRow]:
+    from vlm_pruner.experiments.ablations import DEFAULT, by_key
+    from vlm_pruner.experiments.bootstrap import Interval
     from vlm_pruner.report.ablation_table import AblationRow
 
-    known, default = by_key(token_batch), arms[1]
+    known = by_key(token_batch)
+    zero = Interval(0.0, 0.0, 0.0, len(done.judged), 1.0)  # the default minus itself
     return [
         AblationRow(
-            arm.name,
-            known.get(arm.name),
-            paired.accuracy(arm),
-            paired.difference(arm, default),
-            arm.method.config() if arm.method else {},
+            cell.arm.name,
+            known.get(cell.arm.name),
+            cell.accuracy,
+            cell.against[DEFAULT].interval if cell.against else zero,
+            cell.arm.method.config() if cell.arm.method else {},
         )
-        for arm in arms
+        for cell in done.cells
     ]
 
 
-def _text(paired: PairedOutcomes, rows: Sequence[AblationRow], header: dict[str, Any]) -> str:
+def _text(done: Experiment, rows: Sequence[AblationRow]) -> str:
     from vlm_pruner.report.ablation_table import ablation_table
 
+    header: dict[str, Any] = done.header
     lines = [
         f"{header['budget']} visual tokens, default with token batch {header['token_batch']}, world {header['world']}",
-        f"{len(paired.questions)} questions about {header['pictures']} pictures: {', '.join(paired.kinds)}",
-        f"left out, the dense model guesses: {', '.join(paired.left_out) or 'none'}",
+        f"{len(done.judged)} questions about {header['pictures']} pictures: {', '.join(kinds_of(done.judged))}",
+        f"left out, the dense model guesses: {', '.join(done.left_out) or 'none'}",
         "",
         ablation_table(rows),
         "",

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Time all arms; print the tables and write them, results.json, runs.jsonl and speed.png into --out."""
     started = time.perf_counter()
     _check(args)
-    from vlm_pruner.experiments.llava_answerer import check_device
+    from vlm_pruner.asking.opening import check_device
     from vlm_pruner.speed.timing import check_cache
 
     check_device(args.device)

@@ -1,8 +1,8 @@
-"""Every arm answers every question once, as fast as the cores allow: for comparisons in which nothing is timed.
+"""Every arm answers every question once: as fast as the cores allow, or timed.
 
-All arms answer a batch before the next one begins, because they share the pictures' features and, where they prune
-behind the same layers, what these make of the prompts (`replay`). Several processes take batches in turn; one of them
-writes.
+Untimed, all arms answer a batch before the next one begins, because they share the pictures' features and, where they
+prune behind the same layers, what these make of the prompts (`replay`). Several processes take batches in turn; one of
+them writes. Timed, nothing is shared and the arms take turns, so that a slow minute of the machine meets all alike.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Any
 import torch
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import Arm
+from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer, Look
+from vlm_pruner.experiments.llava_answerer import LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.replay import Replay
 
 Record = Mapping[str, Any]
+Advance = Callable[[int], object]  # called with the number of new answers
 
 
 @dataclass(frozen=True)
-class Job:
-    """A batch, its number in the run, which seeds what is drawn, and the arms that have not answered all of it."""
+class Round:
+    """A batch and the arms that have not answered all of it. turn: its number in the run, which seeds what is drawn."""
 
     benchmark: str
     turn: int
@@ -38,73 +39,82 @@ class Job:
 
 @dataclass(frozen=True)
 class Worker:
-    """How a process gets its model. threads: of torch; None leaves them."""
+    """How a process gets its model. threads: torch's; None leaves the number alone."""
 
     checkpoint: Path
     device: str
     threads: int | None = None
 
 
-def jobs_of(
+def rounds_of(
     benchmark: str, batches: Sequence[list[Question]], arms: Sequence[Arm], records: Sequence[Record], first: int = 0
-) -> list[Job]:
-    """What the records lack. A batch that an arm has answered in part is answered again by it."""
+) -> list[Round]:
+    """What the records lack. An arm that answered part of a batch answers all of it again."""
     done = {(r["arm"], r["question_id"]) for r in records if r["benchmark"] == benchmark}
-    jobs = []
+    rounds = []
     for turn, batch in enumerate(batches, start=first):
         missing = [arm for arm in arms if any((arm.key, question.question_id) not in done for question in batch)]
         if missing:
-            jobs.append(Job(benchmark, turn, batch, missing))
-    return jobs
+            rounds.append(Round(benchmark, turn, batch, missing))
+    return rounds
 
 
-def answer(answerer: LlavaAnswerer, job: Job) -> list[Record]:
-    """The records of one job, arm by arm."""
-    records: list[Record] = []
-    depth = max((arm.method.layer for arm in job.arms if arm.method is not None), default=0)
+def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
+    """The records of one round, arm by arm, with the first layers computed once."""
+    depth = max((arm.method.layer for arm in one.arms if arm.method is not None), default=0)
     with Replay(answerer.model.get_model(), depth):
-        for arm in job.arms:
-            looks = answerer.look(job.batch, arm.method_for(job.turn))
-            records += [record(arm, job.benchmark, *pair) for pair in zip(job.batch, looks, strict=True)]
-    return records
+        return [record for arm in one.arms for record in _records(answerer, one, arm)]
 
 
-def record(arm: Arm, benchmark: str, question: Question, look: Look) -> Record:
+def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
+    replies = answerer.answer(one.batch, arm.method_for(one.turn))
+    return [_record(arm, one.benchmark, *pair, timed) for pair in zip(one.batch, replies, strict=True)]
+
+
+def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: bool) -> Record:
     """One answer. kept: in order of selection, counted within the picture; None for the dense model."""
+    costs = {"seconds": reply.seconds, "kv_bytes": reply.kv_bytes} if timed else {}
     return {
         "arm": arm.key,
         "benchmark": benchmark,
         "question_id": question.question_id,
         "kind": question.kind,
         "expected": question.answer,
-        "text": look.reply.text,
-        "correct": question.accepts(look.reply.text),
-        "kept": None if look.receipt is None else look.receipt.order,
+        "text": reply.text,
+        "correct": question.accepts(reply.text),
+        "kept": None if reply.receipt is None else reply.receipt.order,
+        **costs,
     }
 
 
 def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None:
-    """Why the arm cannot run on this model, found out by asking it; None if it can."""
+    """Why the arm cannot run on this model, found by asking it; None if it can."""
     try:
-        answerer.look([question], arm.method_for(0))
+        answerer.answer([question], arm.method_for(0))
     except PruningError as error:
         return str(error)
     return None
 
 
 def run(
-    worker: Worker, answerer: LlavaAnswerer, jobs: Sequence[Job], journal: Journal, processes: int,
-    advance: Callable[[int], object],
-) -> None:  # fmt: skip
-    """Answer the jobs; records reach the journal when a batch is done. `advance(n)` is told of n more answers."""
-    for records in _in_turn(answerer, jobs) if processes == 1 else _in_parallel(worker, jobs, processes):
+    worker: Worker, answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, processes: int, advance: Advance
+) -> None:
+    """Answer the rounds. Records reach the journal when a round is done."""
+    done = (answer(answerer, one) for one in rounds) if processes == 1 else _in_parallel(worker, rounds, processes)
+    for records in done:
         journal.write(records)
         advance(len(records))
 
 
-def _in_turn(answerer: LlavaAnswerer, jobs: Sequence[Job]) -> Iterator[list[Record]]:
-    for job in jobs:
-        yield answer(answerer, job)
+def run_timed(answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, advance: Advance) -> None:
+    """Answer the rounds with no arm always first. The very first call, which pays for set-up, is not counted."""
+    for number, one in enumerate(rounds):
+        if number == 0:
+            answerer.answer(one.batch, None)
+        for arm in turned(one.arms, one.turn):
+            records = _records(answerer, one, arm, timed=True)
+            journal.write(records)
+            advance(len(records))
 
 
 _mine: LlavaAnswerer | None = None  # of a process of the pool
@@ -117,15 +127,15 @@ def _start(worker: Worker) -> None:
     _mine = LlavaAnswerer.load(worker.checkpoint, worker.device)
 
 
-def _answer_here(job: Job) -> list[Record]:
+def _answer_here(one: Round) -> list[Record]:
     assert _mine is not None
-    return answer(_mine, job)
+    return answer(_mine, one)
 
 
-def _in_parallel(worker: Worker, jobs: Sequence[Job], processes: int) -> Iterator[list[Record]]:
+def _in_parallel(worker: Worker, rounds: Sequence[Round], processes: int) -> Iterator[list[Record]]:
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(worker,)) as pool:
-        pending = [pool.submit(_answer_here, job) for job in jobs]
+        pending = [pool.submit(_answer_here, one) for one in rounds]
         try:
             for future in as_completed(pending):
                 yield future.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from vlm_pruner.cost import accounting, budgets
 from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.cost.flops import DecoderShape
+from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, maker
 
 DENSE = "dense"
@@ -87,22 +88,64 @@ class Arm:
         return {**described, **({"budget": self.budget} if self.budget else {})}
 
 
+@dataclass(frozen=True)
+class NotRun:
+    """An arm that the model or the method refuses; reports show it with the reason."""
+
+    name: str
+    label: str
+    budget: str
+    reason: str
+
+
 def make_arms(
     names: Iterable[str], wanted: Sequence[int | str | Budget], model: int | ModelFacts, seed: int = 0
 ) -> list[Arm]:
     """The dense model first, if it is wanted, then budget by budget one arm per method.
 
-    model: what is known of it, or just the un-pruned number of a picture's visual tokens. Raises ValueError for an
-    unknown name and for a budget that cannot be met. `seed` is for methods that draw. For names see `methods.words`.
+    model: what is known of it, or just a picture's visual tokens before pruning. seed: for methods that draw.
+    Raises ValueError for an unknown name and for a budget that cannot be met. For names see `methods.words`.
+    """
+    arms, not_run = possible_arms(names, wanted, model, seed)
+    if not_run:
+        raise PruningError(not_run[0].reason)
+    return arms
+
+
+def possible_arms(
+    names: Iterable[str], wanted: Sequence[int | str | Budget], model: int | ModelFacts, seed: int = 0,
+    refusal: Callable[[Arm], str | None] = lambda arm: None,
+) -> tuple[list[Arm], list[NotRun]]:  # fmt: skip
+    """As `make_arms`, with the arms that cannot run apart. refusal: why the model at hand cannot run an arm, or None.
+
+    Raises ValueError for a name or budget that does not exist, and if no arm is left.
     """
     facts = ModelFacts(model) if isinstance(model, int) else model
-    parsed = [read_budget(word, facts.visual) for word in wanted]
     names = list(dict.fromkeys(names))
-    arms = [dense_arm(facts)] if DENSE in names else []
-    arms += [make_arm(name, budget, facts, seed) for budget in parsed for name in names if name != DENSE]
+    for name in names:
+        _ = name == DENSE or maker(name)
+    arms, not_run = [dense_arm(facts)] if DENSE in names else [], []
+    for budget in [read_budget(word, facts.visual) for word in wanted]:
+        for name in (name for name in names if name != DENSE):
+            try:
+                arm = make_arm(name, budget, facts, seed)
+                reason = refusal(arm)
+            except PruningError as error:
+                arm, reason = Arm(name, 0), str(error)
+            if reason is None:
+                arms.append(arm)
+            else:
+                not_run.append(NotRun(name, arm.label, str(budget), reason))
+    if not arms and not_run:
+        raise ValueError(f"no arm can be run; the first reason: {not_run[0].label}: {not_run[0].reason}")
     if not arms:
         raise ValueError("no method to run; name at least one, for example --methods dense,vlm-pruner")
-    return arms
+    return arms, not_run
+
+
+def turned(arms: Sequence[Arm], turn: int) -> list[Arm]:
+    """All arms, another one first at every turn."""
+    return [arms[(turn + place) % len(arms)] for place in range(len(arms))]
 
 
 def read_budget(word: int | str | Budget, visual: int) -> Budget:

@@ -24,30 +24,33 @@ from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner import adapters, prune
 from vlm_pruner.asking.answer import cache_bytes
-from vlm_pruner.asking.opening import check_device
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import Picture, TowerTap
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import ModelFacts
-from vlm_pruner.experiments.interleave import Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
-
-__all__ = ["LlavaAnswerer", "Look", "check_device"]
 
 CONVERSATION = "vicuna_v1"
 MAX_NEW_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Look:
-    """One answer together with what was kept for it (None: dense)."""
+class Reply:
+    """One answer and what it cost.
 
-    reply: Reply
-    receipt: ImageReceipt | None
+    seconds, kv_bytes: the batch's generation time and cache, divided by the batch's size. kept: visual tokens from the
+    pruned layer on. receipt: None for the dense model.
+    """
+
+    text: str
+    seconds: float
+    kv_bytes: int
+    kept: int
+    receipt: ImageReceipt | None = None
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,8 @@ class LlavaAnswerer:
             groups.setdefault(len(self._ids(question)), []).append(question)
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
-    def ask(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
-        """Greedy answers to a batch of equally long prompts."""
-        return [look.reply for look in self.look(batch, method)]
-
-    def look(self, batch: Sequence[Question], method: Pruner | None) -> list[Look]:
-        """As `ask`, with receipts. Raises PruningError for a method that does not work with this model."""
+    def answer(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
+        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit."""
         prepared = self._prepare(batch)
         prompt = prepared.prompt
         cache = DynamicCache(config=self.model.config)
@@ -117,12 +116,12 @@ class LlavaAnswerer:
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         kv_bytes = cache_bytes(cache) // len(batch)
-        looks = []
+        replies = []
         for row, text in enumerate(texts):
             receipt = receipts.get(row)
             kept = receipt.n_after if receipt else sum(span.length for span in prompt.visual_spans[row])
-            looks.append(Look(Reply(text.strip(), seconds, kv_bytes, kept), receipt))
-        return looks
+            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt))
+        return replies
 
     def picture(self, question: Question) -> Image.Image:
         """The picture as the vision tower's grid covers it."""

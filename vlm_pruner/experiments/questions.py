@@ -24,6 +24,28 @@ class Question:
         return answer.strip().lower() == self.answer.strip().lower()
 
 
+@dataclass(frozen=True)
+class QuestionSet:
+    """A question file, and the questions of it that are asked."""
+
+    name: str
+    path: Path
+    questions: list[Question]
+
+
+def question_sets(paths: Iterable[Path], at_most: int, seed: int) -> list[QuestionSet]:
+    """A balanced sample of each file, named by its folder and sorted by kind. Raises ValueError if two share a name."""
+    found: list[QuestionSet] = []
+    for path in paths:
+        everything = read_questions(path)
+        name = path.resolve().parent.name
+        if any(other.name == name for other in found):
+            raise ValueError(f"two question files are called {name!r} by their folder ({path}); rename one folder")
+        sample, kinds = balanced_sample(everything, min(at_most, len(everything)), seed), kinds_of(everything)
+        found.append(QuestionSet(name, path, sorted(sample, key=lambda q: kinds.index(q.kind))))
+    return found
+
+
 def read_questions(path: Path) -> list[Question]:
     """Read a question file of JSON lines; pictures lie in `images/` beside it.
 

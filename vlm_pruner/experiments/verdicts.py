@@ -6,6 +6,7 @@ A difference is called better or worse if its interval excludes 0, with Holm's c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -58,12 +59,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Rules:
-    """resamples, seed, level: of the bootstrap. holm: whether verdicts are corrected for the number of comparisons."""
+    """resamples, seed, level: of the bootstrap. holm: whether verdicts are corrected for the number of comparisons.
+
+    references: names of the arms that all others are compared with, at their own budget.
+    """
 
     resamples: int = RESAMPLES
     seed: int = 0
     level: float = LEVEL
     holm: bool = False
+    references: tuple[str, ...] = REFERENCES
 
 
 def judge(
@@ -80,6 +85,32 @@ def judge(
     return _corrected(cells, rules)
 
 
+def answerable(
+    dense: Arm, benchmarks: Mapping[str, Sequence[Question]], records: Sequence[Mapping[str, Any]], rules: Rules
+) -> tuple[dict[str, list[Question]], list[str]]:
+    """The questions of the kinds that the dense model can answer, and the kinds that are left out.
+
+    A kind counts if the dense model's accuracy is, by its interval, above the share of the most frequent answer. Where
+    the model guesses, no method can lose, which only dilutes differences. Raises ValueError if no kind counts.
+    """
+    kept: dict[str, list[Question]] = {}
+    left_out: list[str] = []
+    for name, questions in benchmarks.items():
+        mine = {(r["arm"], r["question_id"]): r for r in records if r["benchmark"] == name}
+        accuracy = _Benchmark(name, questions, [dense], mine, rules).cells()[0].kinds
+        guessed = [kind for kind, interval in accuracy.items() if interval.low <= _most_frequent(questions, kind)]
+        kept[name] = [question for question in questions if question.kind not in guessed]
+        left_out += [kind for kind in guessed if kind not in left_out]
+    if not all(kept.values()):
+        raise ValueError("the dense model answers no kind of question better than one fixed answer would")
+    return kept, left_out
+
+
+def _most_frequent(questions: Sequence[Question], kind: str) -> float:
+    answers = Counter(question.answer for question in questions if question.kind == kind)
+    return max(answers.values()) / answers.total()
+
+
 def comparisons(cells: Sequence[Cell]) -> int:
     return sum(len(cell.against) for cell in cells)
 
@@ -93,7 +124,7 @@ class _Benchmark:
         records: Mapping[tuple[str, int], Mapping[str, Any]],
         rules: Rules,
     ) -> None:
-        self.name, self.arms = name, arms
+        self.name, self.arms, self.references = name, arms, rules.references
         self.bootstrap = PictureBootstrap(
             [q.image for q in questions], [q.kind for q in questions], rules.resamples, rules.seed, rules.level
         )
@@ -123,14 +154,17 @@ class _Benchmark:
         )
 
     def _references(self, arm: Arm) -> dict[str, Arm]:
-        """Other arms that it is compared with: dense, and the named methods at its budget."""
-        if arm.method is None:
+        """What it is compared with, by name: the dense model, and references at its own budget.
+
+        The dense model is compared only where it is no reference itself.
+        """
+        if arm.method is None and DENSE in self.references:
             return {}
+        budget = arm.key.partition("@")[2]
         found = {}
-        for name in REFERENCES:
-            budget = arm.key.partition("@")[2]
+        for name in self.references:
             for other in self.arms:
-                same = other.method is None or other.key.partition("@")[2] == budget
+                same = None in (arm.method, other.method) or other.key.partition("@")[2] == budget
                 if other.name == name and same and other != arm:
                     found[name] = other
         return found

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vlm_pruner.experiments.bootstrap import Interval
+from vlm_pruner.experiments.timings import Measured
 from vlm_pruner.experiments.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
-from vlm_pruner.report.comparison import SHORT
 from vlm_pruner.report.table import render
 
 MARKS = {BETTER: "+", WORSE: "-", UNCLEAR: "~"}
+SHORT = {"existence": "exist", "attribute": "attr", "relation": "rel", "reading": "read"}
 NAMES = {"dense": "dense", "random": "random", "vlm-pruner": "VLM-Pruner"}
 HEAD = ["method", "avg", "FLOPs", "acc", "loyal"]
 
 
-def terminal(cells: Sequence[Cell]) -> str:
-    """Per benchmark and budget one block of rows, and below them the kinds of question. Columns end before 100."""
+def terminal(cells: Sequence[Cell], measured: Mapping[str, Measured] | None = None) -> str:
+    """Per benchmark and budget one block of rows, and below them the kinds of question. Columns end before 100.
+
+    measured: of a timed run, by arm's key: adds two columns.
+    """
+    costs = measured or {}
     parts = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
         own = [cell for cell in cells if cell.benchmark == benchmark]
-        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + _block(_header(own), _grouped(own)))
+        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + _block(_header(own, costs), _grouped(own, costs)))
         parts.append(_block(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
     return "\n\n".join(parts)
 
@@ -38,8 +43,8 @@ def markdown(cells: Sequence[Cell]) -> str:
     return "\n\n".join(parts)
 
 
-def _header(cells: Sequence[Cell]) -> list[str]:
-    return [*HEAD, *_titles(cells)]
+def _header(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[str]:
+    return [*HEAD, *(["time", "KV MB"] if measured else []), *_titles(cells)]
 
 
 def _titles(cells: Sequence[Cell]) -> list[str]:
@@ -56,19 +61,29 @@ def _by_budget(cells: Sequence[Cell]) -> list[tuple[str, list[Cell]]]:
     return [(budget, [cell for cell in cells if _budget(cell) == budget]) for budget in budgets]
 
 
-def _grouped(cells: Sequence[Cell]) -> list[tuple[str, list[list[str]]]]:
+def _grouped(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[tuple[str, list[list[str]]]]:
     shown = _shown(cells)
-    return [(title, [_row(cell, shown) for cell in group]) for title, group in _by_budget(cells)]
+    return [
+        (title, [_row(cell, shown, measured.get(cell.arm.key)) for cell in group]) for title, group in _by_budget(cells)
+    ]
 
 
 def _budget(cell: Cell) -> str:
     return "" if cell.arm.method is None else cell.arm.key.partition("@")[2]
 
 
-def _row(cell: Cell, shown: Sequence[str]) -> list[str]:
+def _row(cell: Cell, shown: Sequence[str], measured: Measured | None) -> list[str]:
     loyal = "" if cell.loyalty is None else f"{100 * cell.loyalty.mean:.0f}"
     accuracy = f"{100 * cell.accuracy.mean:.1f}"
-    return [_name(cell), *_costs(cell), accuracy, loyal, *(_difference(cell.against.get(name)) for name in shown)]
+    differences = [_difference(cell.against.get(name)) for name in shown]
+    return [_name(cell), *_costs(cell), accuracy, loyal, *_measured(measured), *differences]
+
+
+def _measured(measured: Measured | None) -> list[str]:
+    if measured is None:
+        return []
+    time = "" if measured.relative_time is None else f"{measured.relative_time:.2f}"
+    return [time, f"{measured.kv_bytes / 1e6:.2f}"]
 
 
 def _name(cell: Cell) -> str:

@@ -57,11 +57,11 @@ def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question, k
     """A row: the question, and for each arm what it kept, and what it answered."""
     picture, panels = answerer.picture(question), []
     for arm in arms:
-        look = answerer.look([question], arm.method_for(0))[0]
+        reply = answerer.answer([question], arm.method_for(0))[0]
         shown = plain(picture, SIDE)
-        if look.receipt is not None:
-            shown = draw_overlay(picture, look.receipt.kept(), Style(side=SIDE, numbers=False))
-        panels.append((f"{arm.label}, {look.reply.kept} tokens", _answered(shown, look.reply.text, question)))
+        if reply.receipt is not None:
+            shown = draw_overlay(picture, reply.receipt.kept(), Style(side=SIDE, numbers=False))
+        panels.append((f"{arm.label}, {reply.kept} tokens", _answered(shown, reply.text, question)))
     asked = question.text.rpartition("\n")[0] or question.text  # without the instruction
     return sheet(panels, key=key, heading=f"{asked} ({question.answer})")
 

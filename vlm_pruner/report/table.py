@@ -24,16 +24,3 @@ def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
     names = [cell.ljust(width) for cell, width in zip(cells[:left], widths[:left], strict=True)]
     numbers = [cell.rjust(width) for cell, width in zip(cells[left:], widths[left:], strict=True)]
     return " ".join(names + numbers).rstrip()
-
-
-def split_columns(widths: Sequence[int], available: int) -> list[list[int]]:
-    """Consecutive columns in groups that fit `available` characters, one space between; at least one per group."""
-    groups: list[list[int]] = []
-    room = -1
-    for index, width in enumerate(widths):
-        if not groups or room < width + 1:
-            groups.append([])
-            room = available
-        groups[-1].append(index)
-        room -= width + 1
-    return groups

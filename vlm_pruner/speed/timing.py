@@ -15,8 +15,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from vlm_pruner.asking.answer import cache_bytes
 from vlm_pruner.decoder.cache_names import with_cache
-from vlm_pruner.experiments.arms import Arm
-from vlm_pruner.experiments.interleave import schedule
+from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.speed.stopwatch import Clock, Stopwatch, timed
 from vlm_pruner.speed.workload import Workload, make_workload
@@ -139,7 +138,7 @@ def _run_case(
 ) -> None:
     work = make_workload(model, case.visual, case.text, case.batch, seed)
     peaks = {arm.key: _warm_up(model, work, arm, case) for arm in arms}
-    for turn, _, arm in schedule(range(rounds), arms):
+    for turn, arm in [(number, arm) for number in range(rounds) for arm in turned(arms, number)]:
         if (case.key, arm.key, turn) not in done:
             run = run_once(model, work, arm, case.new_tokens)
             record = {"case": case.key, "arm": arm.key, "round": turn, "visual": work.visual, "text": work.text}

@@ -1,0 +1,179 @@
+"""One experiment: arms answer questions, a journal keeps the answers, and a judge turns them into verdicts.
+
+`vlm-pruner compare` is this; `demo-run` and `ablate` are the same with other arms, questions and columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vlm_pruner.asking.opening import check_device
+from vlm_pruner.console import shown
+from vlm_pruner.experiments import answering, verdicts
+from vlm_pruner.experiments.arms import Arm, ModelFacts, NotRun
+from vlm_pruner.experiments.journal import Journal, say_how_it_starts
+from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
+from vlm_pruner.experiments.questions import Question, QuestionSet
+from vlm_pruner.experiments.timings import Measured, measure
+from vlm_pruner.experiments.verdicts import Cell, Rules
+from vlm_pruner.provenance import weights_sha256
+
+UNFINISHED = "answers.unfinished.jsonl"
+MOST_PROCESSES = 4
+
+Refusal = Callable[[Arm], str | None]  # why an arm cannot run on this model
+Plan = Callable[[ModelFacts, Refusal], tuple[list[Arm], list[NotRun]]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the experiment runs and how it is judged.
+
+    batch_size: prompts at once. processes: None for one per core, four at most.
+    timed: arms take turns, share nothing, and run in one process, so that their times can be compared.
+    answerable: judge only the kinds of question that the dense model answers better than a fixed answer would.
+    """
+
+    model: Path
+    out: Path
+    device: str = "cpu"
+    seed: int = 0
+    batch_size: int = 16
+    processes: int | None = None
+    timed: bool = False
+    answerable: bool = False
+    rules: Rules = field(default_factory=Rules)
+
+    def __post_init__(self) -> None:
+        at_least_1(batch_size=self.batch_size, resamples=self.rules.resamples, processes=self.processes)
+        if self.device != "cpu" and (self.processes or 1) > 1:
+            raise ValueError(
+                f"--processes {self.processes} with --device {self.device}: processes share cores, not a device"
+            )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One that has run. left_out: kinds of question that were not judged. measured: by arm's key, if timed."""
+
+    settings: Settings
+    answerer: LlavaAnswerer
+    facts: ModelFacts
+    arms: list[Arm]
+    not_run: list[NotRun]
+    benchmarks: list[QuestionSet]
+    header: dict[str, Any]
+    journal: Journal
+    cells: list[Cell]
+    left_out: list[str]
+    measured: dict[str, Measured]
+    started: float
+
+    @property
+    def judged(self) -> list[Question]:
+        return [q for b in self.benchmarks for q in b.questions if q.kind not in self.left_out]
+
+    @property
+    def wall_seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def finish(self) -> None:
+        """Everything is reported: the same command starts anew."""
+        self.journal.path.replace(self.settings.out / "answers.jsonl")
+
+
+def at_least_1(**values: int | None) -> None:
+    """Raises ValueError that names the flag of a value below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+
+
+def run(
+    settings: Settings, benchmarks: Sequence[QuestionSet], plan: Plan, described: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Load the model, let every arm answer every question that the journal lacks, and judge.
+
+    described: joins the journal's header. A journal with another header is set aside.
+    """
+    started = time.perf_counter()
+    check_device(settings.device)
+    print(f"loading {shown(settings.model)}", file=sys.stderr, flush=True)
+    answerer = LlavaAnswerer.load(settings.model, settings.device)
+    facts = answerer.facts(question for benchmark in benchmarks for question in benchmark.questions)
+    arms, not_run = plan(facts, lambda arm: answering.refusal(answerer, arm, benchmarks[0].questions[0]))
+    header = {**_describe(settings, arms, benchmarks), **(described or {})}
+    journal = _answer(settings, answerer, arms, benchmarks, header)
+    judged = {benchmark.name: benchmark.questions for benchmark in benchmarks}
+    left_out: list[str] = []
+    if settings.answerable:
+        judged, left_out = verdicts.answerable(arms[0], judged, journal.records, settings.rules)
+    cells = verdicts.judge(arms, judged, journal.records, settings.rules)
+    measured = measure(arms, journal.records) if settings.timed else {}
+    return Experiment(
+        settings, answerer, facts, arms, not_run, list(benchmarks), header, journal, cells, left_out, measured, started
+    )
+
+
+def _describe(settings: Settings, arms: Iterable[Arm], benchmarks: Iterable[QuestionSet]) -> dict[str, Any]:
+    """Everything that decides the answers."""
+    return {
+        "model": shown(settings.model),
+        "weights_sha256": weights_sha256(settings.model),
+        "benchmarks": [
+            {"name": b.name, "path": shown(b.path), "asked": [q.question_id for q in b.questions], "sha256": _digest(b)}
+            for b in benchmarks
+        ],
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "device": settings.device,
+        "arms": [{"key": arm.key, **arm.describe()} for arm in arms],
+    }  # fmt: skip
+
+
+def _digest(benchmark: QuestionSet) -> str:
+    asked = [[question.text, question.answer] for question in benchmark.questions]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+
+
+def _answer(
+    settings: Settings, answerer: LlavaAnswerer, arms: Sequence[Arm], benchmarks: Sequence[QuestionSet],
+    header: dict[str, Any],
+) -> Journal:  # fmt: skip
+    processes = _processes(settings)
+    threads = None if processes == 1 else max(1, torch.get_num_threads() // processes)
+    worker = answering.Worker(settings.model, settings.device, threads)
+    total = len(arms) * sum(len(benchmark.questions) for benchmark in benchmarks)
+    with Journal(settings.out / UNFINISHED, header) as journal:
+        say_how_it_starts(journal)
+        rounds, first = [], 0
+        for benchmark in benchmarks:
+            batches = answerer.batches(benchmark.questions, settings.batch_size)
+            rounds += answering.rounds_of(benchmark.name, batches, arms, journal.records, first)
+            first += len(batches)
+        left = sum(len(one.batch) * len(one.arms) for one in rounds)
+        with tqdm(total=total, initial=total - left, unit=" answers", ncols=80, file=sys.stderr) as bar:
+            if settings.timed:
+                answering.run_timed(answerer, rounds, journal, bar.update)
+            else:
+                processes = min(processes, max(1, len(rounds)))
+                answering.run(worker, answerer, rounds, journal, processes, bar.update)
+    return journal
+
+
+def _processes(settings: Settings) -> int:
+    """By default one for each core that torch would use, up to four: a small model's batches do not fill threads."""
+    if settings.timed:
+        return 1
+    fitting = 1 if settings.device != "cpu" else min(MOST_PROCESSES, torch.get_num_threads())
+    return settings.processes or fitting
