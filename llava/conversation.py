@@ -11,7 +11,7 @@ Every template is a frozen `Template`; `conv_templates[name].copy()` starts a `C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 Message = tuple[str, str | None]
@@ -25,6 +25,7 @@ class SeparatorStyle(Enum):
     MPT = auto()
     PLAIN = auto()
     LLAMA_2 = auto()
+    CHATML = auto()
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,11 @@ def _render_mpt(template: Template, messages: Sequence[Message]) -> str:
     return template.system + template.sep + "".join(turns)
 
 
+def _render_chatml(template: Template, messages: Sequence[Message]) -> str:
+    turns = (f"{role}\n{text}{template.sep}\n" if text else f"{role}\n" for role, text in messages)
+    return f"{template.system}{template.sep}\n" + "".join(turns)
+
+
 def _render_plain(template: Template, messages: Sequence[Message]) -> str:
     separators = (template.sep, template.sep2 or "")
     turns = (f"{text}{separators[turn % 2]}" for turn, (_, text) in enumerate(messages) if text)
@@ -142,6 +148,7 @@ _RENDERERS: dict[SeparatorStyle, Callable[[Template, Sequence[Message]], str]] =
     SeparatorStyle.MPT: _render_mpt,
     SeparatorStyle.PLAIN: _render_plain,
     SeparatorStyle.LLAMA_2: _render_llama_2,
+    SeparatorStyle.CHATML: _render_chatml,
 }
 
 
@@ -189,6 +196,19 @@ _MPT = Template(
     "<|im_end|>",
     version="mpt",
 )
+_QWEN = Template(
+    "qwen_1_5",
+    "<|im_start|>system\nYou are a helpful assistant.",
+    ("<|im_start|>user", "<|im_start|>assistant"),
+    SeparatorStyle.CHATML,
+    "<|im_end|>",
+    version="qwen",
+)
+_QWEN_2_5 = replace(
+    _QWEN,
+    name="qwen_2_5",
+    system="<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+)
 _PLAIN = Template("plain", "", ("", ""), SeparatorStyle.PLAIN, "\n", version="plain")
 
 default_conversation = _VICUNA_V1
@@ -205,5 +225,8 @@ conv_templates: dict[str, Template] = {
     "mistral_direct": _CHATML_DIRECT,
     "mpt": _MPT,
     "plain": _PLAIN,
+    "qwen_1_5": _QWEN,
+    "qwen_2": _QWEN,
+    "qwen_2_5": _QWEN_2_5,
 }
 """Templates by the names that LLaVA's `--conv-mode` takes."""

@@ -49,12 +49,12 @@ def process_images(
 ) -> torch.Tensor | list[torch.Tensor]:
     """Pixel values of a list of pictures, shaped by `model_cfg.image_aspect_ratio`.
 
-    "pad": squares filled with the processor's mean colour, [n, 3, side, side]. "anyres": base tile and tiles,
-    [n, tiles, 3, side, side], or a list when pictures have different numbers of tiles. Otherwise the processor's own
-    scaling and centre crop, [n, 3, side, side].
+    "pad": squares filled with the processor's mean colour, [n, 3, side, side]. "anyres", "anyres_max_k": base tile and
+    tiles, [n, tiles, 3, side, side], or a list when pictures have different numbers of tiles. Otherwise the processor's
+    own scaling and centre crop, [n, 3, side, side].
     """
     aspect_ratio = getattr(model_cfg, "image_aspect_ratio", None)
-    if aspect_ratio == "anyres":
+    if isinstance(aspect_ratio, str) and aspect_ratio.startswith("anyres"):
         tensors = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
     elif aspect_ratio == "pad":
         color = _mean_color(image_processor)
@@ -62,7 +62,9 @@ def process_images(
     elif aspect_ratio in (None, "square"):
         tensors = [_pixels(image, image_processor) for image in images]
     else:
-        raise ValueError(f"image_aspect_ratio is {aspect_ratio!r}; supported: 'pad', 'anyres', 'square' or none")
+        raise ValueError(
+            f"image_aspect_ratio is {aspect_ratio!r}; supported: 'pad', 'anyres', 'anyres_max_k', 'square' or none"
+        )
     same_shape = len({tensor.shape for tensor in tensors}) == 1
     return torch.stack(tensors) if same_shape else tensors
 
@@ -72,10 +74,10 @@ def process_anyres_image(
 ) -> torch.Tensor:
     """Base tile and tiles of one picture, [1 + tiles, 3, side, side]."""
     side = processor.crop_size["height"]
-    canvas = select_best_resolution(image.size, parse_pinpoints(grid_pinpoints))
+    canvas = select_best_resolution(image.size, parse_pinpoints(grid_pinpoints, side))
     tiles = divide_to_patches(resize_and_pad_image(image.convert("RGB"), canvas), side)
-    shortest = processor.size["shortest_edge"]
-    base = image.convert("RGB").resize((shortest, shortest))
+    base_side = processor.size.get("shortest_edge", side)
+    base = image.convert("RGB").resize((base_side, base_side))
     return torch.stack([_pixels(tile, processor) for tile in [base, *tiles]])
 
 

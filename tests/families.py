@@ -14,7 +14,9 @@ import torch
 import transformers
 from torch import Tensor
 
+from llava.model.image_tokens import count_tiled
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from tests import tiny_qwen
 from tests.tiny_qwen import IMAGE, LAYERS, PAD, VIDEO, prepare, text
 
@@ -279,6 +281,44 @@ class llava_onevision(llava_next):
         return found
 
 
+class llava_qwen(llava_onevision):
+    """LLaVA-Video in this repository's own class, called by transformers' convention: a newline after every row."""
+
+    def config(self, **more: Any) -> Any:
+        vision = {**_TOWER, "num_hidden_layers": 3, "model_type": "siglip_vision_model"}
+        return LlavaQwenConfig(
+            **_TEXT,
+            mm_vision_config={**vision, "image_size": self.side * _PATCH, "patch_size": _PATCH},
+            mm_hidden_size=_TOWER["hidden_size"],
+            mm_projector_type="mlp2x_gelu",
+            mm_patch_merge_type="spatial_unpad",
+            mm_newline_position="grid",
+            image_aspect_ratio="anyres_max_2",
+            image_grid_pinpoints=[[width, height] for height, width in self.canvases],
+            image_token_index=IMAGE,
+            video_token_index=VIDEO,
+            tie_word_embeddings=False,
+        )
+
+    def decoder(self, model: Any) -> Any:
+        return model.model
+
+    def build(self, attn_implementation: str = "sdpa") -> Any:
+        config = self.config()
+        config._attn_implementation = attn_implementation
+        return prepare(LlavaQwenForCausalLM(config))
+
+    def film_tokens(self) -> int:
+        return 3 * 3 * (3 + 1)
+
+    def _picture_tokens(self, shape: int, beside: int) -> int:
+        height, width = self.sizes[shape]
+        return count_tiled((width, height), self.side, self.side * _PATCH, self.model.config)
+
+    def visuals(self, prompts: list[Prompt]) -> dict[str, Tensor]:
+        return {name: value for name, value in super().visuals(prompts).items() if name != "batch_num_images"}
+
+
 class internvl(Family):
     """Tiles of 3 x 3 tokens; pictures of one tile, of two and of four, the thumbnail not counted.
 
@@ -382,6 +422,7 @@ FAMILIES = [
     llava_next(),
     llava_next_video(),
     llava_onevision(),
+    llava_qwen(),
     internvl(),
     mistral3(),
     qwen2_vl(),

@@ -174,7 +174,8 @@ def test_every_family_says_where_its_tokens_are(family: Family) -> None:
             views = image.fit.views(_size(image, inputs, number))
             boxes = {token: box for view in views for token, box in view.boxes()}
             newlines = image.n_before - len(boxes)
-            assert 0 <= newlines <= (image.fit.rows if image.fit.kind == "anyres" else 1)
+            rows = image.fit.rows * image.fit.frames
+            assert 0 <= newlines <= (rows if image.fit.kind == "anyres" or image.fit.newlines == "grid" else 1)
             assert set(boxes) <= set(range(image.n_before))
             _check_order(boxes, image)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import (
@@ -21,8 +21,14 @@ from transformers import (
 
 from llava.model import layouts
 from llava.model.checkpoint import CheckpointError, Tensors, find_folder, read_json, read_weights
-from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
+from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
+from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+from llava.model.llava_config import AnyLlavaConfig, LlavaQwenConfig
+from llava.model.multimodal_encoder.siglip_encoder import SiglipImageProcessor
 from llava.model.tokenizer import load_tokenizer
+
+Llava: TypeAlias = LlavaLlamaForCausalLM | LlavaQwenForCausalLM
+ImageProcessor: TypeAlias = CLIPImageProcessorPil | SiglipImageProcessor
 
 CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that do not say
 
@@ -34,10 +40,15 @@ class Source:
     """Where a model comes from. `tower` is None if the checkpoint holds or describes its tower itself."""
 
     folder: Path
-    config: LlavaConfig
+    config: AnyLlavaConfig
     tower: Path | None
     original_layout: bool
     tower_chosen: bool = False
+
+
+def model_class(config: AnyLlavaConfig) -> type[Llava]:
+    """The class that a configuration is of."""
+    return LlavaQwenForCausalLM if isinstance(config, LlavaQwenConfig) else LlavaLlamaForCausalLM
 
 
 def load_model(
@@ -49,7 +60,7 @@ def load_model(
     attn_implementation: str = "sdpa",
     device_map: str | dict[str, Any] | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
-) -> LlavaLlamaForCausalLM:
+) -> Llava:
     """The model from a checkpoint in the original or in transformers' layout, ready for inference.
 
     vision_tower: folder or Hub name of a tower to use instead of the checkpoint's; a relative `mm_vision_tower` of the
@@ -62,7 +73,7 @@ def load_model(
     tensors = collect_tensors(source)
     if device_map is None and torch.device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
         device_map = {"": str(device)}  # straight to the device, without a whole copy in main memory
-    model, info = LlavaLlamaForCausalLM.from_pretrained(
+    model, info = model_class(source.config).from_pretrained(
         None,
         config=source.config,
         state_dict=tensors,
@@ -89,7 +100,7 @@ def load_pretrained_model(
     device: str | torch.device = "cpu",
     use_flash_attn: bool = False,
     **options: Any,
-) -> tuple[PreTrainedTokenizerBase, LlavaLlamaForCausalLM, CLIPImageProcessorPil, int]:
+) -> tuple[PreTrainedTokenizerBase, Llava, ImageProcessor, int]:
     """LLaVA's loader: (tokenizer, model, image processor, context length in tokens).
 
     `options` go to `load_model`. LoRA adapters and projector-only folders (`model_base`) are refused: merge them first.
@@ -107,6 +118,10 @@ def load_pretrained_model(
     if "torch_dtype" in options:
         options["dtype"] = options.pop("torch_dtype")
     model = load_model(model_path, device=device, device_map=device_map, **options)
+    if isinstance(model, LlavaQwenForCausalLM) and len(tokenizer) < model.config.vocab_size:
+        model.resize_token_embeddings(
+            len(tokenizer)
+        )  # as the original does: ids beyond the vocabulary are never answers
     return tokenizer, model, image_processor, _context_length(model.config)
 
 
@@ -121,23 +136,29 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
     config = read_config(raw, folder)
     tower = _find_tower(config, folder, vision_tower)
     if tower is not None:
-        config.mm_vision_config = layouts.tower_config(read_json(tower / "config.json", "vision tower"), tower)
+        types = ("siglip_vision_model", "clip_vision_model") if config.takes_videos else ("clip_vision_model",)
+        config.mm_vision_config = layouts.tower_config(read_json(tower / "config.json", "vision tower"), tower, types)
+    elif not config.mm_vision_config:
+        config.mm_vision_config = layouts.known_tower(config.mm_vision_tower or "")
     return Source(folder, config, tower, original, tower_chosen=vision_tower is not None)
 
 
 def collect_tensors(source: Source) -> Tensors:
     """All of the model's tensors under its own names, checked for completeness and shape.
 
-    The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder.
+    The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder; LLaVA on Qwen2 was
+    trained together with its tower, so there a folder gives the tower's sizes only.
     """
     on_disk = read_weights(source.folder, "checkpoint")
     tensors = layouts.from_original(on_disk) if source.original_layout else layouts.from_transformers(on_disk)
     has_tower = any(name.startswith(layouts.TOWER) for name in tensors)
-    if source.tower is not None and (source.tower_chosen or not has_tower):
+    chosen = source.tower_chosen and not source.config.takes_videos
+    if not has_tower or (source.tower is not None and chosen):
+        tower = source.tower or find_folder(source.config.mm_vision_tower or "", "vision tower", _TOWER_REMEDY)
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(layouts.TOWER)}
-        tensors |= layouts.from_tower(read_weights(source.tower, "vision tower"))
+        tensors |= layouts.from_tower(read_weights(tower, "vision tower"), source.config.mm_vision_config or {})
     with torch.device("meta"):
-        expected = LlavaLlamaForCausalLM(source.config).state_dict()
+        expected = model_class(source.config)(source.config).state_dict()
     if source.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
         expected.pop("lm_head.weight")
@@ -145,8 +166,14 @@ def collect_tensors(source: Source) -> Tensors:
     return {name: tensors[layouts.canonical(name)] for name in expected}
 
 
-def load_image_processor(source: Source) -> CLIPImageProcessorPil:
-    """The tower's image processor (Pillow's arithmetic, as LLaVA's training used it), or the checkpoint's own."""
+def load_image_processor(source: Source) -> ImageProcessor:
+    """The tower's image processor (Pillow's arithmetic, as LLaVA's training used it), or the checkpoint's own.
+
+    SigLIP's is fixed: no file has a say in it.
+    """
+    vision = source.config.mm_vision_config or {}
+    if vision.get("model_type") == "siglip_vision_model":
+        return SiglipImageProcessor(vision["image_size"])
     folders = [folder for folder in (source.tower, source.folder) if folder is not None]
     for folder in folders:
         if (folder / "preprocessor_config.json").is_file():
@@ -168,8 +195,11 @@ def _refuse_lora(model_path: str | Path, model_base: str | None, model_name: str
         raise CheckpointError(f"{model_name!r} is a LoRA adapter by its name; {_MERGE}")
 
 
-def _find_tower(config: LlavaConfig, folder: Path, chosen: str | Path | None) -> Path | None:
-    remedy = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
+_TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
+
+
+def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None) -> Path | None:
+    """The tower's folder; None if the checkpoint describes its tower, or names a published one that it may hold."""
     if chosen is not None:
         return find_folder(chosen, "vision tower", "check the path")
     if config.mm_vision_tower is None:
@@ -179,18 +209,24 @@ def _find_tower(config: LlavaConfig, folder: Path, chosen: str | Path | None) ->
         return beside
     if config.mm_vision_config:  # the checkpoint describes its tower: the folder is not needed
         return None
+    known = config.takes_videos and layouts.known_tower(config.mm_vision_tower)
+    if known and not Path(config.mm_vision_tower).expanduser().is_dir():
+        return None
     if config.mm_vision_tower.startswith("."):
-        raise CheckpointError(f"vision tower folder {beside} does not exist; {remedy}")
-    return find_folder(config.mm_vision_tower, "vision tower", remedy)
+        raise CheckpointError(f"vision tower folder {beside} does not exist; {_TOWER_REMEDY}")
+    return find_folder(config.mm_vision_tower, "vision tower", _TOWER_REMEDY)
 
 
 def _check_tensors(expected: Tensors, found: Tensors, folder: Path) -> None:
     """Names and shapes on disk must be the model's, exactly."""
     for name, tensor in expected.items():
         if name in found and found[name].shape != tensor.shape:
+            remedy = "use the config.json that belongs to these weights"
+            if name.startswith(layouts.TOWER):
+                remedy = "pass vision_tower=FOLDER with the config.json of the tower that these weights are of"
             raise CheckpointError(
                 f"checkpoint {folder}: {name} has shape {list(found[name].shape)} on disk, config.json asks for "
-                f"{list(tensor.shape)}; use the config.json that belongs to these weights"
+                f"{list(tensor.shape)}; {remedy}"
             )
     for names, problem in (
         (expected.keys() - found.keys(), "lacks"),
@@ -249,5 +285,5 @@ def _dtype(
     return torch.float32 if on_cpu else torch.float16
 
 
-def _context_length(config: LlavaConfig) -> int:
+def _context_length(config: AnyLlavaConfig) -> int:
     return getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length or CONTEXT_LENGTH

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from llava.model.llava_config import LlavaConfig
-from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, unpadded_region
+from llava.model.llava_config import AnyLlavaConfig
+from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, limited_grid, unpadded_region
 from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_layout
 
@@ -34,7 +35,7 @@ def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:
 
     A class token in front belongs to no place; it gets the picture's centre.
     """
-    side = _side(features.shape[0] - has_class_token)
+    side = square_side(features.shape[0] - has_class_token)
     layout = TokenLayout.grid(side, side)
     if has_class_token:
         centre = layout.coords.mean(dim=0, keepdim=True)
@@ -43,7 +44,11 @@ def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:
 
 
 def tiled_view(
-    features: Tensor, image_size: tuple[int, int] | None, tile_pixels: int, config: LlavaConfig, newline: Tensor | None
+    features: Tensor,
+    image_size: tuple[int, int] | None,
+    tile_pixels: int,
+    config: AnyLlavaConfig,
+    newline: Tensor | None,
 ) -> ImageTokens:
     """Base tile and tiles of one AnyRes picture, features [1 + tiles, N, d]; `image_size` is (width, height) in pixels.
 
@@ -56,16 +61,17 @@ def tiled_view(
     unpad = config.mm_patch_merge_type == "spatial_unpad"
     if unpad and newline is None:
         raise ValueError("mm_patch_merge_type is 'spatial_unpad', but the model has no image_newline embedding")
-    side = _side(features.shape[1])
+    side = square_side(features.shape[1])
     if features.shape[0] == 1:
         base = single_view(features[0])
         return base if newline is None else _append_newline(base, newline, side)
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
-    held = unpadded_region((down * side, across * side), image_size)
+    held = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
     if newline is not None and unpad:
-        return _unpadded(features[0], _put_together(features[1:], across, down)[held], newline)
+        grid = _limited(_put_together(features[1:], across, down)[held], side, config)
+        return _unpadded(features[0], grid, newline)
     layout = _padded_layout(side, across, down, held)
     if config.mm_patch_merge_type == "flat":
         places = layout.coords[side**2 :].reshape(down * side, across * side, 2)
@@ -75,13 +81,24 @@ def tiled_view(
     return ImageTokens(torch.cat([features[0], tiles]), layout)
 
 
-def count_tiled(image_size: tuple[int, int], side: int, tile_pixels: int, config: LlavaConfig) -> int:
+def count_tiled(image_size: tuple[int, int], side: int, tile_pixels: int, config: AnyLlavaConfig) -> int:
     """N of `tiled_view` for an AnyRes picture of (width, height) pixels; `side`: tokens along a tile's edge."""
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if config.mm_patch_merge_type != "spatial_unpad":
         return (1 + across * down) * side**2
-    rows, columns = unpadded_region((down * side, across * side), image_size)
-    return side**2 + (rows.stop - rows.start) * (columns.stop - columns.start + 1)
+    held = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
+    rows, columns = limited_grid(
+        held[0].stop - held[0].start, held[1].stop - held[1].start, side, getattr(config, "image_aspect_ratio", None)
+    )
+    return side**2 + rows * (columns + 1)
+
+
+def _limited(grid: Tensor, side: int, config: AnyLlavaConfig) -> Tensor:
+    """The grid [rows, columns, d], shrunk if it is larger than "anyres_max_k" allows."""
+    size = limited_grid(grid.shape[0], grid.shape[1], side, getattr(config, "image_aspect_ratio", None))
+    if size == grid.shape[:2]:
+        return grid
+    return functional.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")[0].permute(1, 2, 0)
 
 
 def _unpadded(base: Tensor, grid: Tensor, newline: Tensor) -> ImageTokens:
@@ -89,7 +106,7 @@ def _unpadded(base: Tensor, grid: Tensor, newline: Tensor) -> ImageTokens:
     rows, columns = grid.shape[:2]
     tiles = torch.cat([grid, newline.to(grid).expand(rows, 1, -1)], dim=1)
     features = torch.cat([base, tiles.flatten(0, 1)])
-    return ImageTokens(features, unpadded_layout(_side(len(base)), rows, columns), released_layout(len(features)))
+    return ImageTokens(features, unpadded_layout(square_side(len(base)), rows, columns), released_layout(len(features)))
 
 
 def _padded_layout(side: int, across: int, down: int, held: tuple[slice, slice]) -> TokenLayout:
@@ -103,7 +120,7 @@ def _padded_layout(side: int, across: int, down: int, held: tuple[slice, slice])
 
 def _put_together(tiles: Tensor, across: int, down: int) -> Tensor:
     """Tiles [down * across, side * side, d] -> one grid [down * side, across * side, d]."""
-    side = _side(tiles.shape[1])
+    side = square_side(tiles.shape[1])
     grid = tiles.reshape(down, across, side, side, -1).transpose(1, 2)
     return grid.reshape(down * side, across * side, -1)
 
@@ -120,7 +137,7 @@ def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageToken
     return ImageTokens(features, TokenLayout(torch.cat([base.layout.coords, place]), base.layout.diagonal))
 
 
-def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: LlavaConfig) -> tuple[int, int]:
+def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: AnyLlavaConfig) -> tuple[int, int]:
     """Tiles (across, down), checked against the number of tiles that were given."""
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if across * down != features.shape[0] - 1:
@@ -131,7 +148,8 @@ def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, conf
     return across, down
 
 
-def _side(tokens: int) -> int:
+def square_side(tokens: int) -> int:
+    """The side of the square grid that `tokens` form."""
     side = round(tokens**0.5)
     if side * side != tokens:
         raise ValueError(f"{tokens} visual tokens do not form a square grid")

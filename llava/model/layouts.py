@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from llava.model.checkpoint import CheckpointError, Tensors
-from llava.model.llava_config import LlavaConfig
+from llava.model.llava_config import AnyLlavaConfig, LlavaConfig, LlavaQwenConfig
+from llava.model.multimodal_encoder.siglip_encoder import DEFAULTS as SIGLIP_DEFAULTS
 
 TOWER = "model.vision_tower.vision_tower."
+
+QWEN = "LlavaQwenForCausalLM"
 
 _ORIGINAL_TYPES = ("llava", "llava_llama", "llama")
 
 # Buffers that older versions wrote to disk and newer ones compute.
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
-# Towers are published as parts of whole CLIP models.
-_NOT_TOWER = re.compile(r"^(text_model|text_projection|visual_projection|logit_scale)\b")
+# Towers are published as parts of whole CLIP and SigLIP models.
+_NOT_TOWER = re.compile(r"^(text_model|text_projection|visual_projection|logit_scale|logit_bias)\b")
 
 _FROM_TRANSFORMERS: Sequence[tuple[str, str]] = (
     (r"^(model\.)?vision_tower\.", TOWER),
@@ -85,30 +88,66 @@ def _next_from_transformers(raw: dict[str, Any], folder: Path) -> dict[str, Any]
         "image_aspect_ratio": "anyres",
         "mm_patch_merge_type": "spatial_unpad",
         "image_grid_pinpoints": canvases,
+        "unpad_rounds": True,
     }
 
 
-def config_from_original(raw: dict[str, Any], folder: Path) -> LlavaConfig:
-    """Our configuration for a config.json in the original layout, the tower's part still to be filled in."""
+def config_from_original(raw: dict[str, Any], folder: Path) -> AnyLlavaConfig:
+    """Our configuration for a config.json in the original layout, the tower's part still to be filled in.
+
+    The architecture decides: `model_type` has been "llava", "qwen2" and "llava_qwen" in published files of one kind.
+    """
+    on_qwen = is_on_qwen(raw)
     kind = raw.get("model_type")
-    if kind not in _ORIGINAL_TYPES:
+    if not on_qwen and kind not in _ORIGINAL_TYPES:
         raise CheckpointError(
-            f"{folder}/config.json: model_type is {kind!r}; supported are LLaVA checkpoints on Llama and Vicuna "
-            "('llava_llama', 'llava'); for other models use vlm_pruner.prune with transformers' own class"
+            f"{folder}/config.json: model_type is {kind!r} and architectures {raw.get('architectures')}; supported are "
+            "LLaVA checkpoints on Llama and Vicuna ('llava_llama', 'llava') and on Qwen2 (LlavaQwenForCausalLM); for "
+            "other models use vlm_pruner.prune with transformers' own class"
         )
     if not raw.get("mm_vision_tower") and not raw.get("mm_vision_config"):
         raise CheckpointError(
             f"{folder}/config.json names no vision tower (mm_vision_tower), so it is not a LLaVA checkpoint; "
             "give a LLaVA folder, not its language model"
         )
-    return LlavaConfig(**_without(raw, "model_type", "torch_dtype", "dtype"))
+    own = _without(raw, "model_type", "torch_dtype", "dtype")
+    return LlavaQwenConfig(**_on_qwen(own, folder)) if on_qwen else LlavaConfig(**own)
 
 
-def tower_config(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A CLIP vision configuration from a tower's config.json, which may describe a whole CLIP model."""
-    vision = raw.get("vision_config", raw) if raw.get("model_type") == "clip" else raw
-    _require(folder, "model_type", vision.get("model_type", "clip_vision_model"), "clip_vision_model")
-    return _without(vision, "torch_dtype", "dtype", "architectures")
+def is_on_qwen(raw: dict[str, Any]) -> bool:
+    """Whether a config.json in the original layout is of LLaVA on Qwen2."""
+    return QWEN in (raw.get("architectures") or ()) or raw.get("model_type") == "llava_qwen"
+
+
+def _on_qwen(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of our configuration. The original code drops rope_scaling, and applies no sliding window."""
+    if raw.get("use_sliding_window"):
+        raise CheckpointError(
+            f"{folder}/config.json: use_sliding_window is true, which no published LLaVA on Qwen2 was trained with; "
+            "set it to false"
+        )
+    theta = raw.get("rope_theta", (raw.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+    own = _without(raw, "rope_scaling", "rope_theta", "rope_parameters")
+    own["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    return {name: value for name, value in own.items() if value is not None or name not in _DEFAULTED}
+
+
+def tower_config(raw: dict[str, Any], folder: Path, types: Sequence[str] = ("clip_vision_model",)) -> dict[str, Any]:
+    """A vision tower's configuration from its config.json, which may describe a whole CLIP or SigLIP model.
+
+    types: the vision configurations that the model can have.
+    """
+    vision = raw.get("vision_config", raw) if raw.get("model_type") in ("clip", "siglip") else raw
+    kind = vision.get("model_type", "siglip_vision_model" if raw.get("model_type") == "siglip" else types[0])
+    _require(folder, "model_type", kind, *types)
+    defaults = SIGLIP_DEFAULTS if kind == "siglip_vision_model" else {}
+    return {**defaults, **_without(vision, "torch_dtype", "dtype", "architectures"), "model_type": kind}
+
+
+def known_tower(name: str) -> dict[str, Any] | None:
+    """The configuration of a published tower, by the last part of its name, for checkpoints that hold its weights."""
+    known = Path(name).name == "siglip-so400m-patch14-384"
+    return {**SIGLIP_DEFAULTS, "model_type": "siglip_vision_model"} if known else None
 
 
 def canonical(name: str) -> str:
@@ -131,10 +170,18 @@ def from_transformers(tensors: Tensors) -> Tensors:
     return _renamed(tensors, rename)
 
 
-def from_tower(tensors: Tensors) -> Tensors:
-    """The tensors of a tower's own folder, under the names that they have inside LLaVA."""
-    tower = {name: tensor for name, tensor in tensors.items() if not _NOT_TOWER.match(name)}
-    return _renamed(tower, lambda name: TOWER + name.removeprefix("vision_model."))
+def from_tower(tensors: Tensors, vision: dict[str, Any]) -> Tensors:
+    """The tensors of a tower's own folder, under the names that they have inside LLaVA.
+
+    vision: the tower's configuration. Of SigLIP, LLaVA leaves out the last layer and the pooling head.
+    """
+    tower = {
+        name.removeprefix("vision_model."): tensor for name, tensor in tensors.items() if not _NOT_TOWER.match(name)
+    }
+    if vision.get("model_type") == "siglip_vision_model":
+        left_out = ("head.", f"encoder.layers.{vision['num_hidden_layers'] - 1}.")
+        tower = {name: tensor for name, tensor in tower.items() if not name.startswith(left_out)}
+    return _renamed(tower, lambda name: TOWER + name)
 
 
 def _renamed(tensors: Tensors, rename: Callable[[str], str]) -> Tensors:
@@ -153,6 +200,9 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 # Of a text_config: what it says about itself, and what our configuration says in its own right.
 _NOT_TEXT = ("model_type", "architectures", "_name_or_path", "torch_dtype", "dtype", "tie_word_embeddings")
+
+# Keys that published files may hold as null, and whose defaults then apply.
+_DEFAULTED = ("mm_spatial_pool_mode", "mm_newline_position", "add_faster_video", "tokenizer_padding_side")
 
 # transformers leaves defaults out of the config.json that it writes; these are the ones of its LLaVA.
 _LLAVA_TEXT: dict[str, Any] = {"vocab_size": 32000}

@@ -11,10 +11,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.image_tokens import ImageTokens
-from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
-from llava.model.llava_config import LlavaConfig
+from llava.model.llava_arch import Images, ImageSizes, LlavaMetaModel, Modalities, encode_images
+from llava.model.llava_config import AnyLlavaConfig
 from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape
 from vlm_pruner.geometry.layout import VisualSpan
+
+PIXELS = ("pixel_values", "pixel_values_videos")
+"""Arguments that hold pictures and videos in transformers' convention."""
 
 
 @dataclass(frozen=True)
@@ -43,65 +46,121 @@ class _Row:
 
 
 def prepare_prompt(
-    model: LlavaLlamaModel,
+    model: LlavaMetaModel,
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    images: Tensor | Sequence[Tensor] | None,
+    images: Images | None,
     image_sizes: ImageSizes | None = None,
+    modalities: Modalities | None = None,
     *,
     padding_side: str = "right",
 ) -> MultimodalPrompt:
-    """Puts each picture's tokens where its id -200 stands in `input_ids` [B, T], pictures in order of appearance.
+    """Puts each picture's or video's tokens where its id -200 stands in `input_ids` [B, T], in order of appearance.
 
     Raises `ValueError` if the numbers of pictures and of ids -200 differ, or a row is longer than the model reads.
     """
     rows = _text_rows(input_ids, attention_mask)
     _check_counts(rows, images)
-    pictures = iter(encode_images(model, images, image_sizes) if images is not None else [])
+    pictures = iter(encode_images(model, images, image_sizes, modalities) if images is not None else [])
     spliced = [_splice(model, row, pictures) for row in rows]
     _check_length(model.config, max(row.embeds.shape[0] for row in spliced))
     return _pad(spliced, padding_side)
 
 
 def expanded_prompt_spans(
-    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor, image_sizes: Tensor | None = None
+    model: LlavaMetaModel,
+    input_ids: Tensor,
+    image_sizes: Tensor | None = None,
+    pixel_values: Tensor | None = None,
+    pixel_values_videos: Tensor | None = None,
 ) -> tuple[Tensor, list[list[VisualSpan]]]:
     """transformers' convention: `input_ids` [B, T] hold one placeholder per visual token, pictures in order.
 
     AnyRes pictures come as `pixel_values` [n, most tiles, 3, side, side], padded with empty tiles, or all tiles after
-    one another; and `image_sizes` [n, 2], which are (height, width) in this convention.
+    one another; and `image_sizes` [n, 2], which are (height, width) in this convention. Videos come as
+    `pixel_values_videos` [n, F, 3, side, side], and have a placeholder of their own.
 
     Returns embeddings [B, T, d] and the visual spans. Raises `ValueError` if placeholders and visual tokens differ.
     """
-    placeholder = model.config.image_token_index
-    mask = input_ids == (IMAGE_TOKEN_INDEX if placeholder is None else placeholder)
-    tokens = encode_images(model, *_own_tiles(model.config, pixel_values, image_sizes))
-    expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
-    if expected != found:
-        raise ValueError(
-            f"{len(tokens)} pictures make {expected} visual tokens, but input_ids hold {found} placeholders: "
-            "repeat the placeholder once per visual token, or pass images= with one id -200 per picture"
-        )
-    embeds = model.embed_tokens(input_ids.masked_fill(mask, 0))
-    features = torch.cat([image.features for image in tokens]).to(embeds)
-    return embeds.masked_scatter(mask[..., None], features), _expanded_spans(mask, tokens)
+    embeds = model.embed_tokens(input_ids.masked_fill(_any_placeholder(model.config, input_ids), 0))
+    spans: list[list[VisualSpan]] = [[] for _ in input_ids]
+    for _, mask, tokens in _by_kind(model, input_ids, image_sizes, pixel_values, pixel_values_videos):
+        expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
+        if expected != found:
+            raise ValueError(
+                f"{len(tokens)} pictures make {expected} visual tokens, but input_ids hold {found} placeholders: "
+                "repeat the placeholder once per visual token, or pass images= with one id -200 per picture"
+            )
+        features = torch.cat([image.features for image in tokens]).to(embeds)
+        embeds = embeds.masked_scatter(mask[..., None], features)
+        spans = [row + more for row, more in zip(spans, _expanded_spans(mask, tokens), strict=True)]
+    return embeds, [sorted(row, key=lambda span: span.start) for row in spans]
+
+
+def _any_placeholder(config: AnyLlavaConfig, input_ids: Tensor) -> Tensor:
+    """Bool [B, T]: where `input_ids` are placeholders and not words."""
+    mask = input_ids == _placeholder(config)
+    videos = config.video_token_index if config.takes_videos else None
+    return mask if videos is None else mask | (input_ids == videos)
+
+
+def _by_kind(
+    model: LlavaMetaModel,
+    input_ids: Tensor,
+    image_sizes: Tensor | None,
+    pixel_values: Tensor | None,
+    pixel_values_videos: Tensor | None,
+) -> Iterator[tuple[str, Tensor, list[ImageTokens]]]:
+    """Pictures, then videos: the argument that holds them, where placeholders stand (bool [B, T]), and their tokens."""
+    config = model.config
+    if pixel_values is not None:
+        tokens = encode_images(model, *_own_tiles(config, pixel_values, image_sizes))
+        yield "pixel_values", input_ids == _placeholder(config), tokens
+    if pixel_values_videos is not None:
+        if not config.takes_videos or config.video_token_index is None:
+            raise ValueError(
+                "pixel_values_videos are given, but the configuration names no placeholder for videos "
+                "(video_token_index); pass images= and modalities= with one id -200 per video"
+            )
+        mask = input_ids == config.video_token_index
+        tokens = encode_images(model, list(pixel_values_videos), modalities="video")
+        yield "pixel_values_videos", mask, tokens
+
+
+def _placeholder(config: AnyLlavaConfig) -> int:
+    return IMAGE_TOKEN_INDEX if config.image_token_index is None else config.image_token_index
 
 
 def repeat_pictures(
-    model: LlavaLlamaModel, input_ids: Tensor, pixel_values: Tensor, image_sizes: Tensor | None, times: int
+    model: LlavaMetaModel,
+    input_ids: Tensor,
+    times: int,
+    image_sizes: Tensor | None = None,
+    pixel_values: Tensor | None = None,
+    pixel_values_videos: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """`pixel_values` and `image_sizes` of a batch in transformers' convention, whose every row comes `times` times."""
-    counts = [len(row) for row in expanded_prompt_spans(model, input_ids, pixel_values, image_sizes)[1]]
-    rows = torch.arange(sum(counts)).split(counts)
-    order = torch.cat([row for row in rows for _ in range(times)])
-    tiles, _ = _own_tiles(model.config, pixel_values, image_sizes)
-    flat = pixel_values.ndim == 4 and isinstance(tiles, list)  # all pictures' tiles after one another
-    pixels = torch.cat([tiles[i] for i in order.tolist()]) if flat else pixel_values[order.to(pixel_values.device)]
-    return {"pixel_values": pixels} | ({} if image_sizes is None else {"image_sizes": image_sizes[order]})
+    """The arguments about a batch's pictures in transformers' convention, when every row comes `times` times."""
+    repeated = {}
+    for name, mask, tokens in _by_kind(model, input_ids, image_sizes, pixel_values, pixel_values_videos):
+        counts = [len(row) for row in _expanded_spans(mask, tokens)]
+        order = torch.cat([row for row in torch.arange(sum(counts)).split(counts) for _ in range(times)])
+        if name == "pixel_values_videos":
+            assert pixel_values_videos is not None
+            repeated[name] = pixel_values_videos[order.to(pixel_values_videos.device)]
+            continue
+        assert pixel_values is not None
+        tiles, _ = _own_tiles(model.config, pixel_values, image_sizes)
+        flat = pixel_values.ndim == 4 and isinstance(tiles, list)  # all pictures' tiles after one another
+        repeated[name] = (
+            torch.cat([tiles[i] for i in order.tolist()]) if flat else pixel_values[order.to(pixel_values.device)]
+        )
+        if image_sizes is not None:
+            repeated["image_sizes"] = image_sizes[order]
+    return repeated
 
 
 def _own_tiles(
-    config: LlavaConfig, pixel_values: Tensor, image_sizes: Tensor | None
+    config: AnyLlavaConfig, pixel_values: Tensor, image_sizes: Tensor | None
 ) -> tuple[Tensor | list[Tensor], list[tuple[int, int]] | None]:
     """From transformers' convention to LLaVA's: one tensor of tiles per picture, and sizes as (width, height)."""
     if image_sizes is None or config.image_grid_pinpoints is None:
@@ -141,7 +200,7 @@ def _text_rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]
     return [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
 
 
-def _check_counts(rows: Sequence[Tensor], images: Tensor | Sequence[Tensor] | None) -> None:
+def _check_counts(rows: Sequence[Tensor], images: Images | None) -> None:
     placeholders = sum(int((row == IMAGE_TOKEN_INDEX).sum()) for row in rows)
     given = 0 if images is None else len(images)
     if placeholders != given:
@@ -151,7 +210,7 @@ def _check_counts(rows: Sequence[Tensor], images: Tensor | Sequence[Tensor] | No
         )
 
 
-def _check_length(config: LlavaConfig, length: int) -> None:
+def _check_length(config: AnyLlavaConfig, length: int) -> None:
     limit = config.tokenizer_model_max_length
     if limit is not None and length > limit:
         raise ValueError(
@@ -160,7 +219,7 @@ def _check_length(config: LlavaConfig, length: int) -> None:
         )
 
 
-def _splice(model: LlavaLlamaModel, ids: Tensor, pictures: Iterator[ImageTokens]) -> _Row:
+def _splice(model: LlavaMetaModel, ids: Tensor, pictures: Iterator[ImageTokens]) -> _Row:
     """One row's embeddings; takes as many pictures as the row has image ids."""
     breaks = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
     text = model.embed_tokens(ids[ids != IMAGE_TOKEN_INDEX])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from llava.model.checkpoint import CheckpointError, first_line, read_json
 
@@ -15,12 +15,12 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
 
     Raises `CheckpointError` if there is none, it cannot be read, or it has more tokens than the model's `vocab_size`.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        message = f"checkpoint {folder} has no tokenizer (tokenizer.json or tokenizer.model); copy it there"
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        message = f"checkpoint {folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); copy it there"
         raise CheckpointError(message)
     try:
         # With a configuration given, transformers does not stumble over our model_type in config.json.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=LlamaConfig(), **_options(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=_config(folder), **_options(folder))
     except Exception as error:  # transformers, tokenizers and sentencepiece raise many kinds
         message = (
             f"the tokenizer in {folder} cannot be read ({first_line(error)}); copy the model's own tokenizer there"
@@ -34,6 +34,12 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _config(folder: Path) -> PreTrainedConfig:
+    """A configuration of the tokenizer's kind: Qwen2's where its own files are and no other's."""
+    llama = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return LlamaConfig() if llama else Qwen2Config()
+
+
 def _options(folder: Path) -> dict[str, Any]:
     """Llama's sentencepiece tokenizer begins every text with <s> unless told otherwise, and LLaVA relies on it.
 
@@ -41,4 +47,8 @@ def _options(folder: Path) -> dict[str, Any]:
     """
     settings = folder / "tokenizer_config.json"
     asked = "add_bos_token" in read_json(settings, "tokenizer") if settings.is_file() else False
-    return {} if (folder / "tokenizer.json").is_file() or asked else {"add_bos_token": True}
+    return (
+        {}
+        if not (folder / "tokenizer.model").is_file() or (folder / "tokenizer.json").is_file() or asked
+        else {"add_bos_token": True}
+    )

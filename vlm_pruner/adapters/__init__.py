@@ -23,6 +23,7 @@ _ADAPTERS = {
     "LlavaOnevisionForConditionalGeneration": ("llava_onevision", "LlavaOnevisionAdapter"),
     "LlavaOnevisionModel": ("llava_onevision", "LlavaOnevisionAdapter"),
     "LlavaLlamaForCausalLM": ("llava_original", "LlavaOriginalAdapter"),
+    "LlavaQwenForCausalLM": ("llava_original", "LlavaOriginalAdapter"),
     "InternVLForConditionalGeneration": ("internvl", "InternVLAdapter"),
     "InternVLModel": ("internvl", "InternVLAdapter"),
     "Mistral3ForConditionalGeneration": ("mistral3", "Mistral3Adapter"),

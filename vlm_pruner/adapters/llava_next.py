@@ -86,11 +86,11 @@ class LlavaNextAdapter(Adapter):
         return unpadded_layout(self._side, rows, columns)
 
 
-def anyres_fit(layout: TokenLayout, side: int, pixels: int, canvases: tuple[Size, ...]) -> Fit:
+def anyres_fit(layout: TokenLayout, side: int, pixels: int, canvases: tuple[Size, ...], *, rounds: bool = True) -> Fit:
     """The fit of base, tiles and newlines; `pixels` along a tile, canvases as (width, height)."""
     tiles = layout.coords[side**2 :]
     rows, columns = (int(tiles[:, 1].max()) + 1, int(tiles[:, 0].max())) if len(tiles) else (0, 0)
-    return Fit("anyres", rows, columns, base=side, pixels=pixels, canvases=canvases)
+    return Fit("anyres", rows, columns, base=side, pixels=pixels, canvases=canvases, rounds=rounds)
 
 
 def pairs(image_sizes: Any) -> Iterable[tuple[int, int]]:

@@ -16,10 +16,9 @@ from torch import Tensor
 from vlm_pruner.adapters.base import encoded, grid_fit
 from vlm_pruner.adapters.llava_next import pairs
 from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
+from vlm_pruner.geometry.anyres import limited_grid
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.geometry.layout import TokenLayout
-
-_LARGE = 1.1  # transformers shrinks grids that are larger than the limit by more than this, along each side
 
 
 class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
@@ -43,9 +42,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = super()._grid(height, width)
-        most = int(self.model.config.vision_aspect_ratio.removeprefix("anyres_max_")) * self._side**2
-        ratio = math.sqrt(rows * columns / most)
-        return (int(rows // ratio), int(columns // ratio)) if ratio > _LARGE else (rows, columns)
+        return limited_grid(rows, columns, self._side, self.model.config.vision_aspect_ratio)
 
     def _read_off(self, features: Tensor) -> TokenLayout:
         return self._base_alone() if len(features) == self._side**2 + 1 else super()._read_off(features)

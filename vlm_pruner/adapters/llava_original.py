@@ -1,4 +1,4 @@
-"""LLaVA in the original layout: this repository's `LlavaLlamaForCausalLM`, whose decoder is told its visual spans."""
+"""LLaVA in the original layout: this repository's `LlavaLlamaForCausalLM` and `LlavaQwenForCausalLM`."""
 
 from __future__ import annotations
 

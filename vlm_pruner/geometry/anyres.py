@@ -8,7 +8,9 @@ of the tower's size; a small copy of the whole picture comes first as the base t
 from __future__ import annotations
 
 import ast
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +19,19 @@ from PIL import Image
 Size = tuple[int, int]
 Pinpoints = str | Sequence[Sequence[int]] | None  # as in config.json
 
+_RANGE = re.compile(r"\((\d+)x(\d+)\)")
+_LARGE = 1.1  # grids that exceed the limit by more than this along each side are shrunk
 
-def parse_pinpoints(grid_pinpoints: Pinpoints) -> list[Size]:
-    """Parses canvases, (width, height) in pixels, from a list or its text. Raises ValueError for anything else."""
+
+def parse_pinpoints(grid_pinpoints: Pinpoints, tile: int | None = None) -> list[Size]:
+    """Parses canvases, (width, height) in pixels, from a list or its text. Raises ValueError for anything else.
+
+    The text may also be a range in tiles, such as "(1x1),...,(6x6)", which `tile`, a tile's side in pixels, scales.
+    """
+    if isinstance(grid_pinpoints, str) and tile is not None and (corners := _RANGE.findall(grid_pinpoints)):
+        (left, top), (right, bottom) = ((int(across), int(down)) for across, down in (corners[0], corners[-1]))
+        tiles = itertools.product(range(left, right + 1), range(top, bottom + 1))
+        return [(across * tile, down * tile) for across, down in tiles]
     try:
         pairs: Any = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
         return [(int(width), int(height)) for width, height in pairs]
@@ -43,7 +55,7 @@ def select_best_resolution(original_size: Size, possible_resolutions: Sequence[S
 
 def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Pinpoints, patch_size: int) -> tuple[int, int]:
     """Number of tiles (across, down) for a picture; `patch_size` is a tile's side in pixels."""
-    width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints))
+    width, height = select_best_resolution(image_size, parse_pinpoints(grid_pinpoints, patch_size))
     return width // patch_size, height // patch_size
 
 
@@ -72,17 +84,32 @@ def divide_to_patches(image: Image.Image, patch_size: int) -> list[Image.Image]:
     ]
 
 
-def unpadded_region(grid: tuple[int, int], original_size: Size) -> tuple[slice, slice]:
-    """Rows and columns of a token grid (height, width) that show the picture rather than the black bars around it."""
+def unpadded_region(grid: Size, original_size: Size, *, rounds: bool = False) -> tuple[slice, slice]:
+    """Rows and columns of a token grid (height, width) that show the picture rather than the black bars around it.
+
+    rounds: whether the picture's tokens are rounded to 7 digits before they are truncated. transformers does so; the
+    original code takes 11.9999999 for 11 and so cuts off a little more for a few sizes, such as 820 x 369.
+    """
     rows, columns = grid
     width, height = original_size
     if width / height > columns / rows:
-        bar = (rows - _fitted(height * (columns / width))) // 2
+        bar = (rows - _whole(height * (columns / width), rounds)) // 2
         return slice(bar, rows - bar), slice(0, columns)
-    bar = (columns - _fitted(width * (rows / height))) // 2
+    bar = (columns - _whole(width * (rows / height), rounds)) // 2
     return slice(0, rows), slice(bar, columns - bar)
 
 
-def _fitted(tokens: float) -> int:
-    """Whole tokens, rounded to 7 digits first as transformers does, so that 11.9999999 counts as 12, not 11."""
-    return int(round(tokens, 7))
+def _whole(tokens: float, rounds: bool) -> int:
+    return int(round(tokens, 7)) if rounds else int(tokens)
+
+
+def limited_grid(rows: int, columns: int, side: int, aspect_ratio: str | None) -> tuple[int, int]:
+    """The (rows, columns) to which "anyres_max_k" shrinks a grid: about k tiles of side x side tokens at most.
+
+    Grids up to 1.1 times that size along each side stay, and all grids where `aspect_ratio` names no limit.
+    """
+    limit = re.search(r"anyres_max_(\d+)", aspect_ratio or "")
+    if limit is None:
+        return rows, columns
+    times = math.sqrt(rows * columns / (int(limit[1]) * side**2))
+    return (int(rows // times), int(columns // times)) if times > _LARGE else (rows, columns)

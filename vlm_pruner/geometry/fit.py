@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -60,6 +60,8 @@ class Fit:
     pixels:   side of the vision tower's square in pixels (crop, anyres).
     resized:  crop: target length of the shorter side, if it is not `pixels`.
     canvases: anyres: (width, height) in pixels of the canvases to choose from.
+    rounds:   anyres: how bars are cut off, see `anyres.unpadded_region`.
+    newlines: of a video's frames, where newline tokens stand among them, see `videos`; "" where there are none.
     """
 
     kind: str
@@ -71,6 +73,8 @@ class Fit:
     pixels: int = 0
     resized: int | None = None
     canvases: tuple[Size, ...] = ()
+    rounds: bool = field(default=True, compare=False)
+    newlines: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -114,8 +118,9 @@ class Fit:
 
     def _frames(self, region: Box) -> list[GridView]:
         names = ["picture"] if self.frames == 1 else [f"frame {number + 1}" for number in range(self.frames)]
-        tokens = self.rows * self.columns
-        return [GridView(name, region, self.rows, self.columns, i * tokens) for i, name in enumerate(names)]
+        stride = self.columns + (self.newlines == "grid")
+        tokens = self.rows * stride + (self.newlines == "frame")
+        return [GridView(name, region, self.rows, self.columns, i * tokens, stride) for i, name in enumerate(names)]
 
     def _anyres(self, size: Size) -> list[GridView]:
         whole = (0.0, 0.0, float(size[0]), float(size[1]))
@@ -131,7 +136,7 @@ class Fit:
 
         canvas = select_best_resolution(size, self.canvases)
         grid = (canvas[1] // self.pixels * self.base, canvas[0] // self.pixels * self.base)
-        rows, columns = unpadded_region(grid, size)
+        rows, columns = unpadded_region(grid, size, rounds=self.rounds)
         self._check_grid(size, (rows.stop - rows.start, columns.stop - columns.start))
         scaled = _scaled(size, canvas)
         patch = self.pixels / self.base

@@ -1,201 +1,29 @@
-"""LLaVA on Llama: pictures and text in, logits or new tokens out."""
+"""LLaVA on Llama: LLaVA-1.5 and 1.6."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
-
-import torch
-from torch import Tensor, nn
 from transformers import LlamaForCausalLM, LlamaPreTrainedModel
 
-from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.llava_arch import ImageSizes, LlavaLlamaModel, encode_images
+from llava.model.language_model.modeling_llama_self import VLMPruner
+from llava.model.llava_arch import LlavaMetaModel
+from llava.model.llava_causal import LlavaMetaForCausalLM
 from llava.model.llava_config import LlavaConfig
-from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
-from llava.model.multimodal_prompt import expanded_prompt_spans, prepare_prompt, repeat_pictures
-from vlm_pruner.decoder.cache_names import with_cache
-from vlm_pruner.decoder.refusals import counting_positions
-from vlm_pruner.geometry.layout import VisualSpan
 
 __all__ = ["LlavaConfig", "LlavaLlamaForCausalLM", "LlavaLlamaModel"]
 
-Images: TypeAlias = Tensor | Sequence[Tensor]
 
-# Arguments that speak of the prompt's pictures: a generation's first forward call needs them, later ones must not.
-_PREFILL_ONLY = ("images", "image_sizes", "pixel_values", "visual_spans")
+class LlavaLlamaModel(LlavaMetaModel, VLMPruner):
+    """The decoder with tower and projector as children, under the names of the original checkpoints."""
+
+    config_class = LlavaConfig
 
 
-class LlavaLlamaForCausalLM(LlamaForCausalLM):
-    """LLaVA with a `VLMPruner` decoder in `model`.
-
-    Two ways to give pictures, for `forward` and `generate` alike:
-
-    - LLaVA's: one id -200 per picture in `input_ids`, `images` and, for AnyRes, `image_sizes` as (width, height);
-      `generate` returns the new tokens only.
-    - transformers': one placeholder id per visual token in `input_ids`, `pixel_values` and, for AnyRes, `image_sizes`
-      as (height, width); `generate` returns prompt and new tokens.
-    """
+class LlavaLlamaForCausalLM(LlavaMetaForCausalLM, LlamaForCausalLM):
+    """LLaVA with a `VLMPruner` decoder in `model`. See `LlavaMetaForCausalLM` for the two ways to give pictures."""
 
     config_class = LlavaConfig
     _no_split_modules = ("LlamaDecoderLayer", "CLIPEncoderLayer")
 
     def __init__(self, config: LlavaConfig) -> None:
-        # Past LlamaForCausalLM's own constructor, which would build a second, plain decoder.
         LlamaPreTrainedModel.__init__(self, config)
-        self.model = LlavaLlamaModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
-
-    def get_model(self) -> LlavaLlamaModel:
-        return self.model
-
-    def get_vision_tower(self) -> CLIPVisionTower:
-        return self.model.vision_tower
-
-    def encode_images(self, images: Images) -> list[Tensor]:
-        """Each picture's projected features, [N, d]."""
-        return [image.features for image in encode_images(self.model, images)]
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Any = None,
-        inputs_embeds: Tensor | None = None,
-        images: Images | None = None,
-        image_sizes: ImageSizes | Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        visual_spans: list[list[VisualSpan]] | None = None,
-        past_key_values: Any = None,
-        logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
-    ) -> Any:
-        """As `LlamaForCausalLM.forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence.
-
-        cache: the key-value cache, which may also be called `past_key_values`, whichever transformers is installed.
-        logits_to_keep: logits of so many last positions only. Named because `generate` reads the signature, and asks
-        for the last position's alone where it can: those of a whole prompt take 2 % of a 7B's prefill, and 40 MB.
-        """
-        kwargs["logits_to_keep"] = logits_to_keep
-        by_position = counting_positions(kwargs)
-        if input_ids is None and pixel_values is not None:
-            raise ValueError(
-                "pixel_values are given with inputs_embeds, in which nothing says where pictures are; pass input_ids "
-                "with one placeholder per visual token"
-            )
-        if input_ids is not None and pixel_values is not None:
-            _refuse_both(images, pixel_values)
-            inputs_embeds, visual_spans = expanded_prompt_spans(self.model, input_ids, pixel_values, image_sizes)
-            input_ids = None
-        elif input_ids is not None and (images is not None or _has_image_ids(input_ids)):
-            _refuse_labels(kwargs)
-            side = self.config.tokenizer_padding_side
-            prompt = prepare_prompt(self.model, input_ids, attention_mask, images, image_sizes, padding_side=side)
-            input_ids, inputs_embeds, visual_spans = None, prompt.inputs_embeds, prompt.visual_spans
-            attention_mask, position_ids = prompt.attention_mask, prompt.position_ids
-        return super().forward(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            visual_spans=visual_spans,
-            by_position=by_position,
-            **with_cache(kwargs, past_key_values if cache is None else cache),
-        )
-
-    @torch.no_grad()
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        images: Images | None = None,
-        image_sizes: ImageSizes | Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Generates after `inputs` (or `input_ids`) [B, T]; see the class for the two conventions.
-
-        Raises `ValueError` if the numbers of pictures and placeholders differ.
-        """
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        pixel_values = kwargs.get("pixel_values")
-        _refuse_both(images, pixel_values)
-        if input_ids is None or pixel_values is not None:
-            if image_sizes is not None:
-                kwargs["image_sizes"] = image_sizes
-            return super().generate(input_ids, **kwargs)
-        _refuse_without_cache(kwargs)
-        prompt = prepare_prompt(
-            # Left, whatever the configuration says: new tokens are appended on the right.
-            self.model,
-            input_ids,
-            kwargs.pop("attention_mask", None),
-            images,
-            image_sizes,
-            padding_side="left",
-        )
-        return super().generate(
-            inputs_embeds=prompt.inputs_embeds,
-            attention_mask=prompt.attention_mask,
-            visual_spans=prompt.visual_spans,
-            **kwargs,
-        )
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        visual_spans: list[list[VisualSpan]] | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Beams repeat every row of the batch; transformers repeats tensors, and pictures must follow their rows."""
-        pictures = {}
-        if expand_size > 1 and input_ids is not None and kwargs.get("pixel_values") is not None:
-            pixels, sizes = kwargs.pop("pixel_values"), kwargs.pop("image_sizes", None)
-            pictures = repeat_pictures(self.model, input_ids, pixels, sizes, expand_size)
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        if visual_spans is not None:
-            kwargs["visual_spans"] = [row for row in visual_spans for _ in range(expand_size)]
-        return input_ids, {**kwargs, **pictures}
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        # Named because transformers reads the signature to learn whether a model can start from embeddings.
-        inputs_embeds: Tensor | None = None,
-        is_first_iteration: bool = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            kwargs = {name: value for name, value in kwargs.items() if name not in _PREFILL_ONLY}
-        return super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
-        )
-
-
-def _has_image_ids(input_ids: Tensor) -> bool:
-    # Looking at the ids waits for the device, which a decoding step of one token must not.
-    return input_ids.shape[1] > 1 and bool((input_ids == IMAGE_TOKEN_INDEX).any())
-
-
-def _refuse_both(images: Images | None, pixel_values: Tensor | None) -> None:
-    if images is not None and pixel_values is not None:
-        raise ValueError(
-            "both images and pixel_values are given; pass one: images goes with ids -200 (LLaVA's convention), "
-            "pixel_values with one placeholder per visual token (transformers')"
-        )
-
-
-def _refuse_without_cache(kwargs: dict[str, Any]) -> None:
-    if kwargs.get("use_cache") is False:
-        raise ValueError(
-            "use_cache=False: without a cache every step needs the pictures again, which LLaVA's convention gives to "
-            "the first alone; leave the cache on, or give pictures in transformers' convention (pixel_values)"
-        )
-
-
-def _refuse_labels(kwargs: dict[str, Any]) -> None:
-    if kwargs.get("labels") is not None:
-        raise ValueError("labels with images= are not supported yet; train in transformers' convention (pixel_values)")
+        self.build(config, LlavaLlamaModel(config))

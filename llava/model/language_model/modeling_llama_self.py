@@ -2,82 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from transformers import LlamaModel
 
-import torch
-from transformers import LlamaConfig, LlamaModel
-
-from vlm_pruner.decoder.pruning import DecoderPruning
-from vlm_pruner.geometry.fit import Fit
-from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
-from vlm_pruner.methods.base import Pruner
-from vlm_pruner.receipts import Receipt
+from llava.model.language_model.pruned_decoder import PrunedDecoder
 
 
-class VLMPruner(LlamaModel):
-    """transformers' Llama; with a `method` it drops visual tokens before layer `method.layer`.
-
-        decoder.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default
-        decoder(inputs_embeds=..., visual_spans=[[VisualSpan(35, 576, TokenLayout.grid(24, 24))]], use_cache=True)
-        decoder.receipts[-1]
-
-    Pruning is on only while `forward` runs, so nothing is left behind in the decoder between calls.
-    """
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__(config)
-        self._pruning: DecoderPruning | None = None
-
-    @property
-    def method(self) -> Pruner | None:
-        """The pruning method, or None for the dense model."""
-        return self._pruning.method if self._pruning else None
-
-    @method.setter
-    def method(self, method: Pruner | None) -> None:
-        pruning = None if method is None else DecoderPruning(self, method, fit=self.fit)
-        if method is not None:
-            self.check(method)
-        self._pruning = pruning
-
-    @property
-    def receipts(self) -> list[Receipt]:
-        """What was kept: one receipt per prefill since the method was set."""
-        return self._pruning.receipts if self._pruning else []
-
-    def check(self, method: Pruner) -> None:
-        """Raises PruningError if `method` cannot fit any picture. A decoder alone knows of none."""
-
-    def fit(self, layout: TokenLayout) -> Fit | None:
-        """How a picture with tokens at `layout` was laid on their grid; a decoder alone cannot tell."""
-        return None
-
-    def forward(
-        self,
-        *args: Any,
-        visual_spans: list[list[VisualSpan]] | None = None,
-        by_position: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As `LlamaModel.forward`; `visual_spans` says, per batch row, where a prefill's visual tokens are.
-
-        by_position: the name of an argument of the whole model that counts positions of the un-pruned sequence, such
-        as labels. Raises PruningError if there is one and tokens are to be dropped.
-        """
-        if self._pruning is None:
-            return super().forward(*args, **kwargs)
-        return self._pruned_forward(self._pruning, visual_spans, by_position, args, kwargs)
-
-    @torch.compiler.disable  # `generate` compiles decoding with a static cache, and would then pass hooks over
-    def _pruned_forward(
-        self,
-        pruning: DecoderPruning,
-        visual_spans: list[list[VisualSpan]] | None,
-        by_position: str | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        with pruning:
-            if visual_spans is not None:
-                pruning.expect(visual_spans, by_position)
-            return super().forward(*args, **pruning.arguments(kwargs))
+class VLMPruner(PrunedDecoder, LlamaModel):
+    """transformers' Llama; with a `method` it drops visual tokens before layer `method.layer`. See `PrunedDecoder`."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_encoder.siglip_encoder import SiglipVisionTower
+
+VisionTower: TypeAlias = CLIPVisionTower | SiglipVisionTower
 
 
-def build_vision_tower(config: Any) -> CLIPVisionTower:
+def build_vision_tower(config: Any) -> VisionTower:
     """A tower with uninitialised weights from `config.mm_vision_config` (the tower's own config.json as a dict)."""
-    if not config.mm_vision_config:
+    vision = config.mm_vision_config
+    if not vision:
         raise ValueError(
             f"the configuration has no mm_vision_config (mm_vision_tower is {config.mm_vision_tower!r}): "
             "load checkpoints with llava.model.builder.load_model, which reads the tower's configuration"
         )
-    return CLIPVisionTower(config.mm_vision_config, config.mm_vision_select_layer, config.mm_vision_select_feature)
+    if vision.get("model_type") == "siglip_vision_model":
+        return SiglipVisionTower(vision)
+    return CLIPVisionTower(vision, config.mm_vision_select_layer, config.mm_vision_select_feature)
