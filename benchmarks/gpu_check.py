@@ -18,8 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,13 @@ import torch
 from torch import Tensor
 
 import vlm_pruner as vp
+from benchmarks.gpu_plan import DRY, TEXT, WHOLE, Check, Plan, arms, kernels_set, model_of
+from benchmarks.gpu_responses import flash_attention, largest_batch, responses
 from benchmarks.selection_speed import picture
-from vlm_pruner import CentrifugalPruner, TokenLayout, kernels
+from vlm_pruner import CentrifugalPruner, TokenLayout
 from vlm_pruner.decoder import shortening
 from vlm_pruner.decoder.shortening import Task, shorten
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.view import View
 from vlm_pruner.provenance import environment
@@ -46,83 +46,14 @@ from vlm_pruner.speed.workload import make_workload
 
 SECONDS = 420  # no section starts later, so that the whole stays under 8 minutes
 KIT = Path(__file__).resolve().parents[2] / "shared" / "conformance"
-TEXT = 60  # words beside the picture
 
 
-@dataclass(frozen=True)
-class Check:
-    """One line. value: None for an error or where nothing was checked. at_least: the bar's sense."""
-
-    name: str
-    value: float | None
-    unit: str = ""
-    bar: float | None = None
-    at_least: bool = False
-    note: str = ""
-    error: bool = False
-
-    @property
-    def verdict(self) -> str:
-        if self.error:
-            return "ERROR"
-        if self.bar is None or self.value is None:
-            return "-"
-        return "PASS" if (self.value >= self.bar if self.at_least else self.value <= self.bar) else "FAIL"
-
-    def __str__(self) -> str:
-        figure = "" if self.value is None else f"{self.value:.3f} {self.unit}"
-        bar = "" if self.bar is None else f"{'at least' if self.at_least else 'at most'} {self.bar:g}"
-        return f"{self.verdict:<6}{self.name:<58}{figure:>14}  {bar:<15}{self.note}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is run: the whole, or a tiny share of it on a CPU, without bars of speed."""
-
-    device: str
-    pictures: tuple[tuple[int, int, int, int], ...]  # height, width, channels, kept: for agreement
-    sizes: tuple[tuple[int, int, int, int, float], ...]  # the same and the bar in ms: for timing
-    model: str
-    next_model: str
-    layers: int | None
-    rounds: int
-
-    @property
-    def dry(self) -> bool:
-        return self.device == "cpu"
-
-    def bar(self, value: float) -> float | None:
-        return None if self.dry else value
-
-
-WHOLE = Plan(
-    "cuda",
-    ((5, 3, 64, 6), (13, 11, 300, 20), (24, 24, 4096, 64)),
-    ((24, 24, 4096, 64, 0.30), (48, 60, 4096, 320, 1.0), (128, 128, 4096, 1820, 10.0)),
-    "llava-1.5-7b",
-    "llava-next-7b",
-    None,
-    10,
-)
-DRY = Plan("cpu", ((5, 3, 32, 6),), ((5, 4, 32, 7, 1.0),), "tiny", "tiny", 3, 1)
-
-
-@contextmanager
-def kernels_set(choice: str) -> Iterator[None]:
-    before = os.environ.get(kernels.VARIABLE)
-    os.environ[kernels.VARIABLE] = choice
-    try:
-        yield
-    finally:
-        del os.environ[kernels.VARIABLE]
-        if before is not None:
-            os.environ[kernels.VARIABLE] = before
-
-
-def choose(method: CentrifugalPruner, hidden: Tensor, keys: Tensor, layout: TokenLayout) -> tuple[Tensor, Tensor]:
-    """Order and merged rows, by the kernels."""
+def choose(
+    method: CentrifugalPruner, hidden: Tensor, keys: Tensor, layout: TokenLayout, path: str = "on"
+) -> tuple[Tensor, Tensor]:
+    """Order and merged rows, by the kernels or, with path="off", by the torch path on the same device."""
     assert method.keep_tokens is not None
-    with kernels_set("on"):
+    with kernels_set(path):
         selection = method.select(hidden, keys, layout, method.keep_tokens)
         return selection.order, method.merge(hidden, selection)
 
@@ -176,6 +107,14 @@ def goldens(plan: Plan) -> Iterator[Check]:
             same += order.sort().values.tolist() == config["retained"]
             total += 1
     yield Check("goldens: share of configurations with the same tokens", same / total, "", 1, True, f"{total} of them")
+
+
+def repeated(plan: Plan) -> Iterator[Check]:
+    """Three runs on the same input give the same bits."""
+    method, inputs = example(plan)
+    (order, rows), *others = [choose(method, *inputs) for _ in range(3)]
+    same = all(order.equal(other) and rows.equal(merged) for other, merged in others)
+    yield Check("three runs: the same bits", float(same), "", 1, True)
 
 
 def example(plan: Plan, seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> tuple[CentrifugalPruner, Any]:
@@ -311,6 +250,8 @@ def selection(plan: Plan) -> Iterator[Check]:
         run = lambda method=method, inputs=inputs: choose(method, *inputs)  # noqa: E731
         title = f"selection + SWA, {height * width} to {keep} tokens, d = {channels}"
         yield _median(title, milliseconds(run, plan, 50), plan.bar(bar))
+        plain = lambda method=method, inputs=inputs: choose(method, *inputs, path="off")  # noqa: E731
+        yield _median(title + ", torch path", milliseconds(plain, plan, 5), None)
         if not plan.dry:
             captured = torch.cuda.CUDAGraph()
             with torch.cuda.graph(captured):
@@ -334,8 +275,7 @@ def _median(title: str, times: list[float], bar: float | None) -> Check:
 
 def llava(plan: Plan) -> Iterator[Check]:
     """LLaVA-1.5-7B, 576 to 64 tokens: prefill at batch 1 and 8, and the share of choosing in the dense prefill."""
-    dtype = torch.float32 if plan.dry else torch.bfloat16
-    model = models.build(plan.model, device=plan.device, dtype=dtype, layers=plan.layers)
+    model = model_of(plan, plan.model)
     visual, keep = (16, 8) if plan.dry else (576, 64)
     for batch, bar in ((1, 2.6), (8, 3.5)):
         dense, pruned, chosen = _prefills(plan, model, visual, keep, 1 if plan.dry else batch)
@@ -355,7 +295,7 @@ def _busy(plan: Plan, model: Any, visual: int, keep: int) -> Check:
 
     work, busy = make_workload(model, visual, TEXT, 1), []
     with kernels_set("on"), torch.no_grad():
-        for arm in _arms(work.visual, keep):
+        for arm in arms(work.visual, keep):
             with profile(activities=[ProfilerActivity.CUDA]) as profiler:
                 run_once(model, work, arm, 1)
                 torch.cuda.synchronize()
@@ -366,26 +306,21 @@ def _busy(plan: Plan, model: Any, visual: int, keep: int) -> Check:
 
 def llava_next(plan: Plan) -> Iterator[Check]:
     """LLaVA-NeXT-7B: 320 tokens of one picture."""
-    dtype = torch.float32 if plan.dry else torch.bfloat16
-    model = models.build(plan.next_model, device=plan.device, dtype=dtype, layers=plan.layers)
+    model = model_of(plan, plan.next_model)
     visual, keep = (25, 8) if plan.dry else (2880, 320)
     dense, pruned, _ = _prefills(plan, model, visual, keep, 1)
     yield _speedup(f"{plan.next_model} prefill, {keep} of about {visual} tokens", dense, pruned, plan.bar(4.5))
 
 
-def _arms(visual: int, keep: int) -> list[Arm]:
-    return [Arm("dense", visual), Arm("vlm-pruner", keep, CentrifugalPruner(keep_tokens=keep))]
-
-
 def _prefills(plan: Plan, model: Any, visual: int, keep: int, batch: int) -> tuple[list[float], ...]:
     """Seconds of dense prefills, of pruned ones and of choosing in these; taking turns, after two of each."""
     work = make_workload(model, visual, 8 if plan.dry else TEXT, batch)
-    arms = _arms(work.visual, keep)
+    turns = arms(work.visual, keep)
     dense, pruned, chosen = [], [], []
     warm_up = 0 if plan.dry else 2
     with kernels_set("on"), torch.no_grad():
         for turn in range(-warm_up, plan.rounds):
-            short, long = (run_once(model, work, arm, 1).seconds for arm in reversed(arms))
+            short, long = (run_once(model, work, arm, 1).seconds for arm in reversed(turns))
             if turn >= 0:
                 dense.append(long["prefill"])
                 pruned.append(short["prefill"])
@@ -399,7 +334,11 @@ def _speedup(title: str, dense: list[float], pruned: list[float], bar: float | N
     return Check(title, statistics.median(dense) / statistics.median(pruned), "x", bar, True, note)
 
 
-SECTIONS = (agreement, goldens, together, no_wait, graph, compiled, selection, selection_in_batches, llava, llava_next)
+# What decides comes first: a call that runs out of time has the bars' lines.
+SECTIONS = (
+    *(agreement, goldens, together, repeated, no_wait, graph, compiled, selection, selection_in_batches, llava),
+    *(llava_next, responses, flash_attention, largest_batch),
+)
 
 
 def run_section(section: Callable[[Plan], Iterator[Check]], plan: Plan) -> Iterator[Check]:
@@ -429,19 +368,31 @@ def main() -> int:
         print("no GPU: torch.cuda.is_available() is False; --cpu-dry-run tries this script without one")
         return 2
     plan, began, checks = DRY if arguments.cpu_dry_run else WHOLE, time.monotonic(), []
+    made_with = environment()
     for section in SECTIONS:
         if arguments.sections and section.__name__ not in arguments.sections:
             continue
         for check in run_section(section if time.monotonic() - began < SECONDS else _too_late(section), plan):
             print(check, flush=True)
             checks.append(check)
-    failed = [check for check in checks if check.verdict in ("FAIL", "ERROR")]
-    print(f"{len(failed)} of {len(checks)} lines failed; {time.monotonic() - began:.0f} s")
-    if arguments.out:
-        lines = [asdict(check) | {"verdict": check.verdict} for check in checks]
-        record = {"dry_run": plan.dry, "checks": lines, "failed": len(failed), "environment": environment()}
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            if arguments.out:  # after every line, so that a call that is cut off loses nothing
+                write(arguments.out, plan, checks, made_with)
+    failed = _failed(checks)
+    print(f"{failed} of {len(checks)} lines failed; {time.monotonic() - began:.0f} s")
     return 1 if failed else 0
+
+
+def write(path: Path, plan: Plan, checks: list[Check], made_with: dict[str, Any]) -> None:
+    """All lines so far, as JSON. The file is whole at any moment."""
+    lines = [asdict(check) | {"verdict": check.verdict} for check in checks]
+    record = {"dry_run": plan.dry, "checks": lines, "failed": _failed(checks), "environment": made_with}
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _failed(checks: list[Check]) -> int:
+    return sum(check.verdict in ("FAIL", "ERROR") for check in checks)
 
 
 if __name__ == "__main__":
