@@ -76,7 +76,8 @@ def process_anyres_image(
     side = processor.crop_size["height"]
     canvas = select_best_resolution(image.size, parse_pinpoints(grid_pinpoints, side))
     tiles = divide_to_patches(resize_and_pad_image(image.convert("RGB"), canvas), side)
-    base_side = processor.size.get("shortest_edge", side)
+    size = dict(processor.size)
+    base_side = size.get("shortest_edge") or size.get("height") or side
     base = image.convert("RGB").resize((base_side, base_side))
     return torch.stack([_pixels(tile, processor) for tile in [base, *tiles]])
 

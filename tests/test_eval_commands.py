@@ -8,25 +8,13 @@ from pathlib import Path
 
 import pytest
 from conformance import conformance
+from test_eval_data import COMMANDS
 
 from llava.eval import convert_okvqa_questions
 from playground.mini import benchmarks
 from vlm_pruner import scoring
 from vlm_pruner.cli import main
 from vlm_pruner.commands.check_data import BENCHMARKS
-
-# benchmark -> module, and its flags with paths below the benchmark's folder
-COMMANDS = {
-    "gqa": ("eval_gqa", ["--questions", "data/testdev_balanced_questions.json"]),
-    "scienceqa": ("eval_science_qa", ["--base-dir", "."]),
-    "textvqa": ("eval_textvqa", ["--annotation-file", "TextVQA_0.5.1_val.json"]),
-    "pope": ("eval_pope", ["--annotation-dir", "coco", "--question-file", "llava_pope_test.jsonl"]),
-    "mme": ("eval_mme", ["--annotation-dir", "."]),
-    "mmbench": ("eval_mmbench", ["--annotation-file", "mmbench_dev_20230712.tsv"]),
-    "ocrbench": ("eval_ocrbench", ["--annotation-file", "OCRBench/OCRBench.json"]),
-    "seed": ("eval_seed", ["--annotation-file", "SEED-Bench.json"]),
-    "okvqa": ("eval_okvqa", ["--annotation-file", "mscoco_val2014_annotations.json"]),
-}
 
 
 @pytest.mark.parametrize("benchmark", list(scoring.MODULES))

@@ -10,7 +10,7 @@ import pytest
 
 from llava.eval import eval_pope
 from vlm_pruner.cli import main
-from vlm_pruner.scoring import ScoreError, pope
+from vlm_pruner.scoring import ScoreError, gqa, pope
 from vlm_pruner.scoring.stats import binomial_stderr, f1_stderr, mean_of_independent, mean_stderr
 
 
@@ -55,6 +55,25 @@ def test_pope_a_missing_answer_in_the_middle_does_not_shift_the_others(pope_worl
     rewrite(pope_world / "answers.jsonl", lambda lines: lines[:1] + lines[2:])
     score = pope.score(pope_world, pope_world / "answers.jsonl")
     assert score.n == 7 and score.metrics["mean_over_categories_derived"]["accuracy"] == 1.0
+
+
+def test_pope_of_two_lines_about_one_question_the_later_counts(pope_world: Path) -> None:
+    rewrite(pope_world / "answers.jsonl", lambda lines: [{**lines[0], "text": "no"}, *lines])
+    assert pope.score(pope_world, pope_world / "answers.jsonl").headline.value == 100.0
+    rewrite(pope_world / "answers.jsonl", lambda lines: [*lines[1:], {**lines[1], "text": "no"}])
+    assert pope.score(pope_world, pope_world / "answers.jsonl").headline.value < 100.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "parsed"), [("Yes", "yes"), ("No..", "no"), ("yes ", "yes "), (" yes", " yes"), ("Yes. .", "yes. ")]
+)
+def test_gqa_replies_lose_final_full_stops_and_capitals_only(reply: str, parsed: str, tmp_path: Path) -> None:
+    assert gqa.parse_reply(reply) == parsed
+    types = {"structural": "verify", "semantic": "obj"}
+    (tmp_path / "questions.json").write_text(json.dumps({"1": {"answer": parsed.strip(". "), "types": types}}))
+    (tmp_path / "answers.jsonl").write_text(jsonl([{"question_id": "1", "text": reply}]))
+    score = gqa.score(tmp_path, tmp_path / "answers.jsonl")
+    assert score.metrics["accuracy"] == (parsed in ("yes", "no")), "official scripts strip nothing else"
 
 
 def test_pope_all_no_has_an_f1_of_zero(pope_world: Path) -> None:

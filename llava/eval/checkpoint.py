@@ -87,7 +87,9 @@ def _load(args: argparse.Namespace) -> Checkpoint:
             attn_implementation=args.attn_implementation, device_map=_device_map(args.device_map),
         )  # fmt: skip
     except ImportError as error:
-        raise UsageError(f"--attn_implementation {args.attn_implementation} is not possible here: {error}") from None
+        blamed = "flash" in str(error).lower() and args.attn_implementation == "flash_attention_2"
+        what = f"--attn_implementation {args.attn_implementation}" if blamed else f"--model-path {args.model_path}"
+        raise UsageError(f"{what} is not possible here: {error}") from None
     return Checkpoint(name, tokenizer, model, processor)
 
 

@@ -17,12 +17,14 @@ from dataclasses import replace
 
 from llava.eval import evaluate
 from llava.eval.errors import ItemError, UsageError
+from llava.eval.options import is_llava_next
 from llava.eval.questions import BrokenQuestion, Item, Question, read_lines, text_question
+from llava.mm_utils import get_model_name_from_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("this benchmark")
-    group.add_argument("--is_textvqa", action="store_true", help="LLaVA-1.6: leave TextVQA's OCR line out")
+    group.add_argument("--is_textvqa", action="store_true", help="a LLaVA-1.6 checkpoint: leave TextVQA's OCR line out")
     group.add_argument(
         "--image-prefix", default="", metavar="PATH",
         help="ask only about pictures whose path starts so, as SEED-Bench-image/ leaves out SEED-Bench's videos",
@@ -30,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(args: argparse.Namespace) -> list[Item]:
-    without_ocr = args.is_textvqa and "1.6" in args.model_path
+    without_ocr = args.is_textvqa and is_llava_next(args.model_path)
+    if args.is_textvqa and not without_ocr:
+        name = get_model_name_from_path(args.model_path)
+        print(f"--is_textvqa: {name} is not LLaVA-1.6, so TextVQA's OCR line stays", file=sys.stderr)
     items = read_lines(args.question_file, _without_ocr_line if without_ocr else text_question)
     chosen = [item for item in items if isinstance(item, BrokenQuestion) or _starts_with(item, args.image_prefix)]
     if not chosen:

@@ -18,7 +18,7 @@ from typing import Any
 
 from llava.eval import evaluate
 from llava.eval.prompts import SHORT_ANSWER
-from llava.eval.questions import Item, Question, read_list, require
+from llava.eval.questions import ID, Item, Question, read_list, require
 
 RELEASED = {"model_path": "--model-path", "image_folder": "--image-folder", "OCRBench_file": "--question-file"}
 
@@ -30,7 +30,7 @@ def read(args: argparse.Namespace) -> list[Item]:
 def _question(index: int, record: dict[str, Any]) -> Question:
     question = require(record, "question", str)
     images = (require(record, "image_path", str),)
-    return Question(index, require(record, "id", object), f"{question}\n{SHORT_ANSWER}", question, images)
+    return Question(index, require(record, "id", ID), f"{question}\n{SHORT_ANSWER}", question, images)
 
 
 def translate(argv: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from llava.eval import evaluate
 from llava.eval.prompts import SHORT_ANSWER
-from llava.eval.questions import Item, Question, read_lines, require
+from llava.eval.questions import ID, Item, Question, read_lines, require
 
 
 def read(args: argparse.Namespace) -> list[Item]:
@@ -26,7 +26,7 @@ def read(args: argparse.Namespace) -> list[Item]:
 def _question(index: int, record: dict[str, Any]) -> Question:
     question = require(record, "question", str)
     images = (require(record, "image", str),)
-    return Question(index, require(record, "question_id", object), f"{question}\n{SHORT_ANSWER}", question, images)
+    return Question(index, require(record, "question_id", ID), f"{question}\n{SHORT_ANSWER}", question, images)
 
 
 TASK = evaluate.Task("model_vqa_okvqa", read, reply_field="answer", description=__doc__)

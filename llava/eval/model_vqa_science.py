@@ -19,7 +19,7 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.eval import evaluate
 from llava.eval.errors import ItemError, UsageError
 from llava.eval.prompts import LETTER_ANSWER
-from llava.eval.questions import BrokenQuestion, Item, Question, read_list, require
+from llava.eval.questions import ID, BrokenQuestion, Item, Question, read_list, require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +46,7 @@ def _question(letter_only: bool, index: int, record: dict[str, Any]) -> Question
         asked = f"{asked}\n{LETTER_ANSWER}"
     images = (require(record, "image", str),) if record.get("image") is not None else ()
     prompt = f"{DEFAULT_IMAGE_TOKEN}\n{asked}" if images else asked  # the scorer looks for the mark
-    return Question(index, require(record, "id", object), asked, prompt, images)
+    return Question(index, require(record, "id", ID), asked, prompt, images)
 
 
 TASK = evaluate.Task(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava.conversation import get_conversation
 from llava.eval.errors import UsageError
+from vlm_pruner.console import home
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -35,8 +36,10 @@ METHOD_FLAGS = {
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
-    group.add_argument("--model-path", required=True, help="checkpoint folder, original or transformers layout")
-    group.add_argument("--model-base", default=None, help="base model of a checkpoint that needs one")
+    group.add_argument(
+        "--model-path", type=home, required=True, help="checkpoint folder, original or transformers layout"
+    )
+    group.add_argument("--model-base", type=home, default=None, help="base model of a checkpoint that needs one")
     group.add_argument("--conv-mode", default="vicuna_v1", help="conversation template (default: %(default)s)")
     group.add_argument("--attn_implementation", default="sdpa", choices=["sdpa", "eager", "flash_attention_2"])
     group.add_argument("--device", default=None, help="default: cuda where there is one, else cpu")
@@ -52,9 +55,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--image-folder", default="", help="pictures; paths of the question file cannot leave it")
-    group.add_argument("--question-file", required=True)
-    group.add_argument("--answers-file", required=True, help="appended line by line; the same command resumes it")
+    group.add_argument(
+        "--image-folder", type=home, default="", help="pictures; paths of the question file cannot leave it"
+    )
+    group.add_argument("--question-file", type=home, required=True)
+    group.add_argument(
+        "--answers-file", type=home, required=True, help="appended line by line; the same command resumes it"
+    )
     group.add_argument("--num-chunks", type=int, default=1, help="split the questions over this many runs")
     group.add_argument("--chunk-idx", type=int, default=0, help="which part this run answers, from 0")
     group.add_argument("--limit", type=int, default=None, metavar="N", help="answer the first N questions only")
@@ -209,7 +216,7 @@ def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
     They give the flag to every model, and to LLaVA-1.5 it means nothing. For LLaVA-NeXT it goes before the ratio.
     """
     count = args.retain_token_num_for_llava_next
-    if count is None or not _is_llava_next(args.model_path):
+    if count is None or not is_llava_next(args.model_path):
         return
     if "keep_tokens" in given and str(given["keep_tokens"]) != str(count):
         raise UsageError(f"--keep_tokens {given['keep_tokens']} and --retain_token_num_for_llava_next {count} disagree")
@@ -217,10 +224,10 @@ def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
     given["keep_tokens"] = count
 
 
-def _is_llava_next(model_path: str) -> bool:
+def is_llava_next(model_path: str) -> bool:
     """By the checkpoint's configuration; by its name, as in the released code, where that cannot be read."""
     try:
         config = json.loads(Path(model_path, "config.json").read_text(encoding="utf-8"))
         return config.get("model_type") == "llava_next" or config.get("image_aspect_ratio") == "anyres"
     except (OSError, ValueError, AttributeError):
-        return "1.6" in str(model_path)
+        return "1.6" in Path(model_path).name

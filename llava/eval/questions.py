@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llava.eval.errors import ItemError, UsageError
+from vlm_pruner.console import one_line
+from vlm_pruner.scoring.records import describe
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
+
+ID = (str, int, float)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ def read_list(path: str | Path, parse: Parse) -> list[Item]:
     """Every entry of a JSON list."""
     try:
         records = json.loads(_read_bytes(path).decode("utf-8"))
+    except RecursionError:
+        raise UsageError(f"--question-file {path} is nested too deeply to be read") from None
     except ValueError as error:
         raise UsageError(f"--question-file {path} is not valid JSON: {error}") from None
     if not isinstance(records, list):
@@ -74,15 +81,17 @@ def read_records(records: Iterable[Any], path: str | Path, parse: Parse) -> list
 def text_question(index: int, record: dict[str, Any]) -> Question:
     """``{"question_id", "image", "text"}``: the file already holds the whole question."""
     text, image = require(record, "text", str), require(record, "image", str)
-    return Question(index, require(record, "question_id", object), asked=text, prompt=text, images=(image,))
+    return Question(index, require(record, "question_id", ID), asked=text, prompt=text, images=(image,))
 
 
-def require(record: dict[str, Any], name: str, kind: type) -> Any:
+def require(record: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
     """``record[name]`` of the right type, or an error for this line only."""
     value = record.get(name)
     if value is None or not isinstance(value, kind):
-        found = "is missing" if value is None else f"is a {type(value).__name__}"
+        found = "is missing" if value is None else f"is {describe(value)}"
         raise ItemError(f"{name!r} {found}")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ItemError(f"{name!r} holds half of a surrogate pair (\\ud83d, say): the file was cut within a character")
     return value
 
 
@@ -96,7 +105,7 @@ def chunk(items: Sequence[T], count: int, index: int) -> list[T]:
 
 def _read_bytes(path: str | Path) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return Path(path).expanduser().read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise UsageError(f"--question-file {path} cannot be read: {error.strerror}") from None
 
@@ -117,10 +126,14 @@ def _read(raw: Any, place: str, index: int, parse: Parse) -> Item:
         return parse(index, record)
     except ValueError as error:  # bad UTF-8, bad JSON or a missing field
         return BrokenQuestion(index, f"question {place} cannot be read: {error}", _identity(record))
+    except Exception as error:  # nothing that a line holds may end the run
+        problem = f"{type(error).__name__}: {one_line(error)}"
+        return BrokenQuestion(index, f"question {place} cannot be read: {problem}", _identity(record))
 
 
 def _identity(record: Any) -> Any:
     """The id of a record that is no question, if it has one."""
     if not isinstance(record, dict):
         return None
-    return next((record[name] for name in ("question_id", "id", "index") if name in record), None)
+    found = next((record[name] for name in ("question_id", "id", "index") if name in record), None)
+    return found if isinstance(found, ID) else None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from llava.eval import options
 from llava.eval.questions import Question
-from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, home, one_line
 from vlm_pruner.images import read_image
 
 
@@ -37,7 +37,7 @@ def ask(args: argparse.Namespace) -> str:
     method = options.build_method(args)
     options.check_generation(args)
     released = args.compat == "released"
-    pictures = tuple(read_image(name.strip(), as_released=released) for name in args.image_file.split(args.sep))
+    pictures = tuple(read_image(home(name.strip()), as_released=released) for name in args.image_file.split(args.sep))
     from llava.eval.engine import LlavaEngine  # late: bad flags are told without waiting for transformers
 
     engine = LlavaEngine.from_arguments(args, method)

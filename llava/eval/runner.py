@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+import shortuuid
 from tqdm import tqdm
 
 from llava.eval.answers import AnswerFile
 from llava.eval.errors import ItemError
 from llava.eval.questions import BrokenQuestion, Item, Question
+from vlm_pruner.console import one_line
 from vlm_pruner.linefile import Line
 
 P = TypeVar("P")
@@ -100,9 +101,9 @@ def _line(item: Item, text: str, model_id: str, reply_field: str, metadata: dict
 
 
 def _answer_id(model_id: str, item: Item, text: str) -> str:
-    """22 characters that follow from the answer alone, so that a resumed run writes the same file."""
+    """An id of the field's form that follows from the answer alone, so that a resumed run writes the same file."""
     key = "\0".join([model_id, str(item.index), str(item.question_id), item.prompt, text])
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:22]
+    return shortuuid.uuid(name=key.encode("utf-8", "replace").decode())
 
 
 def _prepare(engine: Engine[P], item: Item) -> Prepared[P]:
@@ -112,6 +113,8 @@ def _prepare(engine: Engine[P], item: Item) -> Prepared[P]:
         return Prepared(item, engine.prepare(item), None)
     except ItemError as error:
         return Prepared(item, None, str(error))
+    except Exception as error:  # nothing that an item holds may end the run
+        return Prepared(item, None, f"{type(error).__name__}: {one_line(error)}")
 
 
 def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers: int) -> Iterator[Prepared[P]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from PIL import Image
 from transformers import (
     BitsAndBytesConfig,
     CLIPImageProcessorPil,
@@ -20,12 +21,20 @@ from transformers import (
 )
 
 from llava.model import layouts
-from llava.model.checkpoint import CheckpointError, Tensors, find_folder, read_json, read_weights
+from llava.model.checkpoint import (
+    CheckpointError,
+    Tensors,
+    find_folder,
+    first_line,
+    read_json,
+    read_trained_beside,
+    read_weights,
+)
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
 from llava.model.llava_config import AnyLlavaConfig, LlavaQwenConfig
 from llava.model.multimodal_encoder.siglip_encoder import SiglipImageProcessor
-from llava.model.tokenizer import load_tokenizer
+from llava.model.tokenizer import load_tokenizer, mark_tokens
 
 Llava: TypeAlias = LlavaLlamaForCausalLM | LlavaQwenForCausalLM
 ImageProcessor: TypeAlias = CLIPImageProcessorPil | SiglipImageProcessor
@@ -93,7 +102,7 @@ def load_model(
 def load_pretrained_model(
     model_path: str | Path,
     model_base: str | None = None,
-    model_name: str | None = None,
+    model_name: str | None = None,  # LLaVA's signature; a name decides nothing here
     load_8bit: bool = False,
     load_4bit: bool = False,
     device_map: str | dict[str, Any] | None = None,
@@ -105,9 +114,9 @@ def load_pretrained_model(
 
     `options` go to `load_model`. LoRA adapters and projector-only folders (`model_base`) are refused: merge them first.
     """
-    _refuse_lora(model_path, model_base, model_name)
+    _refuse_base(model_path, model_base)
     source = open_checkpoint(model_path, options.get("vision_tower"))
-    tokenizer = load_tokenizer(source.folder, source.config.vocab_size)
+    tokenizer = load_tokenizer(source.folder, source.config.vocab_size, mark_tokens(source.config))
     image_processor = load_image_processor(source)
     quantization = _quantization(load_8bit, load_4bit)
     if quantization is not None:
@@ -131,6 +140,7 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
     raw = read_json(folder / "config.json", "checkpoint")
+    _check_quantized(raw, folder)
     original = not layouts.is_transformers_layout(raw)
     read_config = layouts.config_from_original if original else layouts.config_from_transformers
     config = read_config(raw, folder)
@@ -149,7 +159,7 @@ def collect_tensors(source: Source) -> Tensors:
     The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder; LLaVA on Qwen2 was
     trained together with its tower, so there a folder gives the tower's sizes only.
     """
-    on_disk = read_weights(source.folder, "checkpoint")
+    on_disk = read_weights(source.folder, "checkpoint") | read_trained_beside(source.folder)
     tensors = layouts.from_original(on_disk) if source.original_layout else layouts.from_transformers(on_disk)
     has_tower = any(name.startswith(layouts.TOWER) for name in tensors)
     chosen = source.tower_chosen and not source.config.takes_videos
@@ -177,22 +187,61 @@ def load_image_processor(source: Source) -> ImageProcessor:
     folders = [folder for folder in (source.tower, source.folder) if folder is not None]
     for folder in folders:
         if (folder / "preprocessor_config.json").is_file():
-            return CLIPImageProcessorPil.from_pretrained(folder)
+            processor = CLIPImageProcessorPil.from_pretrained(folder)
+            _check_processor(processor, folder / "preprocessor_config.json", source)
+            return processor
     raise CheckpointError(
         f"no preprocessor_config.json in {' or '.join(map(str, folders))}; copy it from the vision tower's repository"
     )
 
 
+def _check_processor(processor: CLIPImageProcessorPil, path: Path, source: Source) -> None:
+    """A picture that is not square must come out as large as the tower's."""
+    side = (source.config.mm_vision_config or {}).get("image_size")
+    if side is None:
+        return
+    remedy = "copy the preprocessor_config.json of the vision tower's own repository there"
+    try:
+        pixels = processor(images=Image.new("RGB", (side, 2 * side)), return_tensors="np")["pixel_values"]
+    except Exception as error:  # settings of any kind, read by code that is not ours
+        raise CheckpointError(
+            f"{path} does not describe a picture's processing ({first_line(error)}); {remedy}"
+        ) from None
+    height, width = pixels.shape[-2:]
+    if (height, width) != (side, side):
+        raise CheckpointError(
+            f"{path} makes pictures of {width} x {height} pixels, and the vision tower of {source.folder} takes"
+            f" {side} x {side}; {remedy}"
+        )
+
+
+def _check_quantized(raw: dict[str, Any], folder: Path) -> None:
+    """A checkpoint that was saved quantised needs the library that quantised it."""
+    quantization = raw.get("quantization_config")
+    if not isinstance(quantization, dict):
+        return
+    method = str(quantization.get("quant_method") or "bitsandbytes")
+    if method != "bitsandbytes":
+        raise CheckpointError(
+            f"checkpoint {folder} was quantised by {method} (quantization_config in config.json), which is not read"
+            " here; use the checkpoint that it was made from"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        bits = "4" if quantization.get("load_in_4bit") else "8"
+        raise CheckpointError(
+            f"checkpoint {folder} was saved in {bits} bits (quantization_config in config.json) and needs bitsandbytes,"
+            " which is not installed: pip install 'vlm-pruner[quant]', or use the checkpoint that it was made from"
+        )
+
+
 _MERGE = "merge it into its base model first (peft's merge_and_unload, then save_pretrained) and load the result"
 
 
-def _refuse_lora(model_path: str | Path, model_base: str | None, model_name: str | None) -> None:
+def _refuse_base(model_path: str | Path, model_base: str | None) -> None:
     if model_base is not None:
         raise CheckpointError(
             f"model_base is {model_base!r}: {model_path} would be a LoRA or a bare projector; {_MERGE}"
         )
-    if model_name is not None and "lora" in model_name.lower():
-        raise CheckpointError(f"{model_name!r} is a LoRA adapter by its name; {_MERGE}")
 
 
 _TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"

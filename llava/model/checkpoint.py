@@ -81,6 +81,19 @@ def read_weights(folder: Path, role: str) -> Tensors:
     return tensors
 
 
+def read_trained_beside(folder: Path) -> Tensors:
+    """What LoRA training trained in full, such as the projector, and left beside the merged weights.
+
+    The merged files hold these tensors as they were before the training, or not at all.
+    """
+    path = folder / "non_lora_trainables.bin"
+    if not path.is_file():
+        return {}
+    tensors = {name.removeprefix("base_model."): tensor for name, tensor in _read_file(path).items()}
+    nested = any(name.startswith("model.model.") for name in tensors)  # peft's wrapper is one more "model."
+    return {name.removeprefix("model.") if nested else name: tensor for name, tensor in tensors.items()}
+
+
 def _read_file(path: Path) -> Tensors:
     try:
         if path.suffix == ".safetensors":

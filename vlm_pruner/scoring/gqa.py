@@ -35,10 +35,10 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     path = LABELS.find(data)
     questions = read_json(path, dict)
     replies, coverage = read_answers(answers, allow_errors).join(questions, id_of, path)
-    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, path)
     items = [
         _item(name, question, replies.get(name), f"{path}, question {name!r}") for name, question in questions.items()
     ]
+    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, path)
     return _summary(items, coverage)
 
 

@@ -80,11 +80,7 @@ def read_table(path: str | Path) -> list[Row]:
         raise ScoreError(f"{path} cannot be read as a table: {error}") from None
     if not rows or not {"index", "question"} <= rows[0].keys():
         raise ScoreError(f"{path} is not MMBench's table: it needs the columns index, question, A to D")
-    table = [{name: "" if (cell or "") in MISSING else str(cell) for name, cell in row.items() if name} for row in rows]
-    for number, row in enumerate(table, start=1):
-        if not row["index"].isdecimal():
-            raise ScoreError(f"{path}, row {number}: index {row['index']!r} is not a whole number")
-    return table
+    return [{name: "" if (cell or "") in MISSING else str(cell) for name, cell in row.items() if name} for row in rows]
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
@@ -94,6 +90,9 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     """
     path = TABLE.find(data)
     rows = read_table(path)
+    for number, row in enumerate(rows, start=1):
+        if not row["index"].isdecimal():
+            raise ScoreError(f"{path}, row {number}: index {row['index']!r} is not a whole number")
     indices = {row["index"]: row["question"] for row in rows}
     replies, coverage = read_answers(answers, allow_errors).join(indices, id_of, path)
     coverage = check_prompts(replies, indices.__getitem__, coverage, path)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vlm_pruner.scoring import textvqa
-from vlm_pruner.scoring.base import Score
+from vlm_pruner.scoring.base import Coverage, Score, ScoreError
 from vlm_pruner.scoring.needs import COCO, File, Needs
-from vlm_pruner.scoring.records import Answer, Record, field, id_of, read_answers, read_json
+from vlm_pruner.scoring.records import Answer, Answers, Record, field, id_of, read_answers, read_json, read_jsonl
+from vlm_pruner.scoring.release import check_prompts
+
+PICTURE = re.compile(r"_(\d{12})\.\w+$")  # COCO's name of a picture ends in its number
 
 LABELS = File(
     "mscoco_val2014_annotations.json", "OK-VQA (testing annotations)", 5046, key="annotations",
@@ -29,10 +33,27 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     annotations = {str(field(entry, "question_id", f"{path}: an entry")): entry for entry in entries}
     read = read_answers(answers, allow_errors, ("answer", "text"))
     coverage = textvqa.cover(read, annotations, id_of, path)
+    coverage = _check_questions(Path(data).expanduser() / NEEDS.questions.path, annotations, read, coverage)
     items = [_item(answer, annotations[id_of(answer)], path) for answer in read.readable]
     score = textvqa.summary("okvqa", items, coverage)
     share, error = score.metrics["accuracy"], score.stderr["accuracy"]
     return replace(score, metrics={"samples": len(items), "vqa_score": share}, stderr={"vqa_score": error})
+
+
+def _check_questions(path: Path, annotations: dict[str, Record], read: Answers, coverage: Coverage) -> Coverage:
+    """The annotations hold no questions. Where the question file lies beside them, pictures and prompts must agree."""
+    if not path.is_file():
+        return coverage
+    questions = {str(field(line, "question_id", path)): line for line in read_jsonl(path)}
+    for name, question in questions.items():
+        shown, labelled = PICTURE.search(str(question.get("image"))), annotations.get(name, {}).get("image_id")
+        if shown and isinstance(labelled, int) and int(shown.group(1)) != labelled:
+            raise ScoreError(
+                f"{path} asks question {name} about picture {int(shown.group(1))}, and the annotations are about"
+                f" {labelled}; use files of one release (docs/evaluation.md)"
+            )
+    pairs = [(id_of(answer), answer) for answer in read.readable]
+    return check_prompts(pairs, lambda name: questions.get(name, {}).get("question"), coverage, path)
 
 
 def _item(answer: Answer, annotation: Record, path: Path) -> dict[str, Any]:

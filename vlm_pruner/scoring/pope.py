@@ -10,7 +10,7 @@ from typing import Any
 from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
 from vlm_pruner.scoring.needs import COCO, GUIDE, File, Needs
 from vlm_pruner.scoring.records import Answer, Record, field, read_answers, read_jsonl
-from vlm_pruner.scoring.release import holds
+from vlm_pruner.scoring.release import check_prompts, holds
 from vlm_pruner.scoring.stats import binomial_stderr, f1_stderr, mean, mean_of_independent, ratio
 
 # LLaVA's guide links this commit. Later ones have 3,000 random questions, whose labels belong to other questions.
@@ -50,9 +50,10 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, question
     read = read_answers(answers, allow_errors)
     for answer in read.readable:
         if answer.question_id not in places:
-            raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file")
+            raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file {path}")
     # Of two lines with one id the later counts, as when a file was appended to.
     replies, coverage = read.join(places, lambda answer: answer.question_id, path)
+    coverage = check_prompts(replies, lambda key: places[key][1].get("text"), coverage, path)
     items = [_item(answer, places[key][0], expected[key]) for key, answer in replies.items()]
     return _summary(items, labels, coverage, answers)
 
@@ -99,10 +100,10 @@ def _check_same_questions(
         category: sum(place[0] == category for place, _ in places.values()) for (category, _), _ in places.values()
     }
     for category, count in asked.items():
-        found = len(labels.get(category, ()))
+        found, file = len(labels.get(category, ())), folder / f"coco_pope_{category}.json"
         if found != count:
             raise ScoreError(
-                f"{path} has {count} questions of category {category!r} and {folder} {found} labels; {remedy}"
+                f"{path} has {count} questions of category {category!r}, and {file} {found} labels; {remedy}"
             )
     for (category, place), question in places.values():
         label = labels[category][place]

@@ -26,7 +26,8 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     """Score against ``SEED-Bench.json``: a missing answer is wrong, of two lines with one id the later counts."""
     path = LABELS.find(data)
     annotations = read_json(path, dict)
-    names = {number: name for name, number in field(annotations, "question_type", path, dict).items()}
+    types = field(annotations, "question_type", path, dict)
+    names = {field(types, name, f"{path}, 'question_type'", int): name for name in types}
     questions = {_lookup_id(entry, path): entry for entry in field(annotations, LABELS.key, path, list)}
     replies, coverage = read_answers(answers, allow_errors).join(questions, _raw_id, path)
     coverage = check_prompts(replies, lambda key: questions[key].get("question"), coverage, path)
