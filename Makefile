@@ -1,4 +1,4 @@
-# By hand what CI does in one go; `bash scripts/test.sh` makes the environment first and then runs `check` and `test`.
+# The steps of CI one by one; `bash scripts/test.sh` creates the environment and runs them all.
 PYTHON ?= .venv/bin/python
 
 .PHONY: format check test bench-check docs clean

@@ -1,4 +1,4 @@
-"""The CPU ratios that must not fall: `make bench-check`. Fails, with exit code 1, when one misses its bar.
+"""Checks the CPU ratios that must not fall: `make bench-check`. Exits with 1 if one misses its bar.
 
     python benchmarks/bench_check.py
 
@@ -36,9 +36,9 @@ SIZE = "llava-1.5"  # of those in benchmarks/selection_speed.py
 
 
 def overhead_gate() -> Gate | None:
-    """What keeping every token adds to a dense prefill of the model that the bar was set for; None if it is absent.
+    """Overhead of keeping every token, as a share of a dense prefill; None without the model that the bar was set for.
 
-    The time added hardly depends on the model, so the share does: see docs/performance.md for a smaller one.
+    The added time hardly depends on the model, so a smaller model has a larger share: see docs/performance.md.
     """
     if not CONFORMANCE.is_dir():
         return None
@@ -47,7 +47,7 @@ def overhead_gate() -> Gate | None:
 
 
 def prefill_and_decode() -> Iterator[Gate]:
-    """The model `small`: share of the predicted prefill speed-up that is reached; dense over pruned decoding."""
+    """Measures `small`: the share of the predicted prefill speed-up that it reaches, and dense over pruned decoding."""
     model = models.build("small")
     work = make_workload(model, 576, 60, 1)
     arms = make_arms(["dense", "vlm-pruner"], [KEPT], 576)

@@ -1,6 +1,7 @@
 """Ideas for choosing better than exact greedy VLM-Pruner at equal tokens. Experimental: none of them is a method.
 
-What proved better became one, in vlm_pruner/methods; what did not is in docs/LOG.md. `benchmarks/ideas.py` runs them.
+Those that proved better became methods, in vlm_pruner/methods; docs/ideas.md lists the others. `benchmarks/ideas.py`
+runs them.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from vlm_pruner.selection.diversity import maximise_determinant
 
 
 def screen(hidden: Tensor, channels: int) -> Tensor:
-    """[N, q], the channels of highest variance, not normalised."""
+    """[N, q]: the channels of highest variance, not normalised."""
     spread = hidden.var(dim=0)
     return hidden[:, spread.argsort(descending=True, stable=True)[:channels]]
 
 
 def finish(order: Tensor, similarity: Tensor) -> Selection:
-    """A selection whose dropped tokens go to the most similar kept one. similarity: [N, R], to the tokens `order`."""
+    """Merges each dropped token into the most similar kept one. similarity: [N, R], to the tokens `order`."""
     best, place = similarity.max(dim=1)
     indices = order.sort().values
     nearest = order[place]
@@ -34,7 +35,7 @@ def finish(order: Tensor, similarity: Tensor) -> Selection:
 
 @dataclass(frozen=True)
 class Candidate(CentrifugalPruner):
-    """An own choice, VLM-Pruner's aggregation. `centred`: similarity of states less the picture's mean state."""
+    """A different choice with VLM-Pruner's aggregation. centred: compare states minus the picture's mean state."""
 
     centred: bool = False
 
@@ -56,7 +57,7 @@ class Candidate(CentrifugalPruner):
 def farthest(
     features: Tensor, places: Tensor, start: Tensor, budget: int, weights: list[float], bonus: Tensor | None = None
 ) -> Tensor:
-    """Order [budget]: each step takes the token of lowest redundancy, with that step's spatial weight."""
+    """Order [budget]: each step takes the least redundant token, at that step's spatial weight."""
     order = list(start)
     similarity = (features @ features[start].T).amax(dim=1)
     distance = torch.cdist(places, places[start]).amin(dim=1)
@@ -76,10 +77,10 @@ def farthest(
 
 @dataclass(frozen=True)
 class Farthest(Candidate):
-    """Strictly the least redundant token each time, no rounds and no threshold.
+    """Takes the least redundant token each time, without rounds or threshold.
 
-    spatial_weight: at the first token; last_weight: at the last, in a straight line between. saliency: how much a
-    token's distance from the mean state (0 to 1 over the picture) lowers its redundancy.
+    spatial_weight: at the first token; last_weight: at the last, linear in between. saliency: how much a token's
+    distance from the mean state (0 to 1 over the picture) lowers its redundancy.
     """
 
     last_weight: float | None = None
@@ -94,7 +95,7 @@ class Farthest(Candidate):
 
 
 def salience(hidden: Tensor) -> Tensor:
-    """[N], distance from the mean state, 0 to 1 over the picture."""
+    """[N]: distance from the mean state, 0 to 1 over the picture."""
     apart = (hidden - hidden.mean(dim=0)).norm(dim=1)
     low, high = apart.aminmax()
     return (apart - low) / (high - low)
@@ -102,7 +103,7 @@ def salience(hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Coverage(Candidate):
-    """Facility location: each step takes the token that raises the sum over all tokens of max similarity the most."""
+    """Facility location: each step takes the token that most increases the sum of all tokens' maximum similarity."""
 
     power: float = 1.0
 
@@ -121,10 +122,10 @@ class Coverage(Candidate):
 
 @dataclass(frozen=True)
 class Residual(Candidate):
-    """Each step takes the token whose centred state is worst explained by those of the kept ones (pivoted QR)."""
+    """Each step takes the token whose centred state the kept ones explain least (pivoted QR)."""
 
-    damp: float = 1.0  # 1: what a kept token explains is removed whole; below: part of it stays
-    flatten: float = 0.0  # states are divided by their norm to this power; 1: direction alone counts
+    damp: float = 1.0  # 1: remove all that a kept token explains; below 1: leave part of it
+    flatten: float = 0.0  # divide states by their norm to this power; 1: only the direction counts
     seeded: bool = False  # whether the pivots come first
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
@@ -149,7 +150,7 @@ class Residual(Candidate):
 
 @dataclass(frozen=True)
 class Determinant(Candidate):
-    """Greedy determinantal choice, tokens weighted by their salience to the power `power`."""
+    """Greedy determinantal choice, with tokens weighted by their saliency to the power `power`."""
 
     power: float = 0.0
 
@@ -160,7 +161,7 @@ class Determinant(Candidate):
 
 @dataclass(frozen=True)
 class Packing(Candidate):
-    """The threshold follows the picture: the lowest at which one pass over the candidates still fills the budget."""
+    """Fits the threshold to the picture: the lowest at which one pass over the candidates still fills the budget."""
 
     saliency: float = 0.0
 
@@ -183,7 +184,7 @@ class Packing(Candidate):
 def _first_round(
     features: Tensor, places: Tensor, pivots: Tensor, budget: int, threshold: float, weight: float, bonus: Tensor
 ) -> Tensor:
-    """Candidates once, from the least redundant on; each joins if it is below the threshold then."""
+    """Visits candidates once, least redundant first; each joins if its redundancy is then below the threshold."""
     order = list(pivots)
     similarity = (features @ features[pivots].T).amax(dim=1)
     distance = torch.cdist(places, places[pivots]).amin(dim=1)
@@ -201,9 +202,9 @@ def _first_round(
 
 @dataclass(frozen=True)
 class Aggregation(CentrifugalPruner):
-    """VLM-Pruner's choice, another aggregation.
+    """VLM-Pruner's choice with a different aggregation.
 
-    power: weights are similarity to this power. cutoff: tokens less similar than this are not folded in.
+    power: weights are similarity to this power. cutoff: tokens less similar than this are not merged.
     reach: nor are those farther away than this many tokens (0: any). adaptive: a kept token counts as one of its group,
     with weight 1, in place of self_weight.
     """
@@ -238,10 +239,10 @@ class Aggregation(CentrifugalPruner):
 
 @dataclass(frozen=True)
 class Looked(Candidate):
-    """The question has a say: attention that its tokens pay in the pruned layer lowers a token's redundancy.
+    """The question's attention in the pruned layer lowers a token's redundancy.
 
-    attention: how much, on a scale where the most looked-at token has 1. rows: "last" or "all" tokens of the question.
-    share: of the budget that goes to the most looked-at tokens outright, before the rest is chosen.
+    attention: by how much, on a scale where the most attended token has 1. rows: the question's "last" or "all" tokens.
+    share: part of the budget that goes straight to the most attended tokens, before the rest is chosen.
     """
 
     attention: float = 0.0
@@ -276,7 +277,7 @@ class Looked(Candidate):
 
 @dataclass(frozen=True)
 class LookedPacking(Looked):
-    """The threshold follows the picture, and the question's attention lowers redundancy."""
+    """Fits the threshold to the picture; the question's attention lowers redundancy."""
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
         places = view.layout.coords / view.layout.diagonal
@@ -297,7 +298,7 @@ class LookedPacking(Looked):
 class LookedResidual(Looked):
     """Pivoted QR of centred states, each weighted by the question's attention to it to the power `attention`."""
 
-    floor: float = 0.05  # what a token counts that nothing looks at
+    floor: float = 0.05  # weight of a token without attention
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
         hidden = view.hidden.float()

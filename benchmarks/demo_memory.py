@@ -1,7 +1,7 @@
 """Memory of the live page over many requests: python benchmarks/demo_memory.py [--requests 200]
 
-Each request does what the page does for a visitor: reads an upload, answers dense and pruned, draws the kept tokens.
-Every fifth visitor leaves in the middle. The last line is JSON.
+Each request does what the page does for a visitor: it reads an upload, answers dense and pruned, and draws the kept
+tokens. Every fifth visitor leaves halfway. The last line is JSON.
 """
 
 from __future__ import annotations

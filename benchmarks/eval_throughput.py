@@ -37,7 +37,7 @@ from vlm_pruner.provenance import environment
 
 
 def arguments(chosen: argparse.Namespace, data: Path) -> argparse.Namespace:
-    """As the answer generator's command line would give them."""
+    """The arguments that the answer generator's command line would parse."""
     paths = ["--model-path", chosen.model_path, "--image-folder", str(data / "images"), "--answers-file", "unused"]
     files = ["--question-file", str(data / "questions.jsonl"), "--max_new_tokens", str(chosen.max_new_tokens)]
     device = ["--device", chosen.device] if chosen.device else []
@@ -46,7 +46,7 @@ def arguments(chosen: argparse.Namespace, data: Path) -> argparse.Namespace:
 
 
 def run_evaluation(engine: LlavaEngine, items: Sequence[Item], size: int) -> tuple[float, list[str]]:
-    """Seconds and answers of the whole run: reading, preprocessing, generating, writing."""
+    """Runs everything, from reading to writing; returns seconds and answers."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         path = Path(folder, "answers.jsonl")
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def run_evaluation(engine: LlavaEngine, items: Sequence[Item], size: int) -> tup
 
 
 def run_bare(engine: LlavaEngine, prepared: Sequence[Prepared], size: int) -> tuple[float, list[str]]:
-    """Seconds and answers of `generate` alone, on tensors that are on the device already."""
+    """Runs `generate` alone, on tensors already on the device; returns seconds and answers."""
     model, tokenizer = engine.checkpoint.model, engine.checkpoint.tokenizer
     start = time.perf_counter()
     texts: list[str] = []
@@ -77,7 +77,7 @@ def on_device(engine: LlavaEngine, item: Question) -> Prepared:
 def measure(
     engine: LlavaEngine, items: Sequence[Question], size: int, repeats: int
 ) -> tuple[dict[str, float], list[str]]:
-    """Rates in questions per second (median of ``repeats``, after one round that is not counted), and the answers."""
+    """Rates in questions per second (median of ``repeats`` rounds after a warm-up round), and the answers."""
     prepared = [on_device(engine, item) for item in items]
     rates: dict[str, list[float]] = {"runner": [], "bare": []}
     for _ in range(repeats + 1):
@@ -105,7 +105,7 @@ def parse() -> argparse.Namespace:
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> float:
-    """Prints a line per batch size, and returns the speed-up of the last over the first."""
+    """Prints a line per batch size; returns the speed-up of the last over the first."""
     for row in rows:
         print(
             f"B = {row['batch_size']}: runner {row['runner']:.2f} +- {row['runner_sd']:.2f} questions/s, "

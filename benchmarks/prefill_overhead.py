@@ -1,4 +1,4 @@
-"""Time of a prefill that keeps every token, over the dense one: what pruning costs beside choosing and a shorter pass.
+"""Overhead of pruning itself: the time of a prefill that keeps every token, relative to the dense one.
 
     python benchmarks/prefill_overhead.py --model PATH [--repeats 300]
 
@@ -40,7 +40,7 @@ def inputs(model: Qwen2VLForConditionalGeneration) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def overhead(model: Qwen2VLForConditionalGeneration, repeats: int = 300) -> dict[str, float]:
-    """Milliseconds of a dense prefill, what keeping every token adds, and the second over the first, with interval."""
+    """Milliseconds of a dense prefill, what keeping every token adds, and the ratio with its interval."""
     batch, pruning = inputs(model), vp.prune(model, vp.CentrifugalPruner(reduction_ratio=0.0))
 
     def milliseconds() -> float:

@@ -1,4 +1,4 @@
-"""Where a pruned prefill's time goes: the model's own layers, what pruning does between them, and what is left.
+"""Splits a pruned prefill's time into the model's layers, pruning between them, and the rest.
 
     python benchmarks/prefill_parts.py --model playground/mini/checkpoint [--rounds 20]
 
@@ -34,7 +34,7 @@ def now() -> float:
 
 
 def plain(decoder: nn.Module, hidden_size: int, tokens: Sequence[int]) -> float:
-    """All layers in turn, each on as many tokens as `tokens` says."""
+    """Runs all layers in order, layer i on `tokens[i]` tokens."""
     states = {n: torch.randn(1, n, hidden_size) for n in set(tokens)}
     phases = {n: decoder.rotary_emb(states[n], position_ids=torch.arange(n)[None]) for n in states}
     cache, start = DynamicCache(config=decoder.config), now()
@@ -44,7 +44,7 @@ def plain(decoder: nn.Module, hidden_size: int, tokens: Sequence[int]) -> float:
 
 
 def pruned(model: nn.Module, work: Workload) -> dict[str, float]:
-    """Time inside the layers, and of the pruning hooks that run before each of them, in one prefill."""
+    """Time inside the layers and in the pruning hooks before each of them, in one prefill."""
     layers, marks, hooks = adapters.find(model).decoder.layers, [], []
     note = lambda *_: marks.append(now())  # noqa: E731
     hooks += [layer.register_forward_pre_hook(note) for layer in layers]
@@ -62,7 +62,7 @@ def pruned(model: nn.Module, work: Workload) -> dict[str, float]:
 
 @torch.no_grad()
 def parts(model: nn.Module, rounds: int) -> dict[str, float]:
-    """Medians, after one round to warm up."""
+    """Medians after one warm-up round."""
     work, decoder = make_workload(model, VISUAL, TEXT, 1), adapters.find(model).decoder
     shape = DecoderShape.of(model.config.get_text_config())
     long = lengths(shape, work.text, work.visual)

@@ -1,4 +1,4 @@
-"""Selection beside the slow reference: time and memory, and the bars that they must meet. The last line is one JSON.
+"""Compares selection with the slow reference in time and memory, against bars. The last line is JSON.
 
     python benchmarks/selection_speed.py                                # all sizes; the reference holds 3 GiB
     python benchmarks/selection_speed.py --sizes llava-1.5 --repeats 50
@@ -42,10 +42,10 @@ TOKEN_BATCHES = (1, 16)
 
 @dataclass(frozen=True)
 class Size:
-    """A picture of height x width tokens of `hidden` channels of which `keep` stay, and the bars at this size.
+    """A picture of height x width tokens with `hidden` channels, of which `keep` stay, and the bars at this size.
 
-    faster: how often the library's time must fit into the reference's; None where the reference cannot run.
-    leaner: the same of peak memory. seconds, gib: what a call of the library may take at most.
+    faster: minimum ratio of the reference's time to the library's; None if the reference cannot run.
+    leaner: the same for peak memory. seconds, gib: maximum for one call of the library.
     """
 
     height: int
@@ -73,7 +73,7 @@ STANDARD = ("llava-1.5", "llava-next", "large")
 
 @dataclass(frozen=True)
 class Gate:
-    """One figure and its bar. at_least: whether the figure must not be below the bar; otherwise not above it."""
+    """One figure and its bar. at_least: whether the bar is a minimum rather than a maximum."""
 
     name: str
     value: float
@@ -107,8 +107,8 @@ def resident_bytes() -> int:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """The most resident memory during `run`, beside what was resident before; looked at every millisecond."""
-    ctypes.CDLL(None).malloc_trim(0)  # glibc would serve the run from what earlier ones left behind, unseen
+    """Peak resident memory that `run` adds, sampled every millisecond."""
+    ctypes.CDLL(None).malloc_trim(0)  # or glibc serves the run from freed memory, unseen
     before = peak = resident_bytes()
     done = threading.Event()
 
@@ -128,9 +128,9 @@ def peak_bytes(run: Callable[[], object]) -> int:
 
 
 def milliseconds(calls: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """For each of `calls` the times of `repeats` runs, round by round, after one that is not counted.
+    """Times of `repeats` runs of each of `calls`, round by round, after one warm-up round.
 
-    The calls take turns, and every round starts with another one: what drifts meanwhile drifts for all of them.
+    The calls take turns, and each round starts with a different one, so that drift affects all of them alike.
     """
     times: list[list[float]] = [[] for _ in calls]
     for repeat in range(-1, repeats):
@@ -144,7 +144,7 @@ def milliseconds(calls: list[Callable[[], object]], repeats: int) -> list[list[f
 
 
 def measure(size: Size, repeats: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
-    """One row for each token batch: median times in ms and their spread, peak memory in bytes, and the ratios."""
+    """One row per token batch: median times in ms with their spread, peak memory in bytes, and the ratios."""
     states, keys, layout = picture(size.height, size.width, size.hidden, seed)
     states, keys = states.to(dtype), keys.to(dtype)
 
@@ -176,7 +176,7 @@ def measure(size: Size, repeats: int, seed: int = 0, dtype: torch.dtype = torch.
 def _beside_reference(
     states: Tensor, keys: Tensor, layout: TokenLayout, size: Size, token_batch: int, order: list[int]
 ) -> dict[str, float]:
-    """Median time and peak memory of the reference. Raises SystemExit if it keeps other tokens than `order`."""
+    """Median time and peak memory of the reference. Raises SystemExit if it keeps tokens other than `order`."""
     slow: list[list[int]] = []
 
     def run() -> None:
@@ -195,7 +195,7 @@ def _beside_reference(
 
 
 def gates(name: str, rows: list[dict[str, Any]]) -> list[Gate]:
-    """The figures of one size that have a bar."""
+    """The figures of one size, each with its bar."""
     size, made = SIZES[name], []
     for row in rows:
         title = f"{size.tokens} tokens, {size.keep} kept, token batch {row['token_batch']}: "
@@ -213,12 +213,12 @@ def gates(name: str, rows: list[dict[str, Any]]) -> list[Gate]:
 
 
 def ratios(sizes: tuple[str, ...] = STANDARD, repeats: int = 15) -> list[Gate]:
-    """Every figure with a bar, measured in this process. Raises SystemExit if fast and slow keep different tokens."""
+    """Measures every figure that has a bar. Raises SystemExit if library and reference keep different tokens."""
     return [gate for name in sizes for gate in gates(name, measured(name, repeats))]
 
 
 def measured(name: str, repeats: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`measure` at the size called `name`: fewer repeats where one takes longer."""
+    """Calls `measure` for the size called `name`, with fewer repeats for larger sizes."""
     return measure(SIZES[name], max(3, repeats * 4000 // max(4000, SIZES[name].tokens)), seed)
 
 

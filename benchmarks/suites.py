@@ -1,4 +1,4 @@
-"""What `benchmarks/ideas.py` compares: per suite, names and how each is made for a budget."""
+"""The suites of `benchmarks/ideas.py`: for each name, how to build its method for a budget."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Names and ids that LLaVA's prompts, checkpoints and scripts agree on."""
+"""Names and ids shared by LLaVA's prompts, checkpoints and scripts."""
 
 from __future__ import annotations
 
 IGNORE_INDEX = -100
-"""Label that the loss skips."""
+"""Label that the loss ignores."""
 
 IMAGE_TOKEN_INDEX = -200
 """Id that stands for one picture in `input_ids`; it is outside every vocabulary."""

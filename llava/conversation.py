@@ -1,10 +1,10 @@
-"""Conversation templates: how a dialogue becomes the one string that a LLaVA checkpoint was trained on.
+"""Conversation templates: turn a dialogue into the one string format that a LLaVA checkpoint was trained on.
 
 Every template is a frozen `Template`; `conv_templates[name].copy()` starts a `Conversation` with it:
 
     conv = conv_templates["vicuna_v1"].copy()
     conv.append_message(conv.roles[0], "<image>\\nWhat is this?")
-    conv.append_message(conv.roles[1], None)          # None: the turn that the model is to write
+    conv.append_message(conv.roles[1], None)          # None: the turn that the model writes
     prompt = conv.get_prompt()
 """
 
@@ -18,7 +18,7 @@ Message = tuple[str, str | None]
 
 
 class SeparatorStyle(Enum):
-    """How turns are told apart. Names as in LLaVA, so that scripts which compare them go on working."""
+    """How turns are separated. Names as in LLaVA, so that scripts comparing them keep working."""
 
     SINGLE = auto()
     TWO = auto()
@@ -32,7 +32,7 @@ class SeparatorStyle(Enum):
 class Template:
     """One model family's prompt format.
 
-    `sep` ends the system text and the user's turns, `sep2` the assistant's turns (where the style has two).
+    `sep` ends the system text and the user's turns, `sep2` the assistant's turns (if the style has two).
     """
 
     name: str
@@ -44,13 +44,13 @@ class Template:
     version: str = "v1"
 
     def copy(self) -> Conversation:
-        """A new, empty conversation in this format."""
+        """Starts an empty conversation in this format."""
         return Conversation(self)
 
 
 @dataclass
 class Conversation:
-    """A dialogue in the making: a template and its messages."""
+    """A dialogue in progress: a template and its messages."""
 
     template: Template
     messages: list[Message] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Conversation:
         return self.template.version
 
     def append_message(self, role: str, message: str | None) -> None:
-        """Adds a turn; `None` marks the turn that the model is asked to write."""
+        """Adds a turn; `None` marks the turn that the model should write."""
         self.messages.append((role, message))
 
     def copy(self) -> Conversation:
@@ -92,7 +92,7 @@ class Conversation:
 
 
 def get_conversation(name: str) -> Conversation:
-    """A new conversation in the format `name`; an unknown name raises `ValueError` and lists the known ones."""
+    """Starts a conversation in the format `name`. Raises ValueError that lists the known names."""
     if name not in conv_templates:
         raise ValueError(f"unknown conversation template {name!r}; choose one of {', '.join(sorted(conv_templates))}")
     return conv_templates[name].copy()
@@ -114,7 +114,7 @@ def _render_two(template: Template, messages: Sequence[Message]) -> str:
 
 
 def _render_mpt(template: Template, messages: Sequence[Message]) -> str:
-    # The role strings hold their own line break, and a turn to be written ends right after it.
+    # The role strings end in their own line break, and an unwritten turn ends right after it.
     turns = (f"{role}{text}{template.sep}" if text else role for role, text in messages)
     return template.system + template.sep + "".join(turns)
 
@@ -138,7 +138,7 @@ def _render_llama_2(template: Template, messages: Sequence[Message]) -> str:
         if turn == 0 and template.system:
             text = f"<<SYS>>\n{template.system}\n<</SYS>>\n\n{text}"
         prompt += f"{template.sep}[INST] {text} [/INST]" if turn % 2 == 0 else f" {text} {template.sep2}"
-    # The tokenizer writes the first begin-of-sequence token by itself.
+    # The tokenizer adds the first begin-of-sequence token itself.
     return prompt.removeprefix(template.sep)
 
 
@@ -229,4 +229,4 @@ conv_templates: dict[str, Template] = {
     "qwen_2": _QWEN,
     "qwen_2_5": _QWEN_2_5,
 }
-"""Templates by the names that LLaVA's `--conv-mode` takes."""
+"""Templates by the names that LLaVA's `--conv-mode` accepts."""

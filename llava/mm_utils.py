@@ -1,4 +1,4 @@
-"""From pictures and prompts to tensors, as LLaVA's training and evaluation make them."""
+"""Turns pictures and prompts into tensors as LLaVA's training and evaluation do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Color = tuple[int, int, int]
 
 
 def expand2square(picture: Image.Image, background_color: Color) -> Image.Image:
-    """The picture centred on a square of its longer side."""
+    """Centres the picture on a square of its longer side."""
     width, height = picture.size
     if width == height:
         return picture
@@ -47,7 +47,7 @@ def expand2square(picture: Image.Image, background_color: Color) -> Image.Image:
 def process_images(
     images: Sequence[Image.Image], image_processor: Any, model_cfg: Any
 ) -> torch.Tensor | list[torch.Tensor]:
-    """Pixel values of a list of pictures, shaped by `model_cfg.image_aspect_ratio`.
+    """Pixel values of several pictures, shaped by `model_cfg.image_aspect_ratio`.
 
     "pad": squares filled with the processor's mean colour, [n, 3, side, side]. "anyres", "anyres_max_k": base tile and
     tiles, [n, tiles, 3, side, side], or a list when pictures have different numbers of tiles. Otherwise the processor's
@@ -88,10 +88,10 @@ def tokenizer_image_token(
     image_token_index: int = IMAGE_TOKEN_INDEX,
     return_tensors: str | None = None,
 ) -> list[int] | torch.Tensor:
-    """Ids of a prompt with `image_token_index` for every literal `<image>`; [T] long with `return_tensors="pt"`.
+    """Tokenizes a prompt, with `image_token_index` for each literal `<image>`; [T] long with `return_tensors="pt"`.
 
-    The text around pictures is tokenized piece by piece; the begin-of-sequence token that a tokenizer puts in front of
-    every piece is kept once.
+    Tokenizes the text around pictures piece by piece, and keeps only the first of the begin-of-sequence tokens that the
+    tokenizer puts before every piece.
     """
     if return_tensors not in (None, "pt"):
         raise ValueError(f"return_tensors is {return_tensors!r}; supported: 'pt' or None")
@@ -105,10 +105,10 @@ def tokenizer_image_token(
 
 
 def get_model_name_from_path(model_path: str | Path) -> str:
-    """The checkpoint's name: its last folder, with the parent in front for training's `checkpoint-N` folders."""
+    """The checkpoint's name: its last folder, prefixed by the parent for training's `checkpoint-N` folders."""
     parts = [part for part in str(model_path).strip("/").split("/") if part]
     if not parts:
-        raise ValueError(f"model path {str(model_path)!r} has no name in it")
+        raise ValueError(f"model path {str(model_path)!r} contains no folder name")
     if parts[-1].startswith("checkpoint-") and len(parts) > 1:
         return f"{parts[-2]}_{parts[-1]}"
     return parts[-1]

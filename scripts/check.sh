@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Format, lint, types and docs: everything that is checked without running the code. Every step runs even when an
-# earlier one failed, so that one run shows all there is to mend.
+# Format, lint, types, layers and docs: every check that does not run the code. All steps run, even after a failure, so
+# that one run shows everything there is to fix.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python="${VENV_PYTHON:-.venv/bin/python}"

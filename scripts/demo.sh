@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job: make the environment when it is missing, then let the embedded model answer questions about pictures,
+# The main demo: creates the environment if it is missing, then the embedded model answers questions about pictures,
 # dense and pruned. Options are passed on, for example: bash scripts/demo.sh --questions 600 --budgets 64,32
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Put Chromium and its driver on the machine for the tests of the pages. Does something only where that was asked for
-# (CI=true, or VLM_PRUNER_BROWSER=1), and only with the rights to do it; otherwise those tests skip, and say so.
+# Installs Chromium and its driver for the tests of the pages, but only if asked to (CI=true, or VLM_PRUNER_BROWSER=1)
+# and permitted to. Otherwise those tests skip and say so.
 set -uo pipefail
 
 if command -v chromedriver >/dev/null && command -v chromium >/dev/null; then
@@ -19,7 +19,7 @@ if apt-get update -qq >"$log" 2>&1 &&
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >>"$log" 2>&1; then
     rm -f "$log"
 else
-    echo "browser: could not be installed:" >&2
+    echo "browser: installation failed:" >&2
     tail -n 5 "$log" >&2
     rm -f "$log"
 fi

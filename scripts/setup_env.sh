@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Make the project's environment in .venv/, or do nothing when it is up to date.
+# Creates the project's environment in .venv/, or does nothing if it is up to date.
 #
 #   bash scripts/setup_env.sh                    # python3 from the PATH
 #   PYTHON=python3.12 bash scripts/setup_env.sh  # another interpreter
 #
-# A stamp written as the very last step holds a hash of what the environment was made from, so a set-up that was
-# interrupted, or one made from an older pyproject.toml, is done again.
+# The last step writes a stamp with a hash of the environment's inputs. An interrupted set-up, or one from an older
+# pyproject.toml, therefore runs again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,9 +29,9 @@ if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]] && "$venv/bin/python" -c 
     exit 0
 fi
 
-echo "setup: making $venv with Python $version (a few minutes the first time)"
+echo "setup: creating $venv with Python $version (a few minutes the first time)"
 rm -f "$stamp"
-# A half-made environment can lack pip or hold a dead interpreter; that one is made anew, any other is brought up to date.
+# A half-made environment can lack pip or contain a dead interpreter; recreate it. Bring any other up to date.
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
     [[ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" != "$version" ]]; then
     rm -rf "$venv"

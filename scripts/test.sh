@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Everything that CI checks: make the environment when it is missing, then format, lint, types, docs and tests, some of
-# them again with the oldest transformers and inside lmms-eval.
-# Options are passed on to pytest, for example: bash scripts/test.sh -k selection
+# Everything that CI checks: creates the environment if it is missing, then runs format, lint, types, docs and tests, some
+# of them again with the oldest transformers and inside lmms-eval. Options are passed on to pytest, for example: bash scripts/test.sh -k selection
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_env.sh || exit 1
-bash scripts/setup_browser.sh  # without a browser, tests of pages skip; in CI they fail
+bash scripts/setup_browser.sh  # without a browser, tests of pages skip, and in CI fail
 
-# Nothing here may need a network: a test that reaches for a hub fails at once instead of waiting for it.
+# No test may need a network: one that reaches for a hub fails at once instead of waiting.
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 status=0
 bash scripts/check.sh || status=1
 echo "== tests"
 .venv/bin/python -m pytest "$@" </dev/null || status=1
-# These have environments of their own; with options for pytest, the run is about something else.
+# These have their own environments. Skip them if pytest options narrow the run.
 if (($# == 0)); then
     echo "== tests with the oldest transformers"
     bash scripts/test_oldest.sh </dev/null || status=1

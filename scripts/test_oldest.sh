@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# The tests that meet transformers, with the oldest version that pyproject.toml allows. Part of scripts/test.sh.
+# Runs the tests that depend on transformers with the oldest version that pyproject.toml allows. Part of scripts/test.sh.
 #
-# .venv-oldest holds that transformers and what it cannot share with .venv; everything else is taken from there.
+# .venv-oldest contains that transformers and whatever it cannot share with .venv; the rest comes from .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_env.sh
 
 venv=.venv-oldest
 version="$(sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)"
-stamp=.vlm-pruner-stamp  # of .venv: what is borrowed from there must not have been made anew since
+stamp=.vlm-pruner-stamp  # of .venv: recreate this environment whenever .venv changes
 if ! cmp -s ".venv/$stamp" "$venv/$stamp"; then
     rm -rf "$venv"
     .venv/bin/python -m venv "$venv"
     folder() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
-    # `addsitedir` reads the .pth files there too, one of which points to this repository.
+    # `addsitedir` also reads the .pth files there, one of which points to this repository.
     echo "import site; site.addsitedir('$PWD/$(realpath --relative-to="$PWD" "$(folder .venv)")')" >"$(folder "$venv")/newest.pth"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "transformers==$version.*"
     cp ".venv/$stamp" "$venv/$stamp"

@@ -171,7 +171,7 @@ def test_bad_input(model):
         model.generate(ids, images=[pixels[0, 0]])
     torn = torch.cat([expanded(ids, -200), torch.tensor([[5]])], dim=1)
     torn[0, [20, -1]] = torn[0, [-1, 20]]
-    with pytest.raises(ValueError, match=r"in one piece; the run that starts at position 5"):
+    with pytest.raises(ValueError, match=r"must be contiguous; the run that starts at position 5 is not"):
         model(input_ids=torn, pixel_values=pixels[:1])
 
 

@@ -1,7 +1,7 @@
-"""Loading LLaVA: the model alone, or with its tokenizer and image processor as LLaVA's scripts expect them.
+"""Loads LLaVA: the model alone, or with the tokenizer and image processor that LLaVA's scripts expect.
 
-Everything is checked before the first weight is copied: the folder, the configuration, and that names and shapes of
-all tensors are exactly those of the model. Nothing is ever left at random values.
+All checks come before the first weight is copied: the folder, the configuration, and that the names and shapes of all
+tensors match the model exactly. No weight ever keeps a random value.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CHECKPOINT_REMEDY = "check the path or download the checkpoint first"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from. `tower` is None if the checkpoint holds or describes its tower itself."""
+    """The files of a model. tower: None if the checkpoint contains or describes its tower itself."""
 
     folder: Path
     config: AnyLlavaConfig
@@ -74,9 +74,9 @@ def load_model(
 
     vision_tower: folder or Hub name of a tower to use instead of the checkpoint's; a relative `mm_vision_tower` of the
     checkpoint itself is relative to the checkpoint. dtype: float16 on a GPU and float32 on a CPU unless given.
-    device_map: transformers' (needs accelerate); takes the place of `device`.
+    device_map: as in transformers (needs accelerate); replaces `device`.
 
-    Raises `CheckpointError` for everything that is wrong with the files.
+    Raises `CheckpointError` for any problem with the files.
     """
     source = open_checkpoint(model_path, vision_tower)
     tensors = collect_tensors(source)
@@ -135,7 +135,7 @@ def load_pretrained_model(
 
 
 def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = None) -> Source:
-    """Reads and checks everything but the weights."""
+    """Reads and checks everything except the weights."""
     folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
@@ -154,7 +154,7 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
 
 
 def collect_tensors(source: Source) -> Tensors:
-    """All of the model's tensors under its own names, checked for completeness and shape.
+    """All tensors of the model under its own names, checked for completeness and shape.
 
     The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder; LLaVA on Qwen2 was
     trained together with its tower, so there a folder gives the tower's sizes only.
@@ -267,7 +267,7 @@ def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None)
 
 
 def _check_tensors(expected: Tensors, found: Tensors, folder: Path) -> None:
-    """Names and shapes on disk must be the model's, exactly."""
+    """Raises unless names and shapes on disk match the model exactly."""
     for name, tensor in expected.items():
         if name in found and found[name].shape != tensor.shape:
             remedy = "use the config.json that belongs to these weights"

@@ -1,4 +1,4 @@
-"""Reading checkpoint folders: where they are, their config.json, and their tensors by the names on disk."""
+"""Reads checkpoint folders: finds them, and reads their config.json and their tensors under the names on disk."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _WEIGHT_NAMES = (
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; the message is one line and names the value that is wrong and the remedy."""
+    """A checkpoint cannot be loaded. The message is one line and names the offending value and the remedy."""
 
 
 def find_folder(name: str | Path, role: str, remedy: str) -> Path:
-    """The folder `name`; a name of the form "owner/repository" that is no folder is looked up on the Hub.
+    """Finds the folder `name`; a name of the form "owner/repository" that is not a folder is looked up on the Hub.
 
-    `role` says what the folder should hold ("checkpoint", "vision tower"), `remedy` what to do without it.
+    role: what the folder should contain ("checkpoint", "vision tower"). remedy: what to do if it is missing.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -42,7 +42,7 @@ def find_folder(name: str | Path, role: str, remedy: str) -> Path:
 
 
 def read_json(path: Path, role: str) -> dict[str, Any]:
-    """The JSON object in a file; errors name the file."""
+    """Reads the JSON object in a file. Errors name the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -56,7 +56,7 @@ def read_json(path: Path, role: str) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, role: str) -> Tensors:
-    """All tensors of a folder by name, as on disk. Safetensors stay memory-mapped until a tensor is used.
+    """Reads all tensors of a folder under their names on disk. Safetensors stay memory-mapped until used.
 
     Raises `CheckpointError` for a folder without weights, a missing shard or a damaged file.
     """
@@ -146,5 +146,5 @@ def _hint(folder: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's message, cut to one line for use inside another message."""
+    """The first line of an exception's message, for use inside another message."""
     return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

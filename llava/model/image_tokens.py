@@ -1,4 +1,4 @@
-"""One picture's tokens: its features in the order in which the decoder reads them, and their place in the picture."""
+"""One picture's tokens: its features in the order the decoder reads them, and their coordinates in the picture."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ImageTokens:
     released_layout: TokenLayout | None = None
 
     def span(self, start: int) -> VisualSpan:
-        """The tokens in a row's sequence, from `start` on."""
+        """The span of these tokens in a row's sequence, from `start` on."""
         return VisualSpan(start, len(self.layout), self.layout, released=Released(self.released_layout))
 
 
 def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:
     """One view of a picture, features [N, d] in row-major order.
 
-    A class token in front belongs to no place; it gets the picture's centre.
+    A class token in front has no position of its own; it gets the picture's centre.
     """
     side = square_side(features.shape[0] - has_class_token)
     layout = TokenLayout.grid(side, side)
@@ -52,11 +52,11 @@ def tiled_view(
 ) -> ImageTokens:
     """Base tile and tiles of one AnyRes picture, features [1 + tiles, N, d]; `image_size` is (width, height) in pixels.
 
-    Merge types: "flat" puts the tiles one after another; "spatial" puts them together to one grid behind the base
-    tile; "spatial_unpad" also cuts the bars off that grid and ends each of its rows with the newline embedding.
+    Merge types: "flat" keeps the tiles in sequence; "spatial" joins them into one grid after the base tile;
+    "spatial_unpad" also cuts the bars off that grid and ends each of its rows with the newline embedding.
 
-    Coordinates of "spatial_unpad", LLaVA-NeXT's, are those of `vlm_pruner.geometry.tiles`. The other two keep the bars,
-    so their plane is the whole grid's, and the base tile is stretched over the part of it that holds the picture.
+    "spatial_unpad", LLaVA-NeXT's, has the coordinates of `vlm_pruner.geometry.tiles`. The other two keep the bars, so
+    their plane is the whole grid, and the base tile is stretched over the part that holds the picture.
     """
     unpad = config.mm_patch_merge_type == "spatial_unpad"
     if unpad and newline is None:
@@ -74,8 +74,8 @@ def tiled_view(
         return _unpadded(features[0], grid, newline)
     layout = _padded_layout(side, across, down, held)
     if config.mm_patch_merge_type == "flat":
-        places = layout.coords[side**2 :].reshape(down * side, across * side, 2)
-        coords = torch.cat([layout.coords[: side**2], _cut(places, across, down).flatten(0, 1)])
+        grid = layout.coords[side**2 :].reshape(down * side, across * side, 2)
+        coords = torch.cat([layout.coords[: side**2], _cut(grid, across, down).flatten(0, 1)])
         return ImageTokens(features.flatten(0, 1), TokenLayout(coords, layout.diagonal))
     tiles = _put_together(features[1:], across, down).flatten(0, 1)
     return ImageTokens(torch.cat([features[0], tiles]), layout)
@@ -132,9 +132,9 @@ def _cut(grid: Tensor, across: int, down: int) -> Tensor:
 
 
 def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageTokens:
-    place = torch.tensor([[float(side), side - 1.0]])
+    corner = torch.tensor([[float(side), side - 1.0]])
     features = torch.cat([base.features, newline.to(base.features)[None]])
-    return ImageTokens(features, TokenLayout(torch.cat([base.layout.coords, place]), base.layout.diagonal))
+    return ImageTokens(features, TokenLayout(torch.cat([base.layout.coords, corner]), base.layout.diagonal))
 
 
 def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: AnyLlavaConfig) -> tuple[int, int]:
@@ -143,7 +143,7 @@ def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, conf
     if across * down != features.shape[0] - 1:
         raise ValueError(
             f"a picture of {image_size[0]} x {image_size[1]} pixels has {across} x {down} tiles, "
-            f"but {features.shape[0] - 1} were given: image_sizes and images must be of the same pictures"
+            f"but {features.shape[0] - 1} were given: image_sizes and images must belong to the same pictures"
         )
     return across, down
 

@@ -1,7 +1,7 @@
-"""The two checkpoint layouts, original and transformers', brought to one configuration and one set of tensor names.
+"""Maps both checkpoint layouts, the original and transformers', to one configuration and one set of tensor names.
 
-Canonical names are those of `LlavaLlamaForCausalLM`'s state dict, with the tower's `vision_model.` left out:
-transformers dropped that level from its CLIP modules, and files exist with and without it.
+Canonical names are those of `LlavaLlamaForCausalLM`'s state dict without the tower's `vision_model.`: transformers
+dropped that level from its CLIP modules, and files exist with and without it.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _FROM_TRANSFORMERS: Sequence[tuple[str, str]] = (
 
 
 def is_transformers_layout(raw: dict[str, Any]) -> bool:
-    """Whether a config.json is transformers' own LLaVA: both layouts have called themselves "llava"."""
+    """Whether a config.json is in transformers' layout; both layouts have used the name "llava"."""
     return "text_config" in raw or "vision_config" in raw
 
 
 def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
-    """Our configuration for a config.json in transformers' layout; raises for parts that we do not build."""
+    """Our configuration for a config.json in transformers' layout. Raises CheckpointError for unsupported parts."""
     text, vision = raw.get("text_config") or {}, raw.get("vision_config") or {}
     _require(folder, "model_type", raw.get("model_type"), "llava", "llava_next")
     _require(folder, "text_config.model_type", text.get("model_type", "llama"), "llama")
@@ -76,7 +76,7 @@ def config_from_transformers(raw: dict[str, Any], folder: Path) -> LlavaConfig:
 
 
 def _next_from_transformers(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """LLaVA-NeXT's part of our configuration. transformers writes canvases as [height, width], LLaVA the other way."""
+    """LLaVA-NeXT's part of our configuration. transformers writes canvases as [height, width], not [width, height]."""
     pinpoints = raw.get("image_grid_pinpoints") or _NEXT_PINPOINTS
     try:
         canvases = [[int(width), int(height)] for height, width in pinpoints]
@@ -108,7 +108,7 @@ def config_from_original(raw: dict[str, Any], folder: Path) -> AnyLlavaConfig:
     if not raw.get("mm_vision_tower") and not raw.get("mm_vision_config"):
         raise CheckpointError(
             f"{folder}/config.json names no vision tower (mm_vision_tower), so it is not a LLaVA checkpoint; "
-            "give a LLaVA folder, not its language model"
+            "pass a LLaVA folder, not its language model"
         )
     own = _without(raw, "model_type", "torch_dtype", "dtype")
     return LlavaQwenConfig(**_on_qwen(own, folder)) if on_qwen else LlavaConfig(**own)
@@ -151,7 +151,7 @@ def known_tower(name: str) -> dict[str, Any] | None:
 
 
 def canonical(name: str) -> str:
-    """A name of our own state dict, or of the original layout, in canonical form."""
+    """The canonical form of a name in our state dict or in the original layout."""
     return name.replace("vision_tower.vision_model.", "vision_tower.")
 
 
@@ -198,7 +198,7 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-# Of a text_config: what it says about itself, and what our configuration says in its own right.
+# Keys of a text_config that describe itself, or that our configuration sets on its own.
 _NOT_TEXT = ("model_type", "architectures", "_name_or_path", "torch_dtype", "dtype", "tie_word_embeddings")
 
 # Keys that published files may hold as null, and whose defaults then apply.

@@ -1,4 +1,4 @@
-"""From ids and pictures to the one sequence that the decoder reads, in LLaVA's convention and in transformers'."""
+"""Splices ids and pictures into the one sequence that the decoder reads, in LLaVA's and in transformers' convention."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MultimodalPrompt:
     inputs_embeds:  [B, T, d], shorter rows padded.
     attention_mask: [B, T] long, 0 on padding.
     position_ids:   [B, T] long, counting each row's real tokens from 0.
-    visual_spans:   per row, where its pictures' tokens are in the padded row.
+    visual_spans:   per row, the spans of its pictures in the padded row.
     """
 
     inputs_embeds: Tensor
@@ -57,7 +57,7 @@ def prepare_prompt(
 ) -> MultimodalPrompt:
     """Puts each picture's or video's tokens where its id -200 stands in `input_ids` [B, T], in order of appearance.
 
-    Raises `ValueError` if the numbers of pictures and of ids -200 differ, or a row is longer than the model reads.
+    Raises `ValueError` if the numbers of pictures and of ids -200 differ, or if a row exceeds the model's length.
     """
     rows = _text_rows(input_ids, attention_mask)
     _check_counts(rows, images)
@@ -74,7 +74,7 @@ def expanded_prompt_spans(
     pixel_values: Tensor | None = None,
     pixel_values_videos: Tensor | None = None,
 ) -> tuple[Tensor, list[list[VisualSpan]]]:
-    """transformers' convention: `input_ids` [B, T] hold one placeholder per visual token, pictures in order.
+    """transformers' convention: `input_ids` [B, T] contain one placeholder per visual token, pictures in order.
 
     AnyRes pictures come as `pixel_values` [n, most tiles, 3, side, side], padded with empty tiles, or all tiles after
     one another; and `image_sizes` [n, 2], which are (height, width) in this convention. Videos come as
@@ -162,7 +162,7 @@ def repeat_pictures(
 def _own_tiles(
     config: AnyLlavaConfig, pixel_values: Tensor, image_sizes: Tensor | None
 ) -> tuple[Tensor | list[Tensor], list[tuple[int, int]] | None]:
-    """From transformers' convention to LLaVA's: one tensor of tiles per picture, and sizes as (width, height)."""
+    """Converts transformers' convention to LLaVA's: one tensor of tiles per picture, and sizes as (width, height)."""
     if image_sizes is None or config.image_grid_pinpoints is None:
         return pixel_values, None
     sizes = [(int(width), int(height)) for height, width in image_sizes.tolist()]
@@ -178,18 +178,18 @@ def _expanded_spans(mask: Tensor, tokens: Sequence[ImageTokens]) -> list[list[Vi
     pictures = iter(tokens)
     spans: list[list[VisualSpan]] = []
     for row in mask.cpu():
-        places = row.nonzero()[:, 0].tolist()
+        positions = row.nonzero()[:, 0].tolist()
         spans.append([])
-        while places:
+        while positions:
             image = next(pictures)
             length = len(image.layout)
-            if len(places) < length or places[length - 1] - places[0] != length - 1:
+            if len(positions) < length or positions[length - 1] - positions[0] != length - 1:
                 raise ValueError(
-                    f"a picture's {length} placeholders must stand in one piece; the run that starts at "
-                    f"position {places[0]} does not"
+                    f"a picture's {length} placeholders must be contiguous; the run that starts at "
+                    f"position {positions[0]} is not"
                 )
-            spans[-1].append(image.span(places[0]))
-            places = places[length:]
+            spans[-1].append(image.span(positions[0]))
+            positions = positions[length:]
     return spans
 
 
@@ -215,7 +215,7 @@ def _check_length(config: AnyLlavaConfig, length: int) -> None:
     if limit is not None and length > limit:
         raise ValueError(
             f"the prompt has {length} tokens with its pictures, the model reads {limit} "
-            "(tokenizer_model_max_length): shorten the text or give fewer pictures"
+            "(tokenizer_model_max_length): shorten the text or pass fewer pictures"
         )
 
 
@@ -223,8 +223,8 @@ def _splice(model: LlavaMetaModel, ids: Tensor, pictures: Iterator[ImageTokens])
     """One row's embeddings; takes as many pictures as the row has image ids."""
     breaks = (ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
     text = model.embed_tokens(ids[ids != IMAGE_TOKEN_INDEX])
-    # Before the i-th image id stand `place - i` text tokens.
-    pieces = text.tensor_split([place - i for i, place in enumerate(breaks)]) if breaks else (text,)
+    # `position - i` text tokens precede the i-th image id.
+    pieces = text.tensor_split([position - i for i, position in enumerate(breaks)]) if breaks else (text,)
     parts, spans, length = [pieces[0]], [], pieces[0].shape[0]
     for piece in pieces[1:]:
         image = next(pictures)
@@ -239,12 +239,12 @@ def _pad(rows: Sequence[_Row], padding_side: str) -> MultimodalPrompt:
     longest = max(lengths)
     embeds = pad_sequence([row.embeds for row in rows], batch_first=True, padding_side=padding_side)
     offsets = [longest - length if padding_side == "left" else 0 for length in lengths]
-    places = torch.arange(longest, device=embeds.device)[None]
+    positions = torch.arange(longest, device=embeds.device)[None]
     start = torch.tensor(offsets, device=embeds.device)[:, None]
     stop = start + torch.tensor(lengths, device=embeds.device)[:, None]
     return MultimodalPrompt(
         inputs_embeds=embeds,
-        attention_mask=((places >= start) & (places < stop)).long(),
-        position_ids=(places - start).clamp(min=0).expand(len(rows), -1),
+        attention_mask=((positions >= start) & (positions < stop)).long(),
+        position_ids=(positions - start).clamp(min=0).expand(len(rows), -1),
         visual_spans=[row.shifted(offset) for row, offset in zip(rows, offsets, strict=True)],
     )

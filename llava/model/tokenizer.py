@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, from tokenizer.json or from the tokenizer.model that LLaVA's own checkpoints ship."""
+"""Loads a checkpoint's tokenizer from tokenizer.json, or from the tokenizer.model that LLaVA's checkpoints ship."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def _add_marks(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str], folder:
 
 
 def _options(folder: Path) -> dict[str, Any]:
-    """Llama's sentencepiece tokenizer begins every text with <s> unless told otherwise, and LLaVA relies on it.
+    """Makes every text begin with <s>, as LLaVA expects of Llama's sentencepiece tokenizer.
 
-    transformers from version 5 on does so only where tokenizer_config.json asks for it.
+    Since version 5, transformers adds <s> only if tokenizer_config.json asks for it.
     """
     settings = folder / "tokenizer_config.json"
     asked = "add_bos_token" in read_json(settings, "tokenizer") if settings.is_file() else False

@@ -1,4 +1,4 @@
-"""The vision tower that a configuration asks for."""
+"""Builds the vision tower that a configuration describes."""
 
 from __future__ import annotations
 

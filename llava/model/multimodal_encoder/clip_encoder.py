@@ -1,4 +1,4 @@
-"""The CLIP vision tower: pictures in, one layer's patch features out."""
+"""The CLIP vision tower: turns pictures into one layer's patch features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FEATURES = ("patch", "cls_patch")
 
 
 class CLIPVisionTower(nn.Module):
-    """A CLIP vision model, the layer that features are taken from, and whether the class token goes along.
+    """A CLIP vision model, the layer that supplies the features, and whether they include the class token.
 
     select_layer:   index into the tower's hidden states; 0 is the embeddings, -1 the last layer's output.
     select_feature: "patch" (N tokens) or "cls_patch" (class token first, N + 1 tokens).
@@ -40,8 +40,8 @@ class CLIPVisionTower(nn.Module):
         """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
         pixels = images.to(self.device, self.dtype)
         states = self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
-        # transformers notes each layer's output twice if the decoder, of which the tower is a part, was asked for its
-        # hidden states after the tower had been.
+        # transformers records each layer's output twice if the caller requests hidden states from the decoder that
+        # contains the tower.
         copies = (len(states) - 1) // self.config.num_hidden_layers
         features = (states[0], *states[copies::copies])[self.select_layer]
         return features[:, 1:] if self.select_feature == "patch" else features

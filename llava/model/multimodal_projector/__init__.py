@@ -1,1 +1,1 @@
-"""From the tower's features to the language model's embeddings."""
+"""Maps the tower's features to the language model's embeddings."""

@@ -1,4 +1,4 @@
-"""The projector that a configuration asks for: linear, mlpNx_gelu or identity."""
+"""Builds the projector that a configuration describes: linear, mlpNx_gelu or identity."""
 
 from __future__ import annotations
 
