@@ -1,4 +1,4 @@
-"""What was kept, in which order, from where in the picture. Plain Python values, ready for JSON."""
+"""Records what was kept, in which order, and from where in the picture. Plain Python values, ready for JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kept:
-    """The kept tokens of one picture or video, as drawings show them. Tokens count from 0 within the visual span.
+    """The kept tokens of one picture or video, for drawings. Token indices count from 0 within the visual span.
 
-    fit:    how the picture was laid on the grid. order: kept tokens in order of selection.
+    fit:    how the picture maps to the grid. order: kept tokens in order of selection.
     pivots: those that selection started from.
-    keeper: for every token the kept one that it was folded into (itself, if it was kept); None if nothing was folded.
+    keeper: for every token, the kept token that it was merged into (itself if kept); None if nothing was merged.
     method: the name of the method that chose.
     """
 
@@ -38,11 +38,11 @@ class ImageReceipt:
     indices: the R kept tokens, ascending. order: the same tokens in order of selection.
     coords:  [R, 2] (x, y) of the kept tokens in token units, in the order of `indices`; of a video [R, 3] (t, x, y).
     pivots:  tokens that selection started from, in order of selection (empty for methods without pivots).
-    nearest: [N] position in `indices` of the kept token that each token is most similar to, which is where a
-             dropped token was folded in; None for methods that fold nothing, and for those with several stages.
-    offsets: [N] where the tokens are in the span, if text stands between them; None if they follow each other.
-    steps:   [layer, visual tokens from there on] of each stage; the last is [layer, n_after].
-    fit:     how the picture was laid on its tokens' grid, and so where each token is in it; None if not known.
+    nearest: [N] position in `indices` of the kept token that each token is most similar to, into which dropped tokens
+             were merged; None for methods that merge nothing, and for those with several stages.
+    offsets: [N] positions of the tokens in the span, if text stands between them; None if they are consecutive.
+    steps:   [layer, visual tokens from it on] of each stage; the last is [layer, n_after].
+    fit:     how the picture maps to its tokens' grid, which gives each token's box; None if unknown.
     """
 
     row: int
@@ -65,11 +65,11 @@ class ImageReceipt:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImageReceipt:
-        """From `to_dict()`, maybe by way of JSON."""
+        """Rebuilds a receipt from `to_dict()`, also after a round trip through JSON."""
         return cls(**{**values, "fit": Fit.from_dict(values["fit"]) if values.get("fit") else None})
 
     def kept(self, fit: Fit | None = None) -> Kept:
-        """What a drawing needs of it. `fit` replaces the receipt's own. Raises ValueError if neither is known."""
+        """The part that drawings need. fit: replaces the receipt's own. Raises ValueError if there is neither."""
         fit = fit or self.fit
         if fit is None:
             raise ValueError(
@@ -80,7 +80,7 @@ class ImageReceipt:
         return Kept(fit, self.order, self.pivots, keeper, self.method)
 
     def overlay(self, picture: Any, **style: Any) -> PIL.Image.Image:
-        """The original picture (a video: its list of frames) with the kept tokens drawn in place, RGB.
+        """The original picture (for a video, its list of frames) with the kept tokens drawn on it, RGB.
 
         style: fields of `vlm_pruner.drawing.Style`, such as first=16, folds="hue" or side=512.
         Raises ValueError if the receipt does not say where the tokens are, or the picture cannot be the one it is of.
@@ -90,9 +90,9 @@ class ImageReceipt:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One prefill. `images` is in order of batch rows, then of position; empty when no visual token was found.
+    """One prefill. `images` is ordered by batch row, then by position; empty if there was no visual token.
 
-    make_images: gives them when they are first read, so that a prefill does not wait for lists of Python numbers.
+    make_images: builds them on first access, so that a prefill does not wait for lists of Python numbers.
     """
 
     method: str
@@ -108,9 +108,9 @@ class Receipt:
         return self.make_images()
 
     def overlay(self, *pictures: Any, **style: Any) -> PIL.Image.Image:
-        """The prefill's pictures with the kept tokens drawn in place, side by side; see `ImageReceipt.overlay`.
+        """The prefill's pictures side by side, with the kept tokens drawn on them; see `ImageReceipt.overlay`.
 
-        pictures: one for each entry of `images`, in order; a video is a list of frames.
+        pictures: one per entry of `images`, in order; a video is a list of frames.
         """
         return vlm_pruner.draw_prefill(self.images, pictures, **style)
 

@@ -1,4 +1,4 @@
-"""Adapters, one file per model family. `find(model)` gives the one for a model's class."""
+"""Adapters, one file per model family. `find(model)` returns the one for a model's class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_pruner.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from vlm_pruner.adapters.base import Adapter
 
-# Model class -> module and class of its adapter. By name, so that looking one up imports no model code.
+# Model class -> module and class of its adapter, by name, so that a lookup imports no model code.
 _ADAPTERS = {
     "LlavaForConditionalGeneration": ("llava", "LlavaAdapter"),
     "LlavaModel": ("llava", "LlavaAdapter"),
@@ -38,7 +38,7 @@ _ADAPTERS = {
     "Qwen3VLMoeModel": ("qwen_vl", "QwenVLAdapter"),
 }
 
-# What wraps a model, and where the model is then.
+# Wrapper classes, and where to find the model inside.
 _WRAPPERS = {
     "OptimizedModule": "model._orig_mod, and run that: torch.compile does not look at hooks that come later",
     "PeftModel": "model.get_base_model()",
@@ -47,7 +47,7 @@ _WRAPPERS = {
 
 
 def find(model: nn.Module) -> Adapter:
-    """The adapter for `model`, by its class or a base class. Raises UnsupportedModelError if there is none."""
+    """The adapter for `model`, found by its class or a base class. Raises UnsupportedModelError if there is none."""
     for cls in type(model).__mro__:
         if cls.__name__ in _ADAPTERS:
             module, name = _ADAPTERS[cls.__name__]
@@ -59,5 +59,5 @@ def find(model: nn.Module) -> Adapter:
             )
     raise UnsupportedModelError(
         f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))} "
-        "(docs/adding_a_model.md says how to add one)"
+        "(docs/adding_a_model.md explains how to add one)"
     )

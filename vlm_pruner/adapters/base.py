@@ -1,4 +1,4 @@
-"""What an adapter supplies: where the decoder is, and where a forward call's visual tokens are."""
+"""Defines an adapter: it finds a model's decoder, and the visual tokens of a forward call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlm_pruner.methods.base import Pruner
 
 
 class Adapter:
-    """One model family. A subclass writes `spans`, and is listed in `adapters/__init__.py`.
+    """One model family. A subclass implements `spans` and is listed in `adapters/__init__.py`.
 
     `decoder` and `entry` fit transformers' own vision-language models: a ...ForConditionalGeneration with a ...Model
     in `model`, or that ...Model alone, whose decoder is `language_model`.
@@ -27,10 +27,10 @@ class Adapter:
         self.model = model
 
     def check(self, method: Pruner) -> None:
-        """Raises PruningError if the method cannot fit any image of this model, before anything runs."""
+        """Raises PruningError if the method suits no image of this model; called before anything runs."""
 
     def tower(self) -> ClipTower:
-        """The vision tower, for methods that choose by its class token. Raises PruningError where there is none."""
+        """The vision tower, for methods that choose by its class token. Raises PruningError if there is none."""
         raise PruningError(
             f"{type(self.model).__name__} does not take its visual tokens one by one from a vision tower with a class "
             "token; methods that choose by that token's attention work with LLaVA-1.5 only"
@@ -38,30 +38,30 @@ class Adapter:
 
     @property
     def decoder(self) -> nn.Module:
-        """The language model: has `layers` and `config`, and hands its layers rotary `position_embeddings`."""
+        """The language model: has `layers` and `config`, and passes rotary `position_embeddings` to its layers."""
         decoder: nn.Module = self.entry.language_model
         return decoder
 
     @property
     def entry(self) -> nn.Module:
-        """The module whose forward sees what `spans` needs; a pre-hook on it reads every call's arguments."""
+        """The module whose forward receives what `spans` needs; a pre-hook on it reads every call's arguments."""
         entry: nn.Module = self.model.model if hasattr(self.model, "lm_head") else self.model
         return entry
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
-        """Visual spans per batch row in one forward call of `entry`, a decoding step's included (no spans then)."""
+        """Visual spans per batch row in one forward call of `entry`; a decoding step has none."""
         raise NotImplementedError
 
     def fit(self, layout: TokenLayout) -> Fit | None:
-        """How a picture or video with tokens at `layout` was laid on their grid; None where that cannot be told.
+        """How the processor fitted a picture or video to the grid of `layout`; None if unknown.
 
-        Receipts carry it, and pictures of kept tokens are drawn by it. By default the picture was scaled to fill it.
+        Receipts carry it, and drawings of kept tokens use it. By default the picture was scaled to fill the grid.
         """
         return grid_fit(layout)
 
 
 def grid_fit(layout: TokenLayout, kind: str = "stretch", pixels: int = 0) -> Fit:
-    """The fit of one grid, or of one per frame."""
+    """The fit of a single grid, or of one grid per frame."""
     columns, rows = (int(axis.max()) + 1 for axis in layout.coords[:, -2:].T)
     frames = 1 if layout.coords.shape[1] == 2 else len(layout.coords[:, 0].unique())
     return Fit(kind, rows, columns, frames, pixels=pixels)
@@ -69,7 +69,9 @@ def grid_fit(layout: TokenLayout, kind: str = "stretch", pixels: int = 0) -> Fit
 
 def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A forward call's arguments by name, positional ones included."""
-    if not args:  # as `generate` calls, at every step: reading a signature takes longer than all the rest here
+    if (
+        not args
+    ):  # how `generate` calls at every step: reading the signature would take longer than everything else here
         return kwargs
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
 

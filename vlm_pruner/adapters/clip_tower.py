@@ -1,4 +1,4 @@
-"""Where the layers of a CLIP vision tower are, for methods that choose by its attention."""
+"""Locates the layers of a CLIP vision tower, for methods that choose by its attention."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from vlm_pruner.errors import PruningError
 
 @dataclass(frozen=True)
 class ClipTower:
-    """Where things are in a CLIP tower: class token first, then patches in row-major order.
+    """The parts of a CLIP tower; its sequence is the class token, then patches in row-major order.
 
-    layers:    its encoder layers. selected: number of hidden states before the one that features are taken from, that
-               is, of layers that have run by then; at least 1.
+    layers:    its encoder layers. selected: number of layers that run before the features are taken; at least 1.
     projector: from patch features to the decoder's embeddings, token by token.
     """
 
@@ -25,11 +24,11 @@ class ClipTower:
 
     @classmethod
     def of(cls, tower: nn.Module, feature_layer: Any, projector: nn.Module) -> ClipTower:
-        """From a transformers CLIPVisionModel. Raises PruningError if it has no class token, or no single layer.
+        """Describes a transformers CLIPVisionModel. Raises PruningError without a class token or one feature layer.
 
-        feature_layer: index into the tower's hidden states, of which number 0 is the embeddings.
+        feature_layer: index into the tower's hidden states; 0 is the embeddings.
         """
-        tower = getattr(tower, "vision_model", tower)  # where transformers has them apart
+        tower = getattr(tower, "vision_model", tower)  # some versions of transformers keep them apart
         if not hasattr(getattr(tower, "embeddings", None), "class_embedding"):
             raise PruningError(
                 f"{type(tower).__name__} has no class token; methods that choose by its attention (such as FasterVLM "
@@ -41,6 +40,6 @@ class ClipTower:
         if not selected:
             raise PruningError(
                 f"features come from layers {feature_layer!r} of the vision tower; methods that choose by the tower's "
-                "attention need one layer, and not the embeddings"
+                "attention need exactly one layer, other than the embeddings"
             )
         return cls(layers, selected, projector)

@@ -1,10 +1,9 @@
 """InternVL in transformers' classes (InternVL 2.5, 3 and 3.5, named ...-hf): pictures cut into square tiles.
 
-All tiles of a picture stand in one run of placeholders, the picture's thumbnail last. The model is not told how the
-tiles lie beside each other, so each of several is placed by itself, like a frame of a video: coordinates are
-(tile, x, y), and distance is measured within a tile. The picture still has one budget, for which its tiles compete.
-
-A frame of a video reaches the model as a picture of one tile, and so is a span, with a budget, of its own.
+All tiles of a picture form one run of placeholders, with the picture's thumbnail last. The model does not know how
+tiles are arranged, so each of several gets its own coordinates, like a frame of a video: (tile, x, y), with distance
+measured within a tile. The picture still has one budget, for which its tiles compete. A frame of a video reaches the
+model as a picture of one tile, so it is a span with its own budget.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ class InternVLAdapter(Adapter):
 
     def fit(self, layout: TokenLayout) -> Fit | None:
         if len(layout) == self._side**2 and layout.coords.shape[1] == 3:
-            return None  # one tile of several, pruned by itself: where it was is not known any more
+            return None  # one tile of several, pruned on its own: its position in the picture is no longer known
         return Fit("tiles", self._side, self._side, tiles=len(layout) // self._side**2)
 
     def _layouts(self, call: dict[str, Any], tiles: int) -> list[TokenLayout]:
-        """Of the call's pictures, which have `tiles` tiles in all."""
+        """Layouts of the call's pictures, which have `tiles` tiles in total."""
         places = placeholders(call, self.model.config.image_token_id)
         check_not_cut(call, places)
         pictures = [length for row in places for length in runs(row)]
@@ -49,7 +48,7 @@ class InternVLAdapter(Adapter):
         if any(length % size for length in pictures) or sum(pictures) != tiles * size:
             raise PruningError(
                 f"{tiles} tiles of {size} visual tokens each do not fit runs of {pictures} placeholders; "
-                "give the prompt uncut and in one forward call"
+                "pass the prompt whole and in one forward call"
             )
         return [self._picture(length // size) for length in pictures]
 

@@ -15,14 +15,14 @@ from vlm_pruner.methods.base import Pruner
 
 
 class LlavaAdapter(Adapter):
-    """LlavaForConditionalGeneration, and the LlavaModel inside it. Placeholders in input_ids tell where images are."""
+    """LlavaForConditionalGeneration, and the LlavaModel inside it. Placeholders in input_ids mark the images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         strategy = model.config.vision_feature_select_strategy
         if strategy != "default":
             raise PruningError(
-                f"vision_feature_select_strategy={strategy!r} adds a token that has no place in the picture; "
+                f"vision_feature_select_strategy={strategy!r} adds a token that has no position in the picture; "
                 "pruning needs 'default'"
             )
         vision = model.config.vision_config
@@ -37,7 +37,7 @@ class LlavaAdapter(Adapter):
         return ClipTower.of(entry.vision_tower, layer, entry.multi_modal_projector)
 
     def fit(self, layout: TokenLayout) -> Fit:
-        """Cropped, as the processor of the published checkpoints does."""
+        """Cropped, as by the processor of the published checkpoints."""
         return grid_fit(layout, "crop", self.model.config.vision_config.image_size)
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:

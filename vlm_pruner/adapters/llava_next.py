@@ -1,6 +1,6 @@
 """LLaVA-NeXT (1.6) in transformers' classes: pictures of any resolution, each one span of base, tiles and newlines.
 
-Where the tokens are in the picture, and what becomes of newlines, is said in `vlm_pruner.geometry.tiles`.
+`vlm_pruner.geometry.tiles` defines the tokens' coordinates and the treatment of newlines.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 class LlavaNextAdapter(Adapter):
     """LlavaNextForConditionalGeneration, and the LlavaNextModel inside it.
 
-    select_strategy: the vision_feature_select_strategy that leaves the tower's patches, and nothing else.
+    select_strategy: the vision_feature_select_strategy that yields the tower's patches and nothing else.
     """
 
-    select_strategy: ClassVar[str] = "default"  # CLIP's class token is left out
+    select_strategy: ClassVar[str] = "default"  # leaves out CLIP's class token
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         strategy = model.config.vision_feature_select_strategy
         if strategy != self.select_strategy:
             raise PruningError(
-                f"vision_feature_select_strategy={strategy!r} gives other tokens than one for each place in the "
+                f"vision_feature_select_strategy={strategy!r} does not give one token per position in the "
                 f"picture; pruning needs {self.select_strategy!r}"
             )
         vision = model.config.vision_config
@@ -48,7 +48,7 @@ class LlavaNextAdapter(Adapter):
         return anyres_fit(layout, self._side, config.vision_config.image_size, canvases)
 
     def _layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
-        """Of the call's pictures. `generate` encodes them beforehand, and passes features in place of their sizes."""
+        """Layouts of the call's pictures. `generate` encodes them first and passes features instead of sizes."""
         pictures = encoded(call, "image")
         if pictures is not None:
             return [self._read_off(features) for features in pictures]
@@ -57,11 +57,11 @@ class LlavaNextAdapter(Adapter):
         return [self._from_size(height, width) for height, width in pairs(call["image_sizes"])]
 
     def _from_size(self, height: int, width: int) -> TokenLayout:
-        """For a picture of that many pixels."""
+        """The layout of a picture of that many pixels."""
         return unpadded_layout(self._side, *self._grid(height, width))
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the tile tokens of a picture of that many pixels, by transformers' own arithmetic."""
+        """Rows and columns of a picture's tile tokens, by transformers' own arithmetic."""
         from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
 
         config, side = self.model.config, self._side
@@ -73,7 +73,7 @@ class LlavaNextAdapter(Adapter):
         return rows, columns
 
     def _read_off(self, features: Tensor) -> TokenLayout:
-        """From a picture's packed features [N, d]: every row of the grid ends with the newline embedding."""
+        """Derives the layout from packed features [N, d]: every row of the grid ends with the newline embedding."""
         base = self._side**2
         newlines = (features == self.entry.image_newline.to(features)).all(dim=-1).nonzero().squeeze(1)
         rows = len(newlines)
@@ -81,7 +81,7 @@ class LlavaNextAdapter(Adapter):
         if columns < 0 or len(features) != base + rows * (columns + 1):
             raise PruningError(
                 f"a picture's {len(features)} features are not {base} of the base and a grid whose rows end with "
-                "image_newline; give the prompt in one forward call, and features as get_image_features packs them"
+                "image_newline; pass the prompt in one forward call, and features as get_image_features packs them"
             )
         return unpadded_layout(self._side, rows, columns)
 

@@ -1,7 +1,7 @@
 """LLaVA-NeXT-Video in transformers' classes: pictures as in LLaVA-NeXT, and videos of pooled frames.
 
-A video is one span with one budget, and its tokens are placed as (t, x, y). How time counts when tokens are chosen is
-said in `TokenLayout`.
+A video is one span with one budget, and its tokens have coordinates (t, x, y). `TokenLayout` defines how time counts in
+the selection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
         return grid_fit(layout, "crop", self.model.config.vision_config.image_size)
 
     def _videos(self, call: dict[str, Any]) -> list[TokenLayout]:
-        """Of the call's videos, whose frames are all of one size."""
+        """Layouts of the call's videos, whose frames all have one size."""
         features, pixels = encoded(call, "video"), call.get("pixel_values_videos")
         if features is not None:
             side = self._frame_side()
@@ -36,7 +36,7 @@ class LlavaNextVideoAdapter(LlavaNextAdapter):
         return [] if pixels is None else [self._video(len(frames)) for frames in pixels]
 
     def _frame_side(self) -> int:
-        """Rows, and columns, of a frame's tokens."""
+        """Rows of a frame's tokens, which equal its columns."""
         side: int = self._side // self.model.config.spatial_pool_stride
         return side
 

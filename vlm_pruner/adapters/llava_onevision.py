@@ -1,8 +1,8 @@
 """LLaVA-OneVision in transformers' classes: pictures of any resolution, pictures side by side, and videos.
 
-One picture in a prompt is base, tiles and newlines, as in LLaVA-NeXT (see `vlm_pruner.geometry.tiles`), but of a large
-one the grid of tile tokens is shrunk. One of several pictures is its base alone, and a video its pooled frames; each
-ends with one newline, placed one step to the right of the last token.
+A single picture in a prompt becomes base, tiles and newlines, as in LLaVA-NeXT (see `vlm_pruner.geometry.tiles`), but a
+large one gets a shrunk grid of tile tokens. One of several pictures is its base alone, and a video its pooled frames;
+each ends with one newline, one step to the right of the last token.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
 
 
 def _with_newline(layout: TokenLayout) -> TokenLayout:
-    """`layout` and one more token, a step to the right of its last."""
+    """`layout` plus one token, a step to the right of its last."""
     newline = layout.coords[-1:].clone()
     newline[:, -2] += 1
     return TokenLayout(torch.cat([layout.coords, newline]), layout.diagonal)

@@ -15,7 +15,7 @@ from vlm_pruner.methods.base import Pruner
 
 
 class LlavaOriginalAdapter(Adapter):
-    """The model has spliced its pictures in before the decoder runs, and passes `visual_spans` along."""
+    """The model splices its pictures in before the decoder runs, and passes `visual_spans` along."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

@@ -1,6 +1,6 @@
-"""Mistral 3 (Mistral Small 3.1 and later): pictures of any size, one grid each, with a word after every row of it.
+"""Mistral 3 (Mistral Small 3.1 and later): pictures of any size, one grid each, with a word after every row.
 
-The words that end rows and pictures ([IMG_BREAK], [IMG_END]) are text to the model and stay, whatever is pruned.
+The model treats the words that end rows and pictures ([IMG_BREAK], [IMG_END]) as text, so pruning always keeps them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Mistral3Adapter(Adapter):
         return lay_out(call, {token_id: [_grid(where) for row in rows for where in row]})
 
     def _sizes(self, call: dict[str, Any]) -> list[int]:
-        """Visual tokens of the call's pictures."""
+        """Numbers of visual tokens of the call's pictures."""
         features = encoded(call, "image")
         if features is not None:
             return [len(tokens) for tokens in features]
@@ -49,11 +49,11 @@ class Mistral3Adapter(Adapter):
 
 
 def _grid(where: list[int]) -> TokenLayout:
-    """Of the picture at positions `where` [N]: a row ends where the positions break off."""
+    """The layout of the picture at positions `where` [N]: a row ends at each gap between positions."""
     rows = runs(where)
     if len(set(rows)) != 1:
         raise PruningError(
-            f"the {len(where)} placeholders of a picture do not form rows of {rows[0]}; give the prompt as the "
+            f"the {len(where)} placeholders of a picture do not form rows of {rows[0]}; pass the prompt as the "
             "processor returns it, with a break after every row"
         )
     return TokenLayout.grid(len(rows), rows[0])

@@ -1,7 +1,7 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL (with or without experts): images and videos of any size.
 
-A video is one span with one budget, and its tokens are placed as (t, x, y); one t is one step of the vision tower,
-which is two frames of the file. How time counts when tokens are chosen is said in `TokenLayout`.
+A video is one span with one budget, and its tokens have coordinates (t, x, y); one step of t is one step of the vision
+tower, which is two frames of the file. `TokenLayout` defines how time counts in the selection.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from vlm_pruner.adapters.base import (
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 
-_Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) where only their number is known
+_Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) if only their number is known
 
 
 class QwenVLAdapter(Adapter):
-    """compat="released" does to all of these models what the released code does to Qwen2-VL, which knows no videos."""
+    """compat="released" treats these models as the released code treats Qwen2-VL, which has no videos."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        config = model.config  # read once: a look into a configuration of transformers takes microseconds
+        config = model.config  # read once: each access to a transformers configuration takes microseconds
         self._merge: int = config.vision_config.spatial_merge_size
         self._placeholders = {"image": config.image_token_id, "video": config.video_token_id}
 
@@ -42,7 +42,7 @@ class QwenVLAdapter(Adapter):
         for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
             shapes = self._shapes(call, kind, pixels)
             if not shapes:
-                continue  # a placeholder is then a word that the model has generated
+                continue  # the placeholder is a word that the model generated
             where = placeholders(call, self._placeholders[kind])
             check_not_cut(call, where)
             places = placeholder_positions(where, [math.prod(shape) for shape in shapes])
@@ -52,7 +52,7 @@ class QwenVLAdapter(Adapter):
         return spans
 
     def _shapes(self, call: dict[str, Any], kind: str, pixels: str) -> list[_Shape]:
-        """Of the images (or videos) in this call. `generate` encodes them beforehand and withholds their grids."""
+        """Shapes of the images (or videos) in this call. `generate` encodes them first and omits their grids."""
         merge, thw = self._merge, call.get(f"{kind}_grid_thw")
         grids: list[_Shape] = [] if thw is None else [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
         encoded = (call.get("mm_encoder_outputs") or {}).get(kind)
@@ -66,9 +66,9 @@ class QwenVLAdapter(Adapter):
         return VisualSpan.at(where, *_layouts(t, h, w, self._merge))
 
 
-@lru_cache(maxsize=64)  # pictures of a run tend to have few sizes, and a prefill should not wait for coordinates
+@lru_cache(maxsize=64)  # a run has few picture sizes, and a prefill should not wait for coordinates
 def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, Released]:
-    """The tokens' layout, and the released code's: it takes a row of tokens for as long as a row of patches."""
+    """The tokens' layout, and the released code's, which takes a row of tokens to be as long as a row of patches."""
     if t > 1:
         return TokenLayout.video(t, h, w), Released(rounding="floor")
     patches = TokenLayout.grid(h * merge, w * merge)
@@ -77,10 +77,12 @@ def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, Released]
 
 
 def _shape_of(where: list[int], rotary: Tensor | None, row: int) -> _Shape:
-    """(t, h, w) of the tokens at `where` [n], read off their rotary positions, which count rows and columns."""
+    """(t, h, w) of the tokens at `where` [n], derived from their rotary positions, which count rows and columns."""
     n = len(where)
     if rotary is not None and rotary.ndim == 3:
-        first = slice(where[0], where[0] + runs(where)[0])  # text between a Qwen3-VL video's frames: one tells all
+        first = slice(
+            where[0], where[0] + runs(where)[0]
+        )  # text separates a Qwen3-VL video's frames: one frame gives the shape
         h, w = (int(axis.max() - axis.min()) + 1 for axis in rotary[-2:, row, first])
         if n % (h * w) == 0:
             return n // (h * w), h, w

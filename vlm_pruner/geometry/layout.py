@@ -1,4 +1,4 @@
-"""Where visual tokens are: coordinates in the picture, spans in the sequence."""
+"""Locates visual tokens: coordinates in the picture, spans in the sequence."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 class TokenLayout:
     """Coordinates of one image's or one video's N visual tokens.
 
-    coords:   float [N, 2], (x, y) in token units; of a video [N, 3], (t, x, y) with frame number t.
-    diagonal: the largest distance that the picture allows, in token units (D_max of the paper).
+    coords:   float [N, 2], (x, y) in token units; for a video [N, 3], (t, x, y) with frame number t.
+    diagonal: the largest possible distance in the picture, in token units (D_max of the paper).
 
-    Distances are measured within a frame only. As long as nothing of a frame is kept, its tokens have no distance to
-    wait for and are judged by their content; its first kept token is then where the frame is grown from.
+    Distances are measured within a frame only. While a frame has no kept token, its tokens are judged by content alone;
+    from its first kept token, the kept set then grows outwards.
     """
 
     coords: Tensor
@@ -47,7 +47,7 @@ class TokenLayout:
 
     @classmethod
     def video(cls, frames: int, height: int, width: int) -> TokenLayout:
-        """`frames` grids one after the other: token i is in frame i // (height * width), and there as in `grid`."""
+        """`frames` grids in sequence: token i is in frame i // (height * width), where it is placed as in `grid`."""
         if frames < 1:
             raise ValueError(f"a video needs at least one frame, not {frames}")
         frame = cls.grid(height, width)
@@ -126,23 +126,23 @@ class VisualSpan:
         return cls(start, length, layout, offsets, released)
 
     def positions(self) -> Tensor:
-        """Long [length], ascending: where in the sequence the visual tokens are."""
+        """Positions of the visual tokens in the sequence: long [length], ascending."""
         return self.start + (torch.arange(self.length, device="cpu") if self.offsets is None else self.offsets)
 
     def index(self, device: torch.device) -> slice | Tensor:
-        """What picks the visual tokens out of a row's tokens on `device`: their positions, or a slice without gaps."""
+        """An index of the visual tokens in a row on `device`: their positions, or a slice if there are no gaps."""
         if self.offsets is None:
             return slice(self.start, self.start + self.length)
         return self.positions().to(device, non_blocking=True)
 
     def positions_of(self, tokens: Tensor) -> Tensor:
-        """Long [n], on `tokens`' device: where in the sequence some of the visual tokens are, long [n]."""
+        """Positions in the sequence, long [n] on `tokens`' device, of some of the visual tokens, long [n]."""
         if self.offsets is None:
             return tokens + self.start
         return self.positions().to(tokens.device, non_blocking=True)[tokens]
 
     def frames(self) -> list[VisualSpan]:
-        """A span for each frame of a video; the span itself if it is an image."""
+        """One span per frame of a video; the span itself for an image."""
         coords = self.layout.coords
         if coords.shape[1] == 2:
             return [self]

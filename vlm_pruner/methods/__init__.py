@@ -1,4 +1,4 @@
-"""Pruning methods, one per file. `get(name)` finds one, `names()` lists them."""
+"""Pruning methods, one per file. `get(name)` returns one, `names()` lists them."""
 
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
 from vlm_pruner.methods.cdpruner import CDPruner

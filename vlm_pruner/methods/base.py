@@ -1,4 +1,4 @@
-"""What a pruning method is: a frozen dataclass that chooses tokens. Knows nothing of models or transformers."""
+"""Defines a pruning method: a frozen dataclass that chooses tokens. Knows nothing about models or transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlm_pruner.methods.view import View
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_LAYER_BEFORE = {"attend", "text_keys"}  # needs that the layer before the pruned one meets
+_LAYER_BEFORE = {"attend", "text_keys"}  # needs that only the layer before the pruned one can supply
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Selection:
 
     indices:    long [R], ascending. order: long [R], the same tokens in order of selection.
     nearest:    long [N], position in `indices` of the kept token that each token is most similar to (a kept token
-                points to itself); None for methods that fold nothing.
+                points to itself); None for methods that merge nothing.
     similarity: float [N], similarity of each token to that kept token; None likewise.
     pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
 
-    `of(order)` makes one that folds nothing.
+    `of(order)` builds one that merges nothing.
     """
 
     indices: Tensor
@@ -39,13 +39,13 @@ class Selection:
 
     @classmethod
     def of(cls, order: Tensor, **more: Any) -> Self:
-        """The tokens `order` [R], in order of selection. more: the other fields."""
+        """Keeps the tokens `order` [R], given in order of selection. more: the other fields."""
         return cls(order.sort().values, order, **more)
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """Base of all methods. A subclass writes `select`, and `merge` if it folds dropped tokens into kept ones.
+    """Base of all methods. A subclass implements `select`, and `merge` if it merges dropped tokens into kept ones.
 
     Override `choose` instead of `select` if the method needs more than the image's hidden states and keys, and list in
     `needs` the further fields of the View that it reads: a running decoder gathers those and no others.
@@ -53,11 +53,11 @@ class Pruner:
     reduction_ratio: share of each image's visual tokens to remove, in [0, 1).
     keep_tokens:     or the number of visual tokens to keep, per image. Exactly one of the two.
     layer:           the first decoder layer (counted from 0) that runs on the short sequence; 0 prunes the input.
-    per_frame:       of a video, whether every frame has that budget and is pruned by itself, instead of the whole.
-    renumber:        whether the tokens that are left get consecutive positions. By default they keep their own, so that
-                     where a token was in the picture is not lost; several methods' published code renumbers.
+    per_frame:       whether each frame of a video has that budget and is pruned on its own, instead of the whole video.
+    renumber:        whether the remaining tokens get consecutive positions. By default they keep their own, which
+                     preserves where a token was in the picture; several methods' published code renumbers.
 
-    by_settings: whether numbers and words are all that the method is made of, so that a name and settings suffice.
+    by_settings: whether a name and settings suffice to build the method, because all its fields are numbers and words.
     """
 
     reduction_ratio: float | None = None
@@ -91,13 +91,13 @@ class Pruner:
 
     @property
     def released(self) -> bool:
-        """Whether the method reproduces the released code and its limits: first image of each row, rounding, grid."""
+        """Whether the method reproduces the released code with its limits: first image of each row, rounding, grid."""
         return False
 
     def budget(self, tokens: int, rounding: str = "round") -> int:
-        """Number of visual tokens to keep of an image's `tokens`.
+        """Number of visual tokens to keep out of an image's `tokens`.
 
-        rounding: the released code's for this model, "round" or "floor"; only methods that reproduce that code use it.
+        rounding: how the released code rounds for this model, "round" or "floor"; used only to reproduce it.
         Raises PruningError if `keep_tokens` is more than the image has.
         """
         if self.keep_tokens is not None:
@@ -117,14 +117,14 @@ class Pruner:
         return (self.layer,)
 
     def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
-        """Visual tokens to keep, of an image's `tokens`, from each of `layers(depth)` on."""
+        """Visual tokens to keep, out of an image's `tokens`, from each of `layers(depth)` on."""
         return (self.budget(tokens, rounding),)
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
-        """Choose `budget` of one image's N tokens.
+        """Chooses `budget` of one image's N tokens.
 
-        hidden: [N, d], residual stream that enters `layer`. keys: [N, k], keys of the layer before (after rotary
-        embedding, heads concatenated), with layer=0 the hidden states again. layout: where in the picture they are.
+        hidden: [N, d], the residual stream entering `layer`. keys: [N, k], keys of the layer before (after rotary
+        embedding, heads concatenated); with layer=0, the hidden states again. layout: the tokens' coordinates.
         """
         raise PruningError(
             f"{type(self).__name__} cannot choose by hidden states and keys alone: it needs "
@@ -132,11 +132,11 @@ class Pruner:
         )
 
     def choose(self, view: View) -> Selection:
-        """As `select`, from everything that the method needs."""
+        """Like `select`, with access to everything in `needs`."""
         return self.select(view.hidden, view.keys, view.layout, view.budget)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """[R, d]: what enters `layer`, in the order of `selection.indices`. By default the kept rows, unchanged."""
+        """Rows [R, d] that enter `layer`, in the order of `selection.indices`. By default the kept rows, unchanged."""
         return hidden[selection.indices]
 
     def config(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ _P = TypeVar("_P", bound=type[Pruner])
 
 
 def register(name: str) -> Callable[[_P], _P]:
-    """Class decorator: makes a method known under `name`."""
+    """Class decorator: registers a method under `name`."""
 
     def add(cls: _P) -> _P:
         if name in _METHODS:
@@ -176,12 +176,12 @@ def register(name: str) -> Callable[[_P], _P]:
 
 
 def get(name: str) -> type[Pruner]:
-    """The method class called `name`. Raises PruningError that lists the names if there is none."""
+    """The method class called `name`. Raises a PruningError that lists the names if there is none."""
     if name not in _METHODS:
         raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}")
     return _METHODS[name]
 
 
 def names() -> list[str]:
-    """The names of all methods that run with settings alone, sorted."""
+    """Sorted names of all methods that need nothing but settings."""
     return sorted(name for name, method in _METHODS.items() if method.by_settings)

@@ -1,4 +1,4 @@
-"""CDPruner (NeurIPS 2025, arXiv 2506.10967): visual tokens that differ, weighted by relevance to the question."""
+"""CDPruner (NeurIPS 2025, arXiv 2506.10967): keeps dissimilar visual tokens, weighted by relevance to the question."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vlm_pruner.selection.diversity import maximise_determinant
 def relevance(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     """[N], relevance of patches [N, c] in CLIP's joint space to M pieces of text [M, c]; about 0 to 1.
 
-    The mean of MINUS the cosine, stretched to its range: the sign is the published code's, and so is the 1e-6, which
-    stands in the numerator only.
+    The mean of MINUS the cosine, stretched to its range. The sign follows the published code, and so does the 1e-6,
+    which appears in the numerator only.
     """
     unlike = -(normalize(image_embeds, dim=1) @ normalize(text_embeds, dim=1).T).mean(dim=1)
     low, high = unlike.aminmax()
@@ -35,18 +35,18 @@ def cdpruner_order(features: Tensor, image_embeds: Tensor, text_embeds: Tensor, 
 @register("cdpruner")
 @dataclass(frozen=True)
 class CDPruner(Pruner):
-    """A determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
+    """Determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
 
-    LLaVA's checkpoints have the picture half of CLIP only. Bring the other half; there is nothing to put in its place:
+    LLaVA's checkpoints contain only the picture half of CLIP. Pass the other half; nothing can replace it:
 
         clip = CLIPModel.from_pretrained("openai/clip-vit-large-patch14-336")  # the whole of the model's tower
         CDPruner(keep_tokens=64, question=clip.get_text_features(...), joint=lambda patches: clip.visual_projection(
             clip.vision_model.post_layernorm(patches)))
 
-    question: [M, c], CLIP's embeddings of the question, one row per piece of at most 77 tokens. It is the question of
-              every image that is pruned; use dataclasses.replace for the next one.
+    question: [M, c], CLIP's embeddings of the question, one row per piece of at most 77 tokens. It applies to
+              every image that is pruned; use dataclasses.replace for another question.
     joint:    from patch features [N, c_v], those that go to the projector, to the joint space [N, c].
-    layer:    0, as published. Kept tokens keep their positions; renumber=True numbers them anew, as published too.
+    layer:    0, as published. Kept tokens keep their positions; renumber=True renumbers them, as published.
     """
 
     layer: int = 0
@@ -74,5 +74,5 @@ class CDPruner(Pruner):
         return Selection.of(order)
 
     def config(self) -> dict[str, Any]:
-        """The fields but for `question` and `joint`, which are no settings."""
+        """The fields except `question` and `joint`, which are not settings."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.compare}

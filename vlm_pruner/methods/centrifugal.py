@@ -1,4 +1,4 @@
-"""VLM-Pruner itself (arXiv 2512.02700): pivots, centrifugal expansion, then dropped tokens folded into kept ones."""
+"""VLM-Pruner itself (arXiv 2512.02700): pivots, centrifugal expansion, then dropped tokens merged into kept ones."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 @register("vlm-pruner")
 @dataclass(frozen=True)
 class CentrifugalPruner(Pruner):
-    """Selection grows outwards from `pivots` unlike tokens; dropped tokens are folded into their nearest kept one.
+    """Grows outwards from `pivots` dissimilar tokens, then merges dropped tokens into their nearest kept one.
 
-    pivots:         number of starting tokens (kappa).
+    pivots:         number of initial tokens (kappa).
     threshold:      a token joins while its modulated similarity to the kept ones is below this (tau_0) ...
     threshold_step: ... plus this much more in every further round (delta tau).
     token_batch:    tokens judged together before the kept set is updated (B). None becomes 1, exact greedy, or 16
                     with compat="released".
     spatial_weight: how much distance to the kept tokens counts (lambda); 0 ignores the picture's geometry.
     channels:       channels of highest variance that similarity is measured on (q).
-    self_weight:    share of a kept token in its merged row (beta); 1 folds nothing in.
-    compat:         "released" reproduces the released code where it parts from the paper: a round that adds
-                    nothing ends the selection under budget, negative similarities weigh in when folding, only
-                    the first image of a row is pruned, and Qwen2-VL's budget is rounded down and its tokens
-                    are placed on the grid of patches, twice as wide as their own.
+    self_weight:    share of a kept token in its merged row (beta); 1 merges nothing.
+    compat:         "released" reproduces the released code where it departs from the paper: a round that adds
+                    nothing ends the selection below budget, negative similarities count in the merge, only the
+                    first image of a row is pruned, and for Qwen2-VL the budget is rounded down and coordinates
+                    refer to the grid of patches, twice as wide as the tokens' own.
     """
 
     pivots: int = 4
@@ -68,7 +68,7 @@ class CentrifugalPruner(Pruner):
         if not (math.isfinite(self.spatial_weight) and self.spatial_weight >= 0):
             raise PruningError(f"spatial_weight={self.spatial_weight} must be at least 0; 0 ignores distances")
         if not 0 <= self.self_weight <= 1:
-            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 folds nothing in")
+            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 merges nothing")
 
     @property
     def least_tokens(self) -> int:
@@ -96,7 +96,7 @@ class CentrifugalPruner(Pruner):
         return Selection(*(part[0] for part in (*grown, pivots)))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
+        """Kept rows [R, d] after similarity-weighted aggregation, in the order of `selection.indices`."""
         if self.self_weight == 1:
             return hidden[selection.indices]
         assert selection.nearest is not None and selection.similarity is not None
@@ -106,11 +106,11 @@ class CentrifugalPruner(Pruner):
         return maths.fold(hidden[None], selection.indices[None], *similar, self.self_weight, **settings)[0]
 
     def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
-        """Tokens to start from: long [I, count] of keys [I, N, k]. Ablations start elsewhere."""
+        """Initial tokens, long [I, count], chosen by keys [I, N, k]. Ablations override this."""
         return self._backend(keys).choose_pivots(keys, count)
 
     def _backend(self, tensor: Tensor) -> kernels.Backend:
-        """The kernels always keep exactly the budget, and judge a window of candidates at once."""
+        """The kernels if allowed: they always keep exactly the budget and judge a window of candidates at once."""
         large = max(self.pivots, self.token_batch or 1) > kernels.WINDOW
         return kernels.backend(tensor, torch_only=self.released or large)
 

@@ -1,4 +1,4 @@
-"""DART (EMNLP 2025, arXiv 2502.11494): the visual tokens that are least like a few pivots, duplicates left behind."""
+"""DART (EMNLP 2025, arXiv 2502.11494): keeps the visual tokens least similar to a few pivots."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def largest_keys(keys: Tensor, count: int) -> Tensor:
 
 
 def farthest_from_pivots(hidden: Tensor, pivots: Tensor, taken: Tensor, shares: list[int]) -> Tensor:
-    """Visual tokens that the pivots choose, in order of choice: long [sum of shares].
+    """The visual tokens that the pivots choose, in order of choice: long [sum of shares].
 
-    hidden: [N, d], visual tokens. pivots: [P, d], hidden states of the pivots, in turn. taken: visual tokens that
-    are kept already. Each pivot takes its share of the free tokens, those of lowest cosine similarity to it.
+    hidden: [N, d], visual tokens. pivots: [P, d], hidden states of the pivots, in order. taken: visual tokens already
+    kept. Each pivot takes its share of the free tokens, those with the lowest cosine similarity to it.
     """
     free = torch.ones(hidden.shape[0], dtype=torch.bool, device=hidden.device)
     free[taken] = False
@@ -38,9 +38,9 @@ def farthest_from_pivots(hidden: Tensor, pivots: Tensor, taken: Tensor, shares: 
 
 
 def set_order(image_pivots: list[int], text_pivots: list[int]) -> list[int]:
-    """The order in which a CPython set gives the pivots back, as positions in image_pivots + text_pivots.
+    """The order in which a CPython set yields the pivots, as positions in image_pivots + text_pivots.
 
-    image_pivots, text_pivots: places in the sequence, larger keys first. The order depends on how the set grew.
+    image_pivots, text_pivots: positions in the sequence, larger keys first. The order depends on how the set grew.
     """
     places = set(image_pivots)
     for place in text_pivots:
@@ -52,14 +52,14 @@ def set_order(image_pivots: list[int], text_pivots: list[int]) -> list[int]:
 @register("dart")
 @dataclass(frozen=True)
 class DartPruner(Pruner):
-    """Keeps the visual tokens of largest keys, and what is least similar to them and to the text's largest keys.
+    """Keeps the visual tokens with the largest keys, and those least similar to them and to the text's largest keys.
 
-    image_pivots, text_pivots: how many tokens of largest key norm (L1) are pivots; image pivots are kept, text ones
-                               only choose. Text is what comes after the image.
-    compat: "released" reproduces what public code does: every pivot gets floor(N (1 - ratio) / pivots) tokens, so
-            that 188, 124 or 60 tokens stay where 192, 128 or 64 were asked for, and pivots choose in the order of a
-            CPython set of their places in the sequence. Otherwise the budget is met exactly (the first pivots take
-            one token more), image pivots choose before text pivots, and larger keys before smaller ones.
+    image_pivots, text_pivots: number of pivots, the tokens with the largest key norm (L1). Image pivots are kept, text
+                               pivots only choose. Text means the tokens after the image.
+    compat: "released" reproduces the public code: every pivot gets floor(N (1 - ratio) / pivots) tokens, so budgets of
+            192, 128 and 64 keep 188, 124 and 60, and pivots choose in the order of a CPython set of their positions in
+            the sequence. Otherwise the budget is met exactly (the first pivots take one token more), image pivots
+            choose before text pivots, and larger keys before smaller ones.
 
     Similarity is measured on hidden states after the decoder's last normalisation, as published.
     """
@@ -90,7 +90,7 @@ class DartPruner(Pruner):
         return max(1, self.image_pivots)
 
     def _released_count(self, tokens: int, wanted: int) -> int:
-        """Tokens kept by the released rule; from a ratio the product is taken unrounded, as the code does."""
+        """Tokens kept by the released rule, which does not round the product of a ratio."""
         share = wanted if self.reduction_ratio is None else tokens * (1 - self.reduction_ratio)
         pivots = self.image_pivots + self.text_pivots
         return min(tokens, self.image_pivots + pivots * int(share / pivots))
@@ -109,7 +109,7 @@ class DartPruner(Pruner):
             end = view.start + len(hidden)
             pivots = pivots[set_order((image + view.start).tolist(), (text + end).tolist())]
         if len(pivots) == 0:
-            raise PruningError("DART has no pivot here: there is no text after the image; use image_pivots=4")
+            raise PruningError("DART has no pivot here: no text follows the image; use image_pivots=4")
         order = torch.cat([image, farthest_from_pivots(hidden, pivots, image, self._shares(view.budget, len(pivots)))])
         return Selection.of(order, pivots=image)
 

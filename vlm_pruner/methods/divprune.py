@@ -1,4 +1,4 @@
-"""DivPrune (CVPR 2025, arXiv 2503.02175): the visual tokens that are most unlike each other."""
+"""DivPrune (CVPR 2025, arXiv 2503.02175): keeps the visual tokens that differ most from each other."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vlm_pruner.selection.diversity import sample_farthest
 @register("divprune")
 @dataclass(frozen=True)
 class DivPruner(Pruner):
-    """Farthest-point sampling by cosine on the projector's output, whichever layer the tokens are dropped before.
+    """Farthest-point sampling by cosine on the projector's output, at whichever layer tokens are dropped.
 
-    layer: 0, as published; give another one to compare at equal cost with methods that prune later.
+    layer: 0, as published; choose another to compare at equal cost with methods that prune later.
 
-    Kept tokens keep their positions; renumber=True numbers them anew, as the published code does. A chosen token is
-    never chosen again. The published code does not exclude that, which shows only where all remaining tokens are exact
-    copies of chosen ones.
+    Kept tokens keep their positions; renumber=True renumbers them, as the published code does. A chosen token is never
+    chosen again. The published code does not exclude that, which matters only if all remaining tokens are exact copies
+    of chosen ones.
     """
 
     layer: int = 0

@@ -1,4 +1,4 @@
-"""FasterVLM (arXiv 2412.01818): the visual tokens that the vision tower's class token attends to most."""
+"""FasterVLM (arXiv 2412.01818): keeps the visual tokens that the vision tower's class token attends to most."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vlm_pruner.methods.view import View
 @register("fastervlm")
 @dataclass(frozen=True)
 class FasterVLMPruner(Pruner):
-    """Keeps what the class token looks at in the layer that features come from. Needs a tower with a class token.
+    """Keeps what the class token attends to in the layer that supplies the features. Needs a class token.
 
-    layer: 0, as published. Kept tokens keep their positions; renumber=True numbers them anew, as published too.
+    layer: 0, as published. Kept tokens keep their positions; renumber=True renumbers them, as published.
     """
 
     layer: int = 0

@@ -1,4 +1,4 @@
-"""FastV (ECCV 2024, arXiv 2403.06764): the visual tokens that the last token of the prompt attends to most."""
+"""FastV (ECCV 2024, arXiv 2403.06764): keeps the visual tokens that the prompt's last token attends to most."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vlm_pruner.selection.ranking import largest
 
 
 def attention_order(rows: Tensor, budget: int) -> Tensor:
-    """Tokens of highest attention, mean over heads and queries, in descending order: long [budget].
+    """Tokens with the highest attention, averaged over heads and queries, in descending order: long [budget].
 
-    rows: [heads, Q, N], attention of Q queries to the image. The paper speaks of the attention that a token receives
+    rows: [heads, Q, N], attention of Q queries to the image. The paper describes the attention that a token receives
     on average; its code reads one row, the last.
     """
     return largest(rows.mean(dim=(0, 1)), budget)
@@ -25,9 +25,9 @@ def attention_order(rows: Tensor, budget: int) -> Tensor:
 @register("fastv")
 @dataclass(frozen=True)
 class FastVPruner(Pruner):
-    """Keeps what the prompt's last token looks at in the layer before `layer`. Needs text after the image.
+    """Keeps what the prompt's last token attends to in the layer before `layer`. Needs text after the image.
 
-    Only that one row of attention is computed, so the model may run under SDPA or FlashAttention.
+    Computes only that row of attention, so the model may run under SDPA or FlashAttention.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attend"})

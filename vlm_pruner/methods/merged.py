@@ -1,4 +1,4 @@
-"""Selections of methods that put new rows in the place of some kept tokens."""
+"""Selections of methods that replace some kept tokens by new rows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vlm_pruner.methods.base import Selection
 
 @dataclass(frozen=True)
 class MergedSelection(Selection):
-    """merged: [c, d], rows that stand in for the last c tokens of `order`."""
+    """merged: [c, d], rows that replace the last c tokens of `order`."""
 
     merged: Tensor | None = None
 
     def rows(self, hidden: Tensor) -> Tensor:
-        """[R, d] in the order of `indices`: the rows of `hidden` [N, d], and the merged ones in their places."""
+        """[R, d] in the order of `indices`: rows of `hidden` [N, d], with the merged ones in place of theirs."""
         rows = hidden[self.indices]
         if self.merged is not None and len(self.merged):
             places = self.order[-len(self.merged) :]

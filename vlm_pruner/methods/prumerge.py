@@ -1,4 +1,4 @@
-"""PruMerge and PruMerge+ (arXiv 2403.15388): outliers of the class token's attention, neighbours folded into each."""
+"""PruMerge and PruMerge+ (arXiv 2403.15388): outliers of the class token's attention, with neighbours merged in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vlm_pruner.selection.ranking import largest
 
 
 def class_attention(query: Tensor, keys: Tensor) -> Tensor:
-    """[N], attention of the class token to the patches over the full width, without heads, as published.
+    """[N], the class token's attention to the patches over the full width, without heads, as published.
 
     query: [C], keys: [1 + N, C], class token first, both of the vision tower's last layer.
     """
@@ -25,16 +25,16 @@ def class_attention(query: Tensor, keys: Tensor) -> Tensor:
 
 
 def outlier_count(attention: Tensor) -> int:
-    """Patches whose attention is above Q3 + 1.5 (Q3 - Q1). attention: [N]."""
+    """Number of patches with attention above Q3 + 1.5 (Q3 - Q1). attention: [N]."""
     low, high = torch.quantile(attention, attention.new_tensor([0.25, 0.75]))
     return int((attention > high + 1.5 * (high - low)).sum())
 
 
 def prumerge_order(attention: Tensor, plus: bool) -> Tensor:
-    """Kept patches: the outliers by falling attention, then, with `plus`, a regular stride of others.
+    """Kept patches: the outliers by descending attention, then, with `plus`, a regular stride of others.
 
-    The number follows from the attention [N]. Raises PruningError where the published rule has no answer: no outlier,
-    or with `plus` outliers in more than a third of the patches.
+    The number follows from the attention [N]. Raises PruningError if the published rule has no answer: no outlier, or,
+    with `plus`, outliers in more than a third of the patches.
     """
     patches, outliers = len(attention), outlier_count(attention)
     if outliers == 0 or (plus and 3 * outliers > patches):
@@ -46,14 +46,14 @@ def prumerge_order(attention: Tensor, plus: bool) -> Tensor:
     if not plus:
         return order
     stride = int(int(1 / (outliers / patches)) / 3)
-    spread = torch.arange(0, patches - 1, stride, device=order.device)  # the last patch never, as published
+    spread = torch.arange(0, patches - 1, stride, device=order.device)  # never the last patch, as published
     return torch.cat([order, spread[~torch.isin(spread, order)]])
 
 
 def prumerge_rows(hidden: Tensor, keys: Tensor, attention: Tensor, order: Tensor, neighbours: int = 32) -> Tensor:
     """[R + 1, c]: each kept patch plus the attention-weighted sum of its nearest others; then all dropped ones.
 
-    hidden: [N, c]. keys: [N, C], whose cosine says what is near. attention: [N], the weights, not normalised.
+    hidden: [N, c]. keys: [N, C], whose cosine defines neighbours. attention: [N], the weights, not normalised.
     order: kept patches, long [R]; the rows are in this order. Neighbours may be kept patches themselves.
     """
     unit = normalize(keys, dim=1)
@@ -80,16 +80,16 @@ def spread_order(attention: Tensor, budget: int) -> Tensor:
 @register("prumerge")
 @dataclass(frozen=True)
 class PruMergePruner(Pruner):
-    """Keeps outliers of the class token's attention, and folds each one's neighbours in. Needs a class token.
+    """Keeps outliers of the class token's attention and merges their neighbours into them. Needs a class token.
 
     plus:       fill up with patches at regular distances (PruMerge+); otherwise with the next in attention.
-    neighbours: patches of most similar keys that are folded into each kept one, weighted by their attention.
+    neighbours: number of patches with the most similar keys to merge into each kept one, weighted by their attention.
 
-    The published number of tokens follows from the attention, and differs from picture to picture; here the budget is
-    met exactly, in the same spirit. The published code adds one row for all dropped patches, which has no place in the
-    picture and is left out, and puts rows in order of attention; here they stand at their patches' places. The
-    published choice and rows are those of `prumerge_order` and `prumerge_rows`. Positions are kept; renumber=True
-    numbers them anew, as published.
+    The published number of tokens follows from the attention and differs between pictures; this method meets the budget
+    exactly, in the same spirit. The published code adds one row for all dropped patches, which has no position in the
+    picture and is left out here, and orders rows by attention; here each row has its patch's position. `prumerge_order`
+    and `prumerge_rows` are the published choice and rows. Kept tokens keep their positions; renumber=True renumbers
+    them, as published.
     """
 
     layer: int = 0

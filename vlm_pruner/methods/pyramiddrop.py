@@ -1,4 +1,4 @@
-"""PyramidDrop (CVPR 2025, arXiv 2410.17247): in stages, what the last token of the prompt would look at next."""
+"""PyramidDrop (CVPR 2025, arXiv 2410.17247): keeps, in stages, what the prompt's last token would attend to next."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from vlm_pruner.methods.view import View
 @register("pyramiddrop")
 @dataclass(frozen=True)
 class PyramidDropPruner(Pruner):
-    """Each stage keeps what the last token attends to in the layer that comes next. Needs text after the image.
+    """Each stage keeps what the last token attends to in the next layer. Needs text after the image.
 
-    keep_tokens, reduction_ratio: the mean over the layers from the first stage on, so that the cost is that of a method
-        which prunes to as many tokens once, before `layer`. Each stage keeps half of the stage before it, as published.
-    layer:  the first stage; two more follow at one and two thirds of the layers that are left.
-    stages: or the layers themselves. ratios: or the share of an image's tokens that each stage keeps, rounded down, in
-        place of a budget. The published setting for 32 layers: stages=(8, 16, 24), ratios=(0.5, 0.25, 0.125).
+    keep_tokens, reduction_ratio: the mean over the layers from the first stage on, so that the cost equals that of a
+        method that prunes once to that many tokens, before `layer`. Each stage keeps half of the previous one, as
+        published.
+    layer:  the first stage; two more follow at one and two thirds of the remaining layers.
+    stages: alternatively, the layers themselves. ratios: alternatively to a budget, the share of an image's tokens that
+        each stage keeps, rounded down. The published setting for 32 layers: stages=(8, 16, 24), ratios=(0.5, 0.25,
+        0.125).
 
-    Kept tokens keep their positions; renumber=True numbers them anew at each stage, as the published code does.
+    Kept tokens keep their positions; renumber=True renumbers them at each stage, as the published code does.
     """
 
     stages: tuple[int, ...] | None = None
@@ -34,7 +36,7 @@ class PyramidDropPruner(Pruner):
     needs: ClassVar[frozenset[str]] = frozenset({"attend_next"})
 
     def __post_init__(self) -> None:
-        for name in ("stages", "ratios"):  # lists, as they come from JSON
+        for name in ("stages", "ratios"):  # JSON gives lists
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else tuple(given))
         if self.stages is not None:
@@ -54,7 +56,7 @@ class PyramidDropPruner(Pruner):
                 f"ratios={ratios} must have one number for each of {len(self.stages or (0, 0, 0))} stages"
             )
         if list(ratios) != sorted(ratios, reverse=True) or not all(0 < ratio <= 1 for ratio in ratios):
-            raise PruningError(f"ratios={ratios} must not rise, and lie above 0 and up to 1")
+            raise PruningError(f"ratios={ratios} must not rise, and must lie above 0 and up to 1")
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
 

@@ -1,4 +1,4 @@
-"""Random tokens: the baseline that every method has to beat."""
+"""Random tokens: the baseline that every method must beat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 @register("random")
 @dataclass(frozen=True)
 class RandomPruner(Pruner):
-    """Keeps a uniform random subset that follows from `seed` and the number of tokens alone.
+    """Keeps a uniform random subset that depends only on `seed` and the number of tokens.
 
-    Every picture with as many tokens keeps the same places, on every device and in every batch, so runs can be
-    repeated exactly; average over seeds for an error bar of the choice itself.
+    All pictures with the same number of tokens keep the same positions, on every device and in every batch, so runs are
+    exactly repeatable; average over seeds for an error bar of the choice itself.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""Residual selection: each kept token is the one that those before it explain the least. Ours, not the paper's."""
+"""Residual selection: each new kept token is the one that the previous ones explain least. Ours, not the paper's."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from vlm_pruner.selection import fold
 from vlm_pruner.selection.residual import order_by_residual
 from vlm_pruner.selection.screening import channel_spread, largest_channels, screen_channels
 
-UNSEEN = 0.05  # what a token counts that no token of the question looks at; the one most looked at counts 1.05
+UNSEEN = 0.05  # weight of a token that no token of the question attends to; the most attended one has 1.05
 
 
 @register("residual")
 @dataclass(frozen=True)
 class ResidualPruner(Pruner):
-    """Pivoted QR of the states less their mean; dropped tokens are folded into the kept token most similar to them.
+    """Pivoted QR of the states minus their mean; merges dropped tokens into the kept token most similar to them.
 
-    A token far from the picture's mean state comes early, unless kept tokens, together, already span its state: unlike
-    a rule on the nearest kept token, three kept ones can make a fourth redundant. Nothing depends on places.
+    A token far from the picture's mean state comes early, unless the kept tokens together already span its state:
+    unlike with a rule on the nearest kept token, three kept ones can make a fourth redundant. Coordinates play no role.
 
-    channels:    channels of highest variance that states are compared on.
-    self_weight: share of a kept token in its merged row; 1 folds nothing in.
+    channels:    number of highest-variance channels on which states are compared.
+    self_weight: share of a kept token in its merged row; 1 merges nothing.
     """
 
     channels: int = 256
@@ -39,14 +39,14 @@ class ResidualPruner(Pruner):
         if not isinstance(self.channels, int) or self.channels < 1:
             raise PruningError(f"channels={self.channels!r} must be a whole number of at least 1")
         if not 0 <= self.self_weight <= 1:
-            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 folds nothing in")
+            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 merges nothing")
 
     @torch.no_grad()
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         return self._select(hidden, None, budget)
 
     def _select(self, hidden: Tensor, weight: Tensor | None, budget: int) -> Selection:
-        """weight: [N], what each token's state counts, or None for all the same."""
+        """weight: [N], the weight of each token's state, or None for equal weights."""
         chosen = largest_channels(channel_spread(hidden), self.channels)
         states = hidden.index_select(1, chosen).to(torch.promote_types(hidden.dtype, torch.float32))
         rows = states - states.mean(dim=0)
@@ -60,7 +60,7 @@ class ResidualPruner(Pruner):
         return Selection(indices, order, nearest, similarity)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """Kept rows after similarity-weighted aggregation, [R, d] in the order of `selection.indices`."""
+        """Kept rows [R, d] after similarity-weighted aggregation, in the order of `selection.indices`."""
         if self.self_weight == 1:
             return hidden[selection.indices]
         assert selection.nearest is not None and selection.similarity is not None
@@ -70,13 +70,13 @@ class ResidualPruner(Pruner):
 @register("residual-question")
 @dataclass(frozen=True)
 class QuestionResidualPruner(ResidualPruner):
-    """Residual selection in which a token counts by the attention that the question pays it in the pruned layer.
+    """Residual selection that weights each token by the question's attention to it in the pruned layer.
 
     attention: power of that attention (mean over heads and over the text after the image, the largest being 1); 0 is
                `residual`.
 
-    For budgets so small that a picture cannot be kept for whatever may be asked. What is kept serves the question that
-    comes with the picture, and a later question of the dialogue may miss what it needs. Needs text after the image.
+    For budgets too small to serve every possible question. The kept tokens serve the question that comes with the
+    picture; a later question of the dialogue may lack what it needs. Needs text after the image.
     """
 
     attention: float = 0.25

@@ -1,7 +1,7 @@
-"""Budgets of methods that prune at several layers: as costly, on the mean, as a method that prunes once.
+"""Budgets of methods that prune at several layers: on average as costly as a method that prunes once.
 
-The mean is over the decoder layers from the first stage on. There, a method with several stages whose mean is R holds
-as many keys and values as one with a single stage that keeps R tokens before the same layer, and runs on as many.
+The mean is over the decoder layers from the first stage on. A method with several stages and a mean of R caches as many
+keys and values there, and runs on as many tokens, as one with a single stage that keeps R tokens before the same layer.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 
 def stage_layers(first: int, depth: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Layers of the stages: the given shares of the way from layer `first` to the end of a decoder of `depth` layers.
+    """The stages' layers, at the given shares of the way from layer `first` to the end of a decoder of `depth` layers.
 
-    Always ascending; stages that find no layer any more in a shallow decoder are left out.
+    Always ascending; stages for which a shallow decoder has no layer left are dropped.
     """
     layers: list[int] = []
     for share in shares:
@@ -26,7 +26,7 @@ def spread_budget(
 ) -> tuple[int, ...]:
     """Tokens to keep at each stage, in proportion to `weights` but never more than `tokens`, for a `mean` over layers.
 
-    The mean is met to less than one token, and not exceeded unless a stage would keep none.
+    The result falls short of the mean by less than one token, and exceeds it only if a stage would keep none otherwise.
     """
     lengths = [end - start for start, end in zip(layers, [*layers[1:], depth], strict=True)]
     weights = weights[: len(layers)]
@@ -42,7 +42,7 @@ def spread_budget(
         low, high = (middle, high) if fits else (low, middle)
     kept = at(low)
     spare = total - sum(n * length for n, length in zip(kept, lengths, strict=True))
-    for stage, length in enumerate(lengths):  # one token more where it fits, early stages first
+    for stage, length in enumerate(lengths):  # one more token wherever it fits, early stages first
         most = tokens if stage == 0 else kept[stage - 1]
         more = max(0, min(spare // length, most - kept[stage]))
         kept[stage] += more

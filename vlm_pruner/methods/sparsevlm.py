@@ -1,4 +1,4 @@
-"""SparseVLM (ICML 2025, arXiv 2410.04417): text that matches the image rates its tokens; dropped ones are recycled."""
+"""SparseVLM (ICML 2025, arXiv 2410.04417): matching text rates the image's tokens; some dropped ones are recycled."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from vlm_pruner.selection.ranking import largest
 def text_raters(visual: Tensor, text: Tensor) -> Tensor:
     """Text tokens that are close to the image, ascending: long [raters].
 
-    visual: [N, d], text: [T, d], as they enter the first decoder layer. Each visual token spreads one vote over the
-    text tokens by a softmax of unscaled inner products; raters get more than the mean. Never empty: if all text
-    tokens got exactly the same, all are raters.
+    visual: [N, d], text: [T, d], inputs of the first decoder layer. Each visual token spreads one vote over the text
+    tokens by a softmax of unscaled inner products; raters get more than the mean. Never empty: if all text tokens get
+    exactly the same, all are raters.
     """
     votes = (visual @ text.T).softmax(dim=1).mean(dim=0)
     raters = (votes > votes.mean()).nonzero().squeeze(1)
@@ -31,10 +31,10 @@ def text_raters(visual: Tensor, text: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Recycled:
-    """Of V visual tokens, those that stay and those that are merged into a few.
+    """Of V visual tokens, those that stay and those that merge into a few.
 
     kept:     long [n], ascending.
-    recycled: long [m], of the dropped tokens those of highest score, in descending order.
+    recycled: long [m], the dropped tokens with the highest scores, in descending order.
     centres:  long [c], the recycled tokens that lead a cluster. cluster: long [m], cluster of each recycled token.
     merged:   [c, d], mean of each cluster.
     """
@@ -47,10 +47,10 @@ class Recycled:
 
 
 def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3, most: int | None = None) -> Recycled:
-    """Keep the `keep` highest scores of V visual tokens; of the rest, merge the best `share` (and one more).
+    """Keeps the `keep` highest scores of V visual tokens and merges the best `share` of the rest (and one more).
 
-    hidden: [V, d]. scores: [V]. Of m recycled tokens int(m / 10) + 1 clusters are made, but not more than `most`. The
-    published code breaks ties of density at random; here the token of higher score wins.
+    hidden: [V, d]. scores: [V]. m recycled tokens form int(m / 10) + 1 clusters, but at most `most`. The published code
+    breaks ties of density at random; here the token with the higher score wins.
     """
     ranking = largest(scores, len(scores))
     kept = ranking[:keep].sort().values
@@ -66,7 +66,7 @@ def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3, most:
 
 
 def clusters(recycled: int) -> int:
-    """Merged tokens made of `recycled` ones."""
+    """Number of merged tokens from `recycled` ones."""
     return recycled // 10 + 1 if recycled else 0
 
 
@@ -76,19 +76,19 @@ _PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}  # ke
 @register("sparsevlm")
 @dataclass(frozen=True)
 class SparseVLMPruner(Pruner):
-    """Three stages, each of which keeps what the raters among the text look at, and merges the next best into a few.
+    """Three stages, each of which keeps what the text's raters attend to and merges the next best into a few.
 
     keep_tokens, reduction_ratio: the mean over the layers from the first stage on, merged tokens included, so that the
-        cost is that of a method which prunes to as many tokens once, before `layer`. Stages keep 3 : 2 : 1.
-    layer:  the first stage; the others follow at 14 % and 45 % of the layers that are left, as published for 32 layers.
-    share:  of the dropped tokens this many (and one more) are recycled: clustered, and every cluster merged into one.
+        cost equals that of a method that prunes once to that many tokens, before `layer`. Stages keep 3 : 2 : 1.
+    layer:  the first stage; the others follow at 14 % and 45 % of the remaining layers, as published for 32 layers.
+    share:  the share of dropped tokens (plus one) to recycle: they are clustered, and every cluster becomes one token.
             Merged tokens are at most a quarter of a stage's, a limit that the published numbers never reach.
     compat: "released" takes the published numbers at the published layers: keep_tokens=192, 128 or 64 is then a name
             for (300, 200, 110), (303, 110, 36) or (66, 30, 17) tokens kept after layers 2, 6 and 15, merged ones extra.
 
-    A merged token takes the place of its cluster's centre. The published code puts merged tokens behind all others, and
-    cuts the position ids to the new length, so that its text tokens get the positions of visual ones; here tokens keep
-    their own. Raters are chosen once, by the embeddings that enter the decoder.
+    A merged token takes the position of its cluster's centre. The published code appends merged tokens and truncates
+    the position ids to the new length, so that its text tokens get the positions of visual ones; here tokens keep their
+    own. Raters are chosen once, by the embeddings that enter the decoder.
     """
 
     share: float = 0.3
@@ -123,7 +123,7 @@ class SparseVLMPruner(Pruner):
         return tuple(totals)
 
     def _total(self, tokens: int, kept: int, most: int) -> int:
-        """Kept and merged tokens, if `kept` of `tokens` are kept and at most `most` merged tokens are made."""
+        """Kept plus merged tokens, for `kept` of `tokens` kept and at most `most` merged tokens."""
         return kept + min(most, clusters(min(tokens - kept, int((tokens - kept) * self.share) + 1)))
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class SparseVLMPruner(Pruner):
         raters = text_raters(view.embeddings.float(), view.text_embeddings.float())
         scores = view.attend(raters).mean(dim=(0, 1))
         most = view.budget // 4
-        # Going down from the budget, one token kept less makes at most one merged one more: the total is always met.
+        # Counting down from the budget, one kept token less adds at most one merged token: the total is always met.
         fits = (kept for kept in range(view.budget, 0, -1) if self._total(len(scores), kept, most) <= view.budget)
         keep = next(fits)
         made = recycle(view.hidden.float(), scores, keep, self.share, most)

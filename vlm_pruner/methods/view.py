@@ -1,4 +1,4 @@
-"""What a method may look at: one image's tokens, and on demand the text, the embeddings, the vision tower."""
+"""What a method may read: one image's tokens and, on demand, the text, the embeddings and the vision tower."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ AttentionRows: TypeAlias = Callable[[Tensor], Tensor]  # text tokens, long [Q] -
 
 
 class View:
-    """One image of one batch row: N visual tokens, followed by T tokens of text (padding does not count).
+    """One image of one batch row: N visual tokens followed by T text tokens (padding does not count).
 
-    hidden, keys, layout, budget: as for Pruner.select. start: where the image starts in its row, padding not counted.
+    hidden, keys, layout, budget: as for Pruner.select. start: the image's first position in its row, not counting
+    padding.
 
     The other fields are computed when they are first read. A running decoder supplies those that the method lists in
     `needs`. Outside a model, pass the ones that the method reads:
@@ -38,12 +39,12 @@ class View:
         self.layout = layout
         self.budget = budget
         self.start = start
-        # What is passed stands in for the property below: a cached_property looks into the instance first.
+        # Values passed here replace the properties below: a cached_property checks the instance first.
         vars(self).update((name, value) for name, value in more.items() if value is not None)
 
     @cached_property
     def text_hidden(self) -> Tensor:
-        """[T, d], text tokens after the image, as they enter the pruned layer."""
+        """[T, d], text tokens after the image, as inputs of the pruned layer."""
         raise self.missing("text_hidden")
 
     @cached_property
@@ -58,7 +59,7 @@ class View:
 
     @cached_property
     def embeddings(self) -> Tensor:
-        """[N, d], the visual tokens as they enter the first decoder layer: the projector's output."""
+        """[N, d], the visual tokens as inputs of the first decoder layer: the projector's output."""
         raise self.missing("embeddings")
 
     @cached_property
@@ -70,20 +71,20 @@ class View:
     def attend(self) -> AttentionRows:
         """Attention of the given text tokens (of T) to the image in the layer before the pruned one.
 
-        Part of softmax rows over the whole sequence; only the rows asked for are computed.
+        Returns the image's part of softmax rows over the whole sequence; computes only the requested rows.
         """
         raise self.missing("attend")
 
     @cached_property
     def attend_next(self) -> AttentionRows:
-        """The same with the weights of the pruned layer itself, on the sequence before pruning."""
+        """The same for the pruned layer itself, on the sequence before pruning."""
         raise self.missing("attend_next")
 
     @cached_property
     def cls_attention(self) -> Tensor:
-        """[heads, N], attention of the vision tower's class token in the layer that features come from.
+        """[heads, N], attention of the vision tower's class token in the layer that supplies the features.
 
-        Not normalised again over the N patches.
+        Not renormalised over the N patches.
         """
         raise self.missing("cls_attention")
 

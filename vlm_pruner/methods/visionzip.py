@@ -1,4 +1,4 @@
-"""VisionZip (CVPR 2025, arXiv 2412.04467): what the class token looks at, and the rest in a few merged tokens."""
+"""VisionZip (CVPR 2025, arXiv 2412.04467): keeps what the class token attends to; merges the rest into a few."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vlm_pruner.selection.ranking import largest
 
 @dataclass(frozen=True)
 class Zipped:
-    """Of N patches, those kept and those that others are merged into.
+    """Of N patches, those kept and those that absorb others.
 
-    dominant: long [D], patches of highest attention, in descending order.
-    targets:  long [C], patches that stand for all others, ascending.
-    slot:     long [N], for each patch the number of its target (0 .. C - 1), or -1 if it is dominant or a target.
+    dominant: long [D], patches with the highest attention, in descending order.
+    targets:  long [C], patches that represent all others, ascending.
+    slot:     long [N], each patch's target (0 .. C - 1), or -1 if it is dominant or a target.
     """
 
     dominant: Tensor
@@ -31,10 +31,10 @@ class Zipped:
 
 
 def zip_patches(cls_attention: Tensor, keys: Tensor, dominant: int, contextual: int) -> Zipped:
-    """Choose `dominant` patches by attention, and `contextual` targets among the others at regular strides.
+    """Chooses `dominant` patches by attention, and `contextual` targets among the others at regular strides.
 
-    cls_attention: [heads, N], of the class token, patch columns. keys: [N, head size], mean over heads. Every patch
-    that is neither goes to the target of most similar key.
+    cls_attention: [heads, N], the class token's, patch columns. keys: [N, head size], mean over heads. Every other
+    patch goes to the target with the most similar key.
     """
     order = largest(cls_attention.sum(dim=0), dominant)
     rest = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
@@ -65,13 +65,13 @@ def contextual_rows(hidden: Tensor, zipped: Zipped) -> Tensor:
 @register("visionzip")
 @dataclass(frozen=True)
 class VisionZipPruner(Pruner):
-    """Keeps what the class token looks at, and sums up the rest in a few tokens. Needs a tower with a class token.
+    """Keeps what the class token attends to and summarises the rest in a few tokens. Needs a class token.
 
-    contextual: share of the budget that sums up, rounded; 10 of 64, 20 of 128 and 30 of 192 as published.
+    contextual: share of the budget for these few tokens, rounded; 10 of 64, 20 of 128 and 30 of 192 as published.
 
-    The published code keeps the class token itself too, as one of the budget. It has no place in the picture and none
-    in a model's prompt, so that its seat goes to one patch more. Summed-up tokens stand at the places of their targets,
-    not behind all others. Positions are kept; renumber=True numbers them anew, as published.
+    The published code also keeps the class token and counts it towards the budget. It has no position in the picture or
+    in a model's prompt, so one more patch takes its slot here. Summary tokens take the positions of their targets
+    instead of coming last. Kept tokens keep their positions; renumber=True renumbers them, as published.
     """
 
     layer: int = 0

@@ -1,4 +1,4 @@
-"""VisPruner (ICCV 2025, arXiv 2412.01818): half by the class token's attention, half by taking duplicates out."""
+"""VisPruner (ICCV 2025, arXiv 2412.01818): keeps half by the class token's attention, half by removing duplicates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
-_PER_ROUND = 8  # tokens taken out, as published
+_PER_ROUND = 8  # tokens removed per round, as published
 
 
 def thin_out(features: Tensor, tokens: Tensor, count: int) -> Tensor:
-    """The `count` of `tokens` (long, in order of attention) that are left when near duplicates are taken out.
+    """The `count` of `tokens` (long, in order of attention) that remain after removing near duplicates.
 
-    features: [N, c]. In each round every token at an even position is compared with all at odd positions, and up to
-    eight even ones of largest cosine go. The even ones that stay are put in falling order of that cosine before the odd
-    ones, as published: it decides which tokens meet in the next round. Of a list of odd length, which the published
-    code cannot halve, the last token sits the round out at the end.
+    features: [N, c]. Each round compares every token at an even index with all at odd indices, and removes up to eight
+    even ones with the largest cosine. The remaining even ones go before the odd ones, in descending order of that
+    cosine, as published: the order decides which tokens meet in the next round. The published code cannot halve a list
+    of odd length; here its last token skips the round.
     """
     unit = normalize(features, dim=1)
     while len(tokens) > count:
@@ -40,11 +40,11 @@ def thin_out(features: Tensor, tokens: Tensor, count: int) -> Tensor:
 @register("vispruner")
 @dataclass(frozen=True)
 class VisPruner(Pruner):
-    """Keeps what the class token looks at, and a diverse rest. Needs a tower with a class token.
+    """Keeps what the class token attends to, and a diverse rest. Needs a tower with a class token.
 
-    important: share of the budget that goes by attention, rounded down.
+    important: share of the budget chosen by attention, rounded down.
 
-    Kept tokens keep their positions; renumber=True numbers them anew, as the published code does.
+    Kept tokens keep their positions; renumber=True renumbers them, as the published code does.
     """
 
     layer: int = 0

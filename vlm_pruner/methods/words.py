@@ -1,8 +1,8 @@
 """Builds a method from what a user typed. Every command line, answer generator and page goes through here.
 
 A name is one that `methods.get` knows, may carry settings (`vlm-pruner:spatial_weight=0:layer=1`), or is a shorthand
-for such a name. A setting is read by the type of the method's field, so that a mistyped one is refused here, in one
-line, and not in the middle of a run.
+for such a name. Settings are parsed by the type of the method's field, so a mistyped one fails here, in one line, and
+not in the middle of a run.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def from_words(
     name: str, budget: Mapping[str, Any], settings: Settings = (), *,
     spelled: Mapping[str, str] | None = None, seed: int | None = None,
 ) -> Pruner:  # fmt: skip
-    """The method `name` with a budget, such as {"keep_tokens": "64"}, and settings; see `maker`."""
+    """Builds the method `name` with a budget, such as {"keep_tokens": "64"}, and settings; see `maker`."""
     return maker(name, settings, spelled=spelled, seed=seed)(**budget)
 
 
 def maker(
     name: str, settings: Settings = (), *, spelled: Mapping[str, str] | None = None, seed: int | None = None
 ) -> Make:
-    """What builds the method once its budget is known.
+    """A function that builds the method once its budget is known.
 
-    settings: values may be words. spelled: how the user typed a field where that is not its name, for messages.
-    seed: of a method that draws, unless its settings have one.
+    settings: values may be words. spelled: for messages, how the user typed a field if not by its name.
+    seed: for a method that draws, unless its settings have one.
     Raises PruningError for an unknown method or setting, a value of the wrong type, and a setting given twice.
     """
     short, *own = name.split(":")
@@ -59,7 +59,7 @@ def maker(
 
 
 def settings_of(words: Iterable[str]) -> dict[str, Any]:
-    """Words of the form FIELD=VALUE by field. Raises PruningError for any other, and for a field given twice."""
+    """Splits words of the form FIELD=VALUE. Raises PruningError for any other form, and for a field given twice."""
     settings: dict[str, Any] = {}
     for word in words:
         field, equals, value = word.partition("=")
@@ -77,7 +77,7 @@ def _refuse_two(field: str, first: Any, second: Any) -> None:
 def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
     known = [name for name in _types(method) if name not in BUDGET]
     if field in BUDGET:
-        raise PruningError(f"{spelled}={value} is a budget, not a setting: give it where the budget is given")
+        raise PruningError(f"{spelled}={value} is a budget, not a setting: pass it as the budget")
     if field not in known:
         raise PruningError(
             f"{spelled}={value}: {spelled} means nothing to method {method.name!r}; leave it out, "
@@ -88,13 +88,13 @@ def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
 
 
 def _types(method: type[Pruner]) -> dict[str, Any]:
-    """Types of the fields that can be typed in, in the order of the dataclass."""
+    """Types of the fields that a user can type in, in the order of the dataclass."""
     hints = get_type_hints(method)
     return {entry.name: hints[entry.name] for entry in fields(method) if entry.compare}
 
 
 def read(name: str, value: Any, kind: Any, example: Any = MISSING) -> Any:
-    """`value`, a word or a number, as a `kind`. Raises PruningError that names the value, the kind and an example."""
+    """Parses `value`, a word or a number, as a `kind`. Raises PruningError with the value, the kind and an example."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if NoneType in kinds and (value is None or str(value).lower() in ("none", "null")):
         return None
@@ -148,7 +148,7 @@ def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _parts(value: Any) -> list[Any]:
-    """Of "8,16", "(8, 16)" and [8, 16]."""
+    """The parts of "8,16", "(8, 16)" or [8, 16]."""
     if isinstance(value, str):
         return [part for part in value.strip().strip("()[]").split(",") if part.strip()]
     return list(value)

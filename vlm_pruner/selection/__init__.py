@@ -1,6 +1,6 @@
-"""The mathematics of VLM-Pruner: pure tensors in, indices out. Knows nothing of models.
+"""The mathematics of VLM-Pruner: tensors in, indices out. Knows nothing about models.
 
-pivots: where selection starts. expansion: how it grows. aggregation: what becomes of dropped tokens.
+pivots: the initial tokens. expansion: how the kept set grows. aggregation: how dropped tokens merge into kept ones.
 """
 
 from vlm_pruner.selection.aggregation import fold

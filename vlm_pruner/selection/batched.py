@@ -1,6 +1,6 @@
-"""The mathematics for several images of one size at once, one after the other: what the GPU kernels do in one launch.
+"""The mathematics for several images of one size, one at a time: the counterpart of one launch of the GPU kernels.
 
-Every tensor has the images as its first dimension, I.
+The first dimension of every tensor, I, counts the images.
 """
 
 from __future__ import annotations
@@ -41,5 +41,5 @@ def fold(
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """[I, ...]. A single part is not copied."""
+    """Stacks to [I, ...]. A single part is not copied."""
     return parts[0][None] if len(parts) == 1 else torch.stack(list(parts))

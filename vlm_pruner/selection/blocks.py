@@ -1,4 +1,4 @@
-"""Going through a large matrix in blocks of rows, so that no second copy of it is ever held."""
+"""Processes a large matrix in blocks of rows, so that no second copy of it exists."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits a processor's last cache, and is large enough to keep all cores busy
+BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits into a processor's last-level cache, and keeps all cores busy
 
 
 def row_blocks(matrix: Tensor) -> Iterator[Tensor]:
-    """`matrix` [N, d] in blocks of consecutive rows, each in float32 (or float64)."""
+    """Yields `matrix` [N, d] in blocks of consecutive rows, each in float32 (or float64)."""
     dtype = torch.promote_types(matrix.dtype, torch.float32)
     if matrix.numel() <= BLOCK_ELEMENTS:
         yield matrix.to(dtype)
@@ -21,6 +21,6 @@ def row_blocks(matrix: Tensor) -> Iterator[Tensor]:
 
 
 def for_each_row(matrix: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """[N]: of each block [n, d] of `matrix` [N, d], what `function` makes of its rows, [n]."""
+    """[N]: applies `function`, from a block [n, d] to [n], to all blocks of `matrix` [N, d]."""
     parts = [function(block) for block in row_blocks(matrix)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Clustering by density peaks: a centre is a token in a dense place, far from every denser one."""
+"""Clustering by density peaks: a centre is a token in a dense region, far from every denser one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def density_peaks(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Centres, long [count], by falling prominence, and for each of the M rows of `features` [M, d] its cluster [M].
+    """Centres, long [count], by descending prominence, and the cluster [M] of each of the M rows of `features` [M, d].
 
     Distances are divided by sqrt(d). Density is exp(-mean of the squared distances to the `count` nearest tokens, the
-    token itself among them); prominence is density times the distance to the nearest denser token, or the largest
-    distance of all for the densest. Every token goes to its nearest centre, a centre to itself. Of equally dense
-    tokens the lower index counts as denser.
+    token itself included). Prominence is density times the distance to the nearest denser token, or, for the densest,
+    the largest distance of all. Every token joins its nearest centre, a centre itself. Of equally dense tokens the
+    lower index counts as denser.
     """
     distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     distance = distance / math.sqrt(features.shape[1])

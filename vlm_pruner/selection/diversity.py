@@ -1,4 +1,4 @@
-"""Choosing tokens that differ: farthest-point sampling, and greedy search for the largest determinant."""
+"""Chooses dissimilar tokens: farthest-point sampling, and greedy search for the largest determinant."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def sample_farthest(features: Tensor, count: int) -> Tensor:
     """
     unit = normalize(features, dim=1)
     order = [_most_isolated(unit)]
-    nearest = unit.new_full((unit.shape[0],), torch.inf)  # distance to the nearest chosen token, kept up to date
+    nearest = unit.new_full((unit.shape[0],), torch.inf)  # running distance to the nearest chosen token
     for _ in range(1, count):
         nearest = torch.minimum(nearest, 1 - unit @ unit[order[-1]])
-        nearest[order[-1]] = -torch.inf  # a chosen token never comes again, however many duplicates there are
+        nearest[order[-1]] = -torch.inf  # never choose a token twice, whatever its duplicates
         order.append(nearest.argmax())
     return torch.stack(order)
 
@@ -39,8 +39,8 @@ def maximise_determinant(features: Tensor, relevance: Tensor, count: int) -> Ten
     """Order [count] of greedy MAP inference of a determinantal point process, by Cholesky updates.
 
     The kernel is L_ij = r_i cos(f_i, f_j) r_j with `features` [N, d] and `relevance` r [N]; each step takes the token
-    that multiplies the determinant of the chosen tokens' kernel the most. Only the chosen tokens' columns of the
-    kernel are ever computed: time O(N * count * (d + count)), memory O(N * (d + count)).
+    that most increases the determinant of the chosen tokens' kernel. It computes only the chosen tokens' columns of the
+    kernel: time O(N * count * (d + count)), memory O(N * (d + count)).
     """
     unit = normalize(features, dim=1)
     rows = unit.new_zeros(count, unit.shape[0])  # of the Cholesky factor

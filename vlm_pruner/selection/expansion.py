@@ -1,17 +1,17 @@
 """Centrifugal expansion: the kept set grows outwards from the pivots, near and dissimilar tokens first.
 
-Two numbers per token are enough, and both are running quantities: its largest similarity to the kept set and its
+Two running quantities per token suffice: its largest similarity to the kept set and its
 smallest distance to it. The modulation (1 + lambda * distance) depends on the candidate alone, so the largest
 modulated similarity is the modulated largest similarity. A step that keeps b tokens costs O(N * b * channels), and
 nothing needs an N x N matrix.
 
-Greedy as it is, the expansion need not look at all N tokens after every token it keeps. Candidates are judged in the
-order that a round ranked them in, so it is enough to keep the next few up to date (`_Window`); what a window keeps is
-then shown to all N tokens at once, by a product of matrices where one token at a time would stream the features from
-memory again and again. A token batch of 1 so costs what one of 16 does.
+Although it is greedy, the expansion does not update all N tokens after every token it keeps. It judges candidates in
+the order in which a round ranked them, so only the next few need exact values (`_Window`). What a window keeps then
+updates all N tokens at once, by one matrix product, where one token at a time would stream the features from memory
+repeatedly. A token batch of 1 therefore costs as much as one of 16.
 
-Products are made where the features are; all else is on the host, in NumPy: it is many operations on few numbers, right
-after layers that have filled the processor's caches with other things, so that what counts is the cost of a call.
+Products run on the features' device. Everything else runs on the host in NumPy: many operations on few numbers, right
+after layers that filled the processor's caches with other data, so that the cost of each call dominates.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WINDOW = 64  # candidates that are judged before all N tokens see what was kept
+WINDOW = 64  # candidates to judge before updating all N tokens
 
 
 class Expansion(NamedTuple):
-    """What a Selection begins with.
+    """The expansion's result, which becomes a Selection.
 
     indices: long [R], the kept tokens, ascending. order: long [R], the same in order of selection, pivots first.
-    nearest: long [N], position in `indices` of the kept token that each token is most similar to; of equally similar
-    ones the first selected. similarity: float [N], the un-modulated similarity to it.
+    nearest: long [N], position in `indices` of the kept token that each token is most similar to; among equally
+    similar ones, the first selected. similarity: float [N], the un-modulated similarity to it.
     """
 
     indices: Tensor
@@ -42,7 +42,7 @@ class Expansion(NamedTuple):
 
 
 class _Distances:
-    """Where the N tokens are: [N, 2] in units of the diagonal or, of a video, [N, 3] with the frame in column 0."""
+    """Coordinates of N tokens: [N, 2] in units of the diagonal; for a video [N, 3] with the frame in column 0."""
 
     def __init__(self, coords: np.ndarray, spatial_weight: float) -> None:
         *time, self._x, self._y = coords.T.copy()
@@ -51,7 +51,7 @@ class _Distances:
 
     @property
     def framed(self) -> bool:
-        """Whether a modulation may be infinite, between frames of a video."""
+        """Whether a modulation may be infinite, which happens between frames of a video."""
         return self._frames is not None
 
     def squares(self, tokens: np.ndarray, others: np.ndarray | slice) -> np.ndarray:
@@ -66,7 +66,7 @@ class _Distances:
         return squares
 
     def modulation(self, squares: np.ndarray) -> np.ndarray:
-        """1 + lambda * distance, infinite where that is. Of the smallest distance it is the smallest, exactly."""
+        """1 + lambda * distance, infinite between frames. The smallest distance gives exactly the smallest value."""
         modulation = np.sqrt(squares)
         modulation *= self._spatial_weight
         modulation += 1
@@ -74,10 +74,10 @@ class _Distances:
 
 
 class _KeptSet:
-    """The tokens kept so far, and what each of the N tokens has to do with them.
+    """The tokens kept so far, and the running quantities of all N tokens.
 
-    similarity: [N], the largest to a kept token; nearest: [N], that token. modulation: [N], 1 + lambda times the
-    smallest distance to a kept token. free: [N], whether the token is not kept itself.
+    similarity: [N], the largest similarity to a kept token. nearest: [N], that token. modulation: [N], 1 + lambda times
+    the smallest distance to a kept token. free: [N], whether the token is not kept yet.
     """
 
     def __init__(self, features: Tensor, coords: Tensor, pivots: Tensor, spatial_weight: float) -> None:
@@ -93,7 +93,7 @@ class _KeptSet:
         self.size = len(tokens)
 
     def add(self, tokens: np.ndarray) -> None:
-        """Keep `tokens` [b], in this order."""
+        """Keeps `tokens` [b], in this order."""
         similarity, first = self._closest(tokens)
         np.copyto(self.nearest, tokens[first], where=similarity > self.similarity)
         np.maximum(self.similarity, similarity, out=self.similarity)
@@ -103,27 +103,28 @@ class _KeptSet:
         self.size += len(tokens)
 
     def _closest(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[N], each of the N tokens' largest similarity to one of `tokens` [b]; [N], the first of which that is."""
+        """[N], each token's largest similarity to one of `tokens` [b]; [N], the first of those with that similarity."""
         similarity, first = (self._features @ self._rows(tokens).T).max(dim=1)
         return similarity.cpu().numpy(), first.cpu().numpy()
 
     def _modulation(self, tokens: np.ndarray) -> np.ndarray:
-        """[N], 1 + lambda times each of the N tokens' smallest distance to one of `tokens` [b]."""
+        """[N], 1 + lambda times each token's smallest distance to one of `tokens` [b]."""
         return self._distances.modulation(self._distances.squares(tokens, slice(None)).min(axis=0))
 
     def redundancy(self, tokens: np.ndarray) -> np.ndarray:
-        """[n], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i) for each of `tokens` [n]: low is worth keeping."""
+        """[n], max over kept j of Mt_ij = M_ij (1 + lambda dbar_i) for each of `tokens` [n]; keep what is low."""
         return _redundancy(self.similarity[tokens], self.modulation[tokens], self._distances.framed)
 
     def possible(self, tokens: np.ndarray, threshold: float) -> np.ndarray:
-        """Those of `tokens` [n] that may be below the threshold when all that this round will keep is kept.
+        """Those of `tokens` [n] that may still be below the threshold after this round's additions.
 
-        Similarity can only rise, and modulation adds to it: what is too similar before, whatever its distance, is out.
+        Similarity can only rise, and modulation increases it: a token that is too similar already, at any distance, is
+        out.
         """
-        return tokens[self.similarity[tokens] < max(threshold, 0)]  # modulation takes from what is below 0
+        return tokens[self.similarity[tokens] < max(threshold, 0)]  # modulation lowers negative values
 
     def window(self, tokens: np.ndarray) -> _Window:
-        """The candidates `tokens` [w], in the order in which they are to be judged."""
+        """A window of the candidates `tokens` [w], in the order in which to judge them."""
         rows = self._rows(tokens)
         return _Window(
             similarity=self.similarity[tokens],
@@ -138,15 +139,15 @@ class _KeptSet:
 
 
 def _redundancy(similarity: np.ndarray, modulation: np.ndarray, framed: bool) -> np.ndarray:
-    """Modulated similarity. Where nothing is kept in a token's frame yet, content alone counts."""
+    """Modulated similarity. While a token's frame has no kept token, content alone counts."""
     return similarity * (np.where(np.isinf(modulation), 1, modulation) if framed else modulation)
 
 
 @dataclass
 class _Window:
-    """A few candidates, kept up to date among themselves while they are judged.
+    """A few candidates whose values stay exact while they are judged.
 
-    similarity, modulation: [w], to the kept set. gram, modulations: [w, w], the same between each other. framed:
+    similarity, modulation: [w], to the kept set. gram, modulations: [w, w], the same among the candidates. framed:
     whether a modulation may be infinite.
     """
 
@@ -157,11 +158,11 @@ class _Window:
     framed: bool
 
     def judge(self, threshold: float, token_batch: int, room: int) -> list[int]:
-        """Positions of the tokens kept, at most `room`, in order of selection.
+        """Judges the candidates; returns the positions of those kept, at most `room`, in order of selection.
 
-        Between two additions no score changes, so all batches up to the next candidate below the threshold are passed
-        over at once: this costs as many steps as it keeps batches, whatever the batch size. Nothing is kept up to date
-        of candidates that have been judged.
+        Between two additions no score changes, so it skips all batches up to the next candidate below the threshold at
+        once: the number of steps is the number of batches kept, whatever the batch size. It does not update candidates
+        already judged.
         """
         kept: list[int] = []
         similarity, modulation = self.similarity, self.modulation
@@ -185,7 +186,7 @@ class _Window:
 
 
 def _accept(scores: np.ndarray, below: np.ndarray, room: int) -> list[int]:
-    """Positions of a batch's tokens below the threshold; if they overflow the budget, of its `room` lowest scores."""
+    """Positions of a batch's tokens below the threshold; if they exceed the budget, of the `room` lowest scores."""
     if len(scores) == 1:  # the usual case, and the innermost loop
         return [0]
     accepted: list[int] = below.nonzero()[0].tolist()
@@ -204,12 +205,12 @@ def expand(
     spatial_weight: float,
     stop_when_stuck: bool = False,
 ) -> Expansion:
-    """Grow from `pivots` to `budget` tokens, in rounds of rising threshold.
+    """Grows from `pivots` to `budget` tokens, in rounds of rising threshold.
 
-    features: [N, q] unit rows. coords: [N, 2], coordinates divided by the diagonal, so that distances are dbar; of a
-    video [N, 3], with what tells frames apart in column 0: distances are then taken within a frame.
-    stop_when_stuck: end under budget when a round adds nothing, as the released code does. Otherwise exactly
-    `budget` tokens are kept. Raises ValueError if that is impossible because the features hold NaN or infinity.
+    features: [N, q] unit rows. coords: [N, 2], coordinates divided by the diagonal, so that distances are dbar; for a
+    video [N, 3] with the frame in column 0, and distances are measured within a frame.
+    stop_when_stuck: stop below budget when a round adds nothing, as the released code does. Otherwise exactly
+    `budget` tokens are kept. Raises ValueError if NaN or infinity in the features makes that impossible.
     """
     kept = _KeptSet(features, coords, pivots, spatial_weight)
     rounds = 0
@@ -222,21 +223,21 @@ def expand(
                 break
             if not math.isfinite(lowest):
                 raise ValueError("cannot select visual tokens: their hidden states or keys contain NaN or infinity")
-            # Nothing changes until the threshold passes the lowest score: skip the rounds that cannot add anything.
+            # Nothing changes until the threshold passes the lowest score, so skip the rounds that cannot add anything.
             rounds = max(rounds, int((lowest - threshold) / threshold_step))
     order = np.concatenate(kept.order)
-    kept.nearest[order] = order  # rounding may make a duplicate look closer to a kept token than the token itself
+    kept.nearest[order] = order  # rounding may make a duplicate more similar to a kept token than the token itself
     indices = np.sort(order)
     found = indices, order, np.searchsorted(indices, kept.nearest), kept.similarity
     return Expansion(*(torch.from_numpy(array).to(features.device) for array in found))
 
 
 def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: int) -> float:
-    """One round: candidates in order of redundancy, judged in batches against the kept set as it grows.
+    """Runs one round: judges candidates in order of redundancy, in batches, against the growing kept set.
 
-    Each window starts with the batch of the next candidate below the threshold, and so keeps at least one. That a
-    round ends when its first batch adds nothing needs no rule: that batch has the lowest scores. Returns the lowest
-    score at the round's start. Ties are broken by the lowest index.
+    Each window starts with the batch of the next candidate below the threshold, and so keeps at least one. No rule is
+    needed to end a round whose first batch adds nothing, because that batch has the lowest scores. Returns the lowest
+    score at the round's start. Ties go to the lowest index.
     """
     candidates = kept.free.nonzero()[0]
     scores = kept.redundancy(candidates)
@@ -244,7 +245,7 @@ def _grow_one_round(kept: _KeptSet, budget: int, threshold: float, token_batch: 
     candidates, lowest = candidates[ranking], float(scores[ranking[0]])
     width = math.ceil(WINDOW / token_batch) * token_batch  # whole batches
     while kept.size < budget:
-        if token_batch == 1:  # larger batches are of all candidates: who shares one with whom matters
+        if token_batch == 1:  # larger batches cover all candidates, because it matters which ones share a batch
             candidates = kept.possible(candidates, threshold)
         below = (kept.redundancy(candidates) < threshold).nonzero()[0]
         if not len(below):

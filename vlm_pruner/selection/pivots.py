@@ -1,4 +1,4 @@
-"""Pivots: the few tokens that selection starts from, as unlike each other as possible in key space."""
+"""Pivots: the few tokens that selection starts from, as dissimilar as possible in key space."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     """
     norms = for_each_row(keys, lambda block: block.abs().sum(dim=1))
     pivots = [int(norms.cpu().numpy().argmax())]
-    nearest = np.full(len(keys), np.inf)  # [N], distance to the nearest pivot, kept up to date
+    nearest = np.full(len(keys), np.inf)  # [N], running distance to the nearest pivot
     for _ in range(1, count):
         np.minimum(nearest, _distances(keys, keys[pivots[-1]]).cpu().numpy(), out=nearest)
-        nearest[pivots] = -1  # of tokens with equal keys, none is chosen twice
+        nearest[pivots] = -1  # never choose a token twice, even among equal keys
         pivots.append(int(nearest.argmax()))
     return torch.from_numpy(np.array(pivots)).to(keys.device)
 
@@ -28,6 +28,6 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
 def _distances(keys: Tensor, pivot: Tensor) -> Tensor:
     """[N], L2 distances of `keys` [N, k] to the key `pivot` [k].
 
-    Differences first: a shortcut through inner products cancels when keys share a large common part.
+    Takes differences first: going through inner products cancels if keys share a large common part.
     """
     return for_each_row(keys, lambda block: torch.linalg.vector_norm(block - pivot, dim=1))

@@ -1,4 +1,4 @@
-"""Ranking by score, the same on every device: of equal scores the lower index comes first."""
+"""Ranks by score, the same on every device: among equal scores the lower index comes first."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""Column-pivoted QR by another name: each kept token removes from all others what it explains of them."""
+"""Column-pivoted QR: each kept token removes from all others the part that it explains."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-EXPLAINED = 1e-9  # of the longest row's squared length: what is left below this is rounding
+EXPLAINED = 1e-9  # relative to the longest row's squared length: anything below is rounding
 
 
 def order_by_residual(rows: Tensor, count: int) -> Tensor:
-    """Order [count] of `rows` [N, q] in which each has the longest part outside the span of those before it.
+    """Order [count] of `rows` [N, q] in which each has the longest part outside the span of the previous ones.
 
-    Rows of rank r are all explained after r steps; the others then start anew, whole. Ties go to the lowest
+    Rows of rank r are all explained after r steps; the others then restart whole. Ties go to the lowest
     index. Time O(N * count * q), memory O(N * q). `count` is at most N.
     """
     rest, size = rows, rows.square().sum(dim=1)

@@ -1,4 +1,4 @@
-"""Channel screening: similarity is measured on the channels that vary most over the picture."""
+"""Channel screening: compares tokens on the channels that vary most over the picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_pruner.selection.blocks import row_blocks
 def screen_channels(hidden: Tensor, channels: int) -> Tensor:
     """Unit rows [N, q] on the q = min(channels, d) channels of highest variance of `hidden` [N, d].
 
-    Inner products of the rows are the cosine similarities M_ij. Of equally varying channels the lower index wins.
+    Inner products of the rows are the cosine similarities M_ij. Among equally varying channels the lower index wins.
     The rows are float32, or float64 if `hidden` is.
     """
     chosen = largest_channels(channel_spread(hidden), channels)
@@ -22,10 +22,10 @@ def screen_channels(hidden: Tensor, channels: int) -> Tensor:
 
 
 def channel_spread(hidden: Tensor) -> Tensor:
-    """[d], sum over tokens of the squared deviation from the channel's mean: ranks the channels as variance does.
+    """[d], sum over tokens of the squared deviation from the channel's mean; ranks channels as variance does.
 
-    Deviations first, squares afterwards: the sum of squares minus the squared mean would cancel on the few channels
-    of a decoder whose mean is a thousand times what they vary by.
+    Takes deviations before squares: the sum of squares minus the squared mean would cancel on the few channels of a
+    decoder whose mean is a thousand times their variation.
     """
     sums = [block.sum(dim=0) for block in row_blocks(hidden)]
     mean = _total(sums) / len(hidden)
@@ -39,13 +39,13 @@ def _total(parts: list[Tensor]) -> Tensor:
 def largest_channels(spread: Tensor, channels: int) -> Tensor:
     """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], of equal ones the lowest.
 
-    NaN counts as the largest, so that it is not lost from sight.
+    NaN counts as the largest, so that it stays visible.
     """
     values = spread.cpu().numpy()
     count = min(channels, len(values))
     smallest = np.partition(values, -count)[-count]
     chosen = (values >= smallest).nonzero()[0]
-    if len(chosen) != count:  # several channels equal the smallest, or there are NaNs
+    if len(chosen) != count:  # several channels tie for the smallest, or there are NaNs
         values = np.where(np.isnan(values), np.inf, values)
         chosen = np.sort((-values).argsort(kind="stable")[:count])
     return torch.from_numpy(chosen).to(spread.device)
