@@ -19,14 +19,20 @@ class Prepared:
     """One question as tensors.
 
     index: the question's place in its file. input_ids: [T] long, one id -200 per picture, at ``places``.
-    pixels: [3, H, W] or [tiles, 3, H, W] per picture. sizes: (width, height) in pixels per picture.
+    pixels: [3, H, W] or [tiles, 3, H, W] per picture, [F, 3, H, W] per video. sizes: (width, height) in pixels per
+    picture, None per video.
     """
 
     index: int
     input_ids: Tensor
     places: tuple[int, ...] = ()
     pixels: tuple[Tensor, ...] = ()
-    sizes: tuple[tuple[int, int], ...] = ()
+    sizes: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def kinds(self) -> list[str]:
+        """ "image" or "video" for each of ``pixels``."""
+        return ["video" if size is None else "image" for size in self.sizes]
 
 
 def image_places(input_ids: Tensor, pictures: int) -> tuple[int, ...]:

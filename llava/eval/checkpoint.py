@@ -11,12 +11,14 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llava.eval.errors import UsageError
 from llava.eval.processes import this_process
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 from llava.model.image_tokens import count_tiled
+from llava.model.video_tokens import count_video
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -33,7 +35,8 @@ class Checkpoint:
     @property
     def visual_tokens(self) -> int | None:
         """Visual tokens of one picture; None where that depends on the picture (AnyRes)."""
-        if getattr(self.model.config, "image_aspect_ratio", None) == "anyres":
+        config = self.model.config
+        if config.takes_videos or (config.image_aspect_ratio or "").startswith("anyres"):
             return None
         vision_tower = self.model.get_vision_tower()
         return int(vision_tower.num_patches)
@@ -44,6 +47,15 @@ class Checkpoint:
             return self.visual_tokens
         tower = self.model.get_vision_tower()
         return count_tiled(size, tower.num_patches_per_side, tower.config.image_size, self.model.config)
+
+    def tokens_in(self, pixels: Tensor, size: tuple[int, int] | None) -> int:
+        """Visual tokens of a picture of ``size`` pixels, or of a video, whose size is None."""
+        tower, config = self.model.get_vision_tower(), self.model.config
+        if size is None:
+            return count_video(pixels.shape[0], tower.num_patches_per_side, config)
+        if pixels.ndim == 3 and config.takes_videos:  # a picture of one view
+            return int(tower.num_patches) + (config.mm_patch_merge_type == "spatial_unpad")
+        return self.tokens_of(size)
 
 
 _kept: dict[tuple[object, ...], Checkpoint] | None = None  # inside `keep_loaded`: at most one checkpoint

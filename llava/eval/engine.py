@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +16,12 @@ from torch import Tensor
 
 import vlm_pruner as vp
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.conversation import get_conversation
 from llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
 from llava.eval.checkpoint import Checkpoint, load_checkpoint
 from llava.eval.errors import ItemError, UsageError
-from llava.eval.images import open_image
+from llava.eval.films import Film, VideoSettings, read_film
+from llava.eval.images import open_image, resolve
 from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
@@ -43,6 +47,10 @@ class LlavaEngine:
         self.method = method
         self.args = args
         self.image_folder = Path(args.image_folder)
+        self.videos = VideoSettings.of(args)
+        overrides = ("mm_spatial_pool_mode", "mm_newline_position")
+        for name in (name for name in overrides if getattr(args, name, None) is not None):
+            setattr(checkpoint.model.config, name, getattr(args, name))
         self._recent = lru_cache(RECENT_PICTURES)(self._read)
         self._check()
 
@@ -51,12 +59,18 @@ class LlavaEngine:
         return cls(load_checkpoint(args), method, args)
 
     def prepare(self, question: Question) -> Prepared:
+        films = [self._film(video) for video in question.videos]
+        if self.videos.instruct and films:
+            question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
         prompt = self._prompt(question)
         input_ids = tokenizer_image_token(prompt, self.checkpoint.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
-        places = image_places(input_ids, len(question.images))
-        pictures = [self._recent(i) if isinstance(i, str) else self._read(i) for i in question.images]
-        pixels, sizes = tuple(pixels for pixels, _ in pictures), tuple(size for _, size in pictures)
-        self._check_tokens(input_ids, [self.checkpoint.tokens_of(size) for size in sizes])
+        places = image_places(input_ids, len(question.images) + len(films))
+        alone = len(question.images) == 1
+        pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
+        pixels = tuple(pixels for pixels, _ in pictures) + tuple(self._pixels(film) for film in films)
+        sizes = tuple(size for _, size in pictures) + (None,) * len(films)
+        visual = [self.checkpoint.tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
+        self._check_tokens(input_ids, visual)
         return Prepared(question.index, input_ids, places, pixels, sizes)
 
     def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
@@ -95,6 +109,7 @@ class LlavaEngine:
             attention_mask=mask.to(model.device),
             images=on_device(batch, model.device, model.dtype),
             image_sizes=[size for item in batch for size in item.sizes] or None,
+            modalities=[kind for item in batch for kind in item.kinds] or None,
             do_sample=args.temperature > 0,
             temperature=args.temperature if args.temperature > 0 else None,
             top_p=args.top_p if args.temperature > 0 else None,
@@ -107,7 +122,7 @@ class LlavaEngine:
     def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
         """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
         if self.method is None:
-            return {"method": "dense", "visual_tokens": sum(map(self.checkpoint.tokens_of, item.sizes))}
+            return {"method": "dense", "visual_tokens": self.visual_tokens(item)}
         text = len(item.input_ids) - len(item.places)
         model = self.checkpoint.model
         steps = [(image.n_before, image.steps) for image in kept]
@@ -122,19 +137,46 @@ class LlavaEngine:
             "kv_bytes": cost.kv_bytes,
         }
 
-    def _read(self, image: str | bytes | Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Pixel values of one picture, and its (width, height)."""
+    def visual_tokens(self, item: Prepared) -> int:
+        """Visual tokens of an item, before pruning."""
+        return sum(self.checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
+
+    def _read(self, image: str | bytes | Image.Image, alone: bool) -> tuple[Tensor, tuple[int, int]]:
+        """Pixel values of one picture, and its (width, height).
+
+        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several.
+        """
         picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
-        pixels = process_images([picture], self.checkpoint.image_processor, self.checkpoint.model.config)[0]
-        return pixels, picture.size
+        config = self.checkpoint.model.config
+        if config.takes_videos and not alone:
+            config = SimpleNamespace(image_aspect_ratio="pad")
+        return process_images([picture], self.checkpoint.image_processor, config)[0], picture.size
+
+    def _film(self, video: str | Path) -> Film:
+        return read_film(resolve(self.image_folder, video) if isinstance(video, str) else video, self.videos)
+
+    def _pixels(self, film: Film) -> Tensor:
+        """Pixel values of a video, [F, 3, side, side]."""
+        if not self.checkpoint.model.config.takes_videos:
+            raise UsageError(
+                f"{self.model_id} takes pictures only; LLaVA-Video and LLaVA-OneVision checkpoints take videos"
+            )
+        pixels: Tensor = self.checkpoint.image_processor.preprocess(film.frames, return_tensors="pt")["pixel_values"]
+        return pixels
 
     def _prompt(self, question: Question) -> str:
         start_end = bool(getattr(self.checkpoint.model.config, "mm_use_im_start_end", False))
-        return build_prompt(question.asked, self.args.conv_mode, len(question.images), start_end)
+        items = len(question.images) + len(question.videos)
+        return build_prompt(question.asked, self.args.conv_mode, items, start_end)
 
     def _check(self) -> None:
         """Flags against the model, before the first question is asked."""
         config, stated = self.checkpoint.model.config, self.args
+        if config.takes_videos and get_conversation(stated.conv_mode).version != "qwen":
+            raise UsageError(
+                f"--conv-mode {stated.conv_mode} is not the conversation that {self.model_id} was trained with; "
+                "use qwen_1_5 (or qwen_2_5)"
+            )
         layers = int(config.num_hidden_layers)
         if self.method is not None and self.method.layer >= layers:
             raise UsageError(

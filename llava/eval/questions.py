@@ -28,7 +28,8 @@ class Question:
 
     ``index`` is the item's place in the whole question file, from 0: the identity of an answer, because question ids
     repeat in some benchmarks. ``asked`` is the user's turn without the image token, ``prompt`` what the answer line
-    records. Each of ``images`` is a path below the image folder, an encoded picture, or a picture. ``extra`` joins the
+    records. Each of ``images`` is a path below the image folder, an encoded picture, or a picture; each of ``videos``,
+    which come after them, a file or a folder of frames: a name below the image folder, or a `Path`. ``extra`` joins the
     answer line.
     """
 
@@ -38,6 +39,7 @@ class Question:
     prompt: str
     images: tuple[str | bytes | Image, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    videos: tuple[str | Path, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Ask a LLaVA model about one picture or several, and print the answer.
+"""Ask a LLaVA model about pictures or a video, and print the answer.
 
     python -m llava.eval.run_llava --model-path checkpoints/llava-v1.5-7b --image-file a.png --query "What is it?"
     python -m llava.eval.run_llava --model-path checkpoints/llava-v1.5-7b --image-file a.png,b.png \\
         --query "What has changed?" --sparse --reduction_ratio 0.889
+    python -m llava.eval.run_llava --model-path checkpoints/LLaVA-Video-7B-Qwen2 --conv-mode qwen_1_5 \\
+        --video film.mp4 --force-sample --add-time-instruction --query "What happens?"
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from llava.eval import options
+from llava.eval.errors import UsageError
+from llava.eval.films import add_video_arguments
 from llava.eval.questions import Question
 from vlm_pruner.console import BAD_INPUT, OneLineParser, home, one_line
 from vlm_pruner.images import read_image
@@ -23,9 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     options.add_model_arguments(parser)
-    parser.add_argument("--image-file", required=True, help="picture, or several with --sep between them")
+    parser.add_argument("--image-file", default=None, help="picture, or several with --sep between them")
+    parser.add_argument("--video", default=None, metavar="FILE", help="video file, or a folder of frames")
     parser.add_argument("--sep", default=",", help="between pictures (default: a comma)")
     parser.add_argument("--query", required=True, help="the question")
+    add_video_arguments(parser)
     options.add_generation_arguments(parser)
     options.add_pruning_arguments(parser)
     parser.set_defaults(max_new_tokens=512, batch_size=1, image_folder="")
@@ -37,11 +44,16 @@ def ask(args: argparse.Namespace) -> str:
     method = options.build_method(args)
     options.check_generation(args)
     released = args.compat == "released"
-    pictures = tuple(read_image(home(name.strip()), as_released=released) for name in args.image_file.split(args.sep))
+    if not args.image_file and not args.video:
+        raise UsageError("there is nothing to look at: give --image-file PICTURE or --video FILE")
+    names = args.image_file.split(args.sep) if args.image_file else []
+    pictures = tuple(read_image(home(name.strip()), as_released=released) for name in names)
+    films = (Path(home(args.video)),) if args.video else ()
     from llava.eval.engine import LlavaEngine  # late: bad flags are told without waiting for transformers
 
     engine = LlavaEngine.from_arguments(args, method)
-    reply = engine.generate([engine.prepare(Question(0, 0, asked=args.query, prompt=args.query, images=pictures))])[0]
+    question = Question(0, 0, asked=args.query, prompt=args.query, images=pictures, videos=films)
+    reply = engine.generate([engine.prepare(question)])[0]
     if method is not None:
         kept = reply.metadata
         print(f"{method.name}: {kept['kept']} of {kept['visual_tokens']} visual tokens kept", file=sys.stderr)

@@ -49,12 +49,24 @@ def video_tokens(features: Tensor, config: LlavaQwenConfig, newline: Tensor | No
     return ImageTokens(tokens.reshape(-1, features.shape[-1]), video_layout(frames, side, position))
 
 
+def count_video(frames: int, side: int, config: LlavaQwenConfig) -> int:
+    """N of `video_tokens` for a video of `frames`; `side`: tokens along the tower's edge."""
+    position = config.mm_newline_position if config.mm_patch_merge_type == "spatial_unpad" else "no_token"
+    s = _pooled_side(side, config.mm_spatial_pool_mode)
+    newlines = {"grid": frames * s, "frame": frames, "one_token": 1, "no_token": 0}[position]
+    return frames * s**2 + newlines
+
+
+def _pooled_side(side: int, mode: str) -> int:
+    return math.ceil(side / STRIDE) if mode == "bilinear" else side // STRIDE
+
+
 def pool_frames(features: Tensor, mode: str) -> Tensor:
     """[F, side * side, d] -> [F, s, s, d]: s = ceil(side / 2) for "bilinear", floor(side / 2) for the others."""
     side = square_side(features.shape[1])
     maps = features.transpose(1, 2).unflatten(2, (side, side))
     if mode == "bilinear":
-        maps = functional.interpolate(maps, size=[math.ceil(side / STRIDE)] * 2, mode="bilinear")
+        maps = functional.interpolate(maps, size=[_pooled_side(side, mode)] * 2, mode="bilinear")
     else:
         pool = functional.avg_pool2d if mode == "average" else functional.max_pool2d
         maps = pool(maps, STRIDE)

@@ -6,7 +6,7 @@ transformers decodes video files, with PyAV: `pip install 'vlm-pruner[video]'`. 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,10 +43,20 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def _from_folder(folder: Path, count: int) -> list[Image.Image]:
+    files = _pictures(folder)
+    return _same_size(folder, [files[index] for index in spread(len(files), count)])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The frames in a folder, in the order of their names."""
     files = sorted((file for file in folder.iterdir() if file.suffix.lower() in PICTURES), key=_natural)
     if not files:
         raise ValueError(f"folder {folder} holds no pictures; put the frames there as PNG or JPEG, named in order")
-    frames = [read_image(files[index]) for index in spread(len(files), count)]
+    return files
+
+
+def _same_size(folder: Path, files: Sequence[Path]) -> list[Image.Image]:
+    frames = [read_image(file) for file in files]
     sizes = {frame.size for frame in frames}
     if len(sizes) > 1:
         raise ValueError(f"the frames in {folder} are of different sizes ({sorted(sizes)}); scale them to one size")
@@ -75,6 +85,22 @@ def read_film(path: str | Path, frames: int, fps: float | None) -> tuple[np.ndar
     fps: frames per second of video; None: `frames` in all. A video that has fewer gives all of its frames.
     """
     return _decode(Path(path), partial(end_to_end, frames=frames, fps=fps))
+
+
+def read_sampled(path: str | Path, sample: Callable[[int, float], np.ndarray], folder_fps: float) -> np.ndarray:
+    """The frames [n, height, width, 3] whose indices `sample` returns for (frames in the video, frames per second).
+
+    path: a video file, or a folder of pictures, of which a second has `folder_fps`. Raises ValueError as `read_frames`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = _pictures(path)
+        return np.stack(
+            [np.asarray(frame) for frame in _same_size(path, [files[i] for i in sample(len(files), folder_fps)])]
+        )
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give a video file or a folder of frames")
+    return _decode(path, sample)[0]
 
 
 def end_to_end(total: int, own_fps: float, frames: int, fps: float | None) -> np.ndarray:

@@ -63,7 +63,7 @@ class Llava(PrunedModel):
 
     def _reply(self, item: Prepared, ids: Any, kept: Sequence[Any]) -> Reply:
         tokenizer = self._checkpoint.tokenizer
-        visual = sum(self._checkpoint.tokens_of(size) for size in item.sizes)
+        visual = sum(self._checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
         return Reply(
             text=tokenizer.decode(ids, skip_special_tokens=True),
             input_tokens=len(item.input_ids) - len(item.pixels) + visual,
