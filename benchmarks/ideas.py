@@ -122,7 +122,8 @@ def _world(world: str, suite: dict[str, Make], args: argparse.Namespace) -> dict
     path = folder / "questions.jsonl"
     asked = QuestionSet(folder.name, path, [q for q in read_questions(path) if q.kind in args.kinds])
     rules = Rules(references=(REFERENCE, DENSE))
-    settings = experiment.Settings(args.model, args.out / f"{folder.name}-{args.suite}", answerable=True, rules=rules)
+    out = args.out / f"{folder.name}-{args.suite}"
+    settings = experiment.Settings(args.model, out, prefixes=True, answerable=True, rules=rules)
     return report(
         world, experiment.run(settings, [asked], lambda facts, _: (make_arms(suite, args.budgets, facts.visual), []))
     )

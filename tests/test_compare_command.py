@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
 from vlm_pruner import methods
 from vlm_pruner.cli import main
 from vlm_pruner.commands import compare
+from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.experiments import answering
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
@@ -152,6 +155,41 @@ def test_shared_layers_change_nothing(answerer, data):  # noqa: F811
             ]
             assert [reply.kv_bytes for reply in shared] == [reply.kv_bytes for reply in alone]
     assert replay.hits > 0 and not any("forward" in vars(layer) for layer in layers)
+
+
+def test_rows_that_begin_alike_share_the_beginning(answerer, data):  # noqa: F811
+    """Two pictures, three questions each: every layer's output, and so answers and choices, as without sharing."""
+    questions = read_questions(data / "mini" / "questions.jsonl")[::2]
+    batch = [replace(question, image=questions[place // 3].image) for place, question in enumerate(questions)]
+    decoder, rows = answerer.model.get_model(), []
+    real = decoder.layers[2].mlp.forward
+    decoder.layers[2].mlp.forward = lambda hidden: rows.append(hidden.shape[0]) or real(hidden)
+    try:
+        for arm in make_arms(["dense", *methods.names(), "fastv:layer=1"], [6], answerer.facts(questions)):
+            alone, before = answerer.answer(batch, arm.method), len(rows)
+            with Replay(decoder, 2, prefixes=True):
+                shared = answerer.answer(batch, arm.method)
+            assert [reply.text for reply in shared] == [reply.text for reply in alone], arm.key
+            assert [reply.receipt and reply.receipt.order for reply in shared] == [
+                reply.receipt and reply.receipt.order for reply in alone
+            ]
+            assert [reply.kv_bytes for reply in shared] == [reply.kv_bytes for reply in alone]
+            assert rows[0] == 6 and 2 in rows[before:], f"{arm.key}: one beginning per picture"
+    finally:
+        del decoder.layers[2].mlp.forward
+
+
+def test_shared_beginnings_agree_to_rounding(answerer):  # noqa: F811
+    decoder = answerer.model.get_model()
+    hidden = torch.randn(5, 12, decoder.config.hidden_size, generator=torch.Generator().manual_seed(1))
+    hidden[1, :9], hidden[3:, :8] = hidden[0, :9], hidden[2, :8]
+    with torch.no_grad():
+        alone = decoder(inputs_embeds=hidden, use_cache=True)
+        with Replay(decoder, 0, prefixes=True):
+            shared = decoder(inputs_embeds=hidden, use_cache=True)
+    torch.testing.assert_close(shared.last_hidden_state, alone.last_hidden_state, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(cache_of(shared).layers, cache_of(alone).layers, strict=True):
+        torch.testing.assert_close((ours.keys, ours.values), (theirs.keys, theirs.values), atol=1e-5, rtol=1e-5)
 
 
 def test_another_batch_is_not_answered_from_memory(answerer, data):  # noqa: F811

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_checkpoint(args.model)
     asked = _read(args)
     settings = experiment.Settings(
-        args.model, args.out, args.device, args.seed, answerable=True, rules=Rules(references=(DEFAULT,))
+        args.model, args.out, args.device, args.seed, prefixes=True, answerable=True, rules=Rules(references=(DEFAULT,))
     )
     variations = [variation for variation in VARIATIONS if fits(variation, args.budget)]
     described = {

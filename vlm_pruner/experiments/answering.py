@@ -29,12 +29,16 @@ Advance = Callable[[int], object]  # called with the number of new answers
 
 @dataclass(frozen=True)
 class Round:
-    """A batch and the arms that have not answered all of it. turn: its number in the run, which seeds what is drawn."""
+    """A batch and the arms that have not answered all of it.
+
+    turn: its number in the run, which seeds what is drawn. prefixes: as for `Replay`.
+    """
 
     benchmark: str
     turn: int
     batch: list[Question]
     arms: list[Arm]
+    prefixes: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,12 @@ class Worker:
 
 
 def rounds_of(
-    benchmark: str, batches: Sequence[list[Question]], arms: Sequence[Arm], records: Sequence[Record], first: int = 0
+    benchmark: str,
+    batches: Sequence[list[Question]],
+    arms: Sequence[Arm],
+    records: Sequence[Record],
+    first: int = 0,
+    prefixes: bool = False,
 ) -> list[Round]:
     """What the records lack. An arm that answered part of a batch answers all of it again."""
     done = {(r["arm"], r["question_id"]) for r in records if r["benchmark"] == benchmark}
@@ -55,14 +64,14 @@ def rounds_of(
     for turn, batch in enumerate(batches, start=first):
         missing = [arm for arm in arms if any((arm.key, question.question_id) not in done for question in batch)]
         if missing:
-            rounds.append(Round(benchmark, turn, batch, missing))
+            rounds.append(Round(benchmark, turn, batch, missing, prefixes))
     return rounds
 
 
 def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
     """The records of one round, arm by arm, with the first layers computed once."""
     depth = max((arm.method.layer for arm in one.arms if arm.method is not None), default=0)
-    with Replay(answerer.model.get_model(), depth):
+    with Replay(answerer.model.get_model(), depth, one.prefixes):
         return [record for arm in one.arms for record in _records(answerer, one, arm)]
 
 

@@ -40,6 +40,7 @@ class Settings:
     """How the experiment runs and how it is judged.
 
     batch_size: prompts at once. processes: None for one per core, four at most.
+    prefixes: questions about one picture share it in every layer, which costs exactness to float rounding (`replay`).
     timed: arms take turns, share nothing, and run in one process, so that their times can be compared.
     answerable: judge only the kinds of question that the dense model answers better than a fixed answer would.
     """
@@ -50,6 +51,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 16
     processes: int | None = None
+    prefixes: bool = False
     timed: bool = False
     answerable: bool = False
     rules: Rules = field(default_factory=Rules)
@@ -159,7 +161,7 @@ def _answer(
         rounds, first = [], 0
         for benchmark in benchmarks:
             batches = answerer.batches(benchmark.questions, settings.batch_size)
-            rounds += answering.rounds_of(benchmark.name, batches, arms, journal.records, first)
+            rounds += answering.rounds_of(benchmark.name, batches, arms, journal.records, first, settings.prefixes)
             first += len(batches)
         left = sum(len(one.batch) * len(one.arms) for one in rounds)
         with tqdm(total=total, initial=total - left, unit=" answers", ncols=80, file=sys.stderr) as bar:

@@ -133,12 +133,13 @@ class LlavaAnswerer:
         """The batch's prompts as embeddings; kept until another batch is asked."""
         if self._prepared is None or not self._prepared.is_of(batch):
             ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
-            pictures = [read_image(question.image) for question in batch]
+            pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
             started = self._now()
-            pixels = process_images(pictures, self.image_processor, self.model.config)
-            prompt, seen = self._encode(ids, pixels)
+            pixels = process_images(list(pictures.values()), self.image_processor, self.model.config)
+            by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
+            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
             self.vision_seconds += self._now() - started
-            self.pictures += len(batch)
+            self.pictures += len(pictures)
             question_ids, images = tuple(q.question_id for q in batch), tuple(q.image for q in batch)
             self._prepared = _Prepared(question_ids, images, prompt, seen)
         return self._prepared

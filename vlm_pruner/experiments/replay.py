@@ -1,9 +1,14 @@
-"""The first decoder layers of a batch, computed once for all methods that prune behind them.
+"""What several prefills of a batch have in common, computed once.
 
 Methods that prune before layer 2 run the same layers 0 and 1 on the same prompts, one after another. While `Replay` is
-open, a layer that is given the input of its last long prefill again hands out what it made of it then: hidden states,
-and keys and values for the cache. The input is compared, so that nothing has to be known of methods; whoever gives a
-layer anything else gets it computed. Answers do not change by a bit. Times do: nothing that is timed belongs in here.
+open, a layer that is given the input of its last long prefill again returns what it computed then: hidden states, and
+keys and values for the cache. Answers do not change by a bit.
+
+With `prefixes`, rows of a batch that begin alike share that beginning too, in every layer: questions about one picture
+share the picture, and what is left of it if the same tokens were kept. Answers then agree to float rounding.
+
+Inputs are compared, so nothing has to be known of methods; a layer that gets anything else computes it. Times do
+change: nothing that is timed belongs in here.
 """
 
 from __future__ import annotations
@@ -18,20 +23,22 @@ from torch import Tensor, nn
 
 from vlm_pruner.decoder.cache_names import cache_of, with_cache
 
+Phases = tuple[Tensor, ...]
+Computed = tuple[Tensor, Tensor, Tensor]  # output [B, T, d]; keys and values [B, heads, T, head size]
+Forward = Callable[..., Tensor]
+
 
 @dataclass(frozen=True)
 class _Prefill:
-    """What a layer was given and what it made of it. keys, values: [B, heads, T, head size]."""
+    """A layer's input and what it made of it."""
 
     hidden: Tensor
     mask: Tensor | None
-    phases: tuple[Tensor, ...]
-    output: Tensor
-    keys: Tensor
-    values: Tensor
+    phases: Phases
+    computed: Computed
 
-    def fits(self, hidden: Tensor, mask: Tensor | None, phases: tuple[Tensor, ...]) -> bool:
-        """By identity where it holds, because comparing costs a look at every number."""
+    def fits(self, hidden: Tensor, mask: Tensor | None, phases: Phases) -> bool:
+        """By identity where it holds, because comparing reads every number."""
         pairs = [(self.hidden, hidden), *zip(self.phases, phases, strict=True)]
         if (self.mask is None) != (mask is None):
             return False
@@ -41,13 +48,15 @@ class _Prefill:
 
 
 class Replay:
-    """Context manager around a decoder whose layers take transformers' arguments; `layers` of them remember.
+    """Context manager around a decoder whose layers take transformers' arguments; the first `layers` remember.
 
-    Call `forget` between batches: of each layer the longest prefill since then is kept.
+    Call `forget` between batches: each layer keeps its longest prefill since then.
     """
 
-    def __init__(self, decoder: nn.Module, layers: int) -> None:
-        self._layers: list[Any] = list(decoder.get_submodule("layers").children())[:layers]
+    def __init__(self, decoder: nn.Module, layers: int, prefixes: bool = False) -> None:
+        every: list[Any] = list(decoder.get_submodule("layers").children())
+        self._layers = every if prefixes else every[:layers]
+        self._remember, self._prefixes = layers, prefixes
         self._last: dict[int, _Prefill] = {}
         self.hits = 0
 
@@ -66,36 +75,104 @@ class Replay:
             del layer.forward  # the class's own shows again
         self.forget()
 
-    def _remembering(self, number: int, layer: Any, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def _remembering(self, number: int, layer: Any, forward: Forward) -> Forward:
         def remembering(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             cache = cache_of(kwargs)
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):
                 return forward(hidden_states, **kwargs)
-            mask, phases = kwargs.get("attention_mask"), kwargs["position_embeddings"]
-            last = self._last.get(number)
-            if last is not None and last.fits(hidden_states, mask, phases):
-                self.hits += 1
-                cache.update(last.keys, last.values, layer.self_attn.layer_idx)
-                return last.output
-            note = _Note(cache)
-            output = forward(hidden_states, **with_cache(kwargs, note))
-            if last is None or hidden_states.shape[1] >= last.hidden.shape[1]:
-                self._last[number] = _Prefill(hidden_states, mask, tuple(phases), output, *note.added)
+            output, keys, values = self._computed(number, forward, hidden_states, kwargs)
+            cache.update(keys, values, layer.self_attn.layer_idx)
             return output
 
         return remembering
 
+    def _computed(self, number: int, forward: Forward, hidden: Tensor, kwargs: dict[str, Any]) -> Computed:
+        mask, phases = kwargs.get("attention_mask"), tuple(kwargs["position_embeddings"])
+        last = self._last.get(number)
+        if last is not None and last.fits(hidden, mask, phases):
+            self.hits += 1
+            return last.computed
+        prefixes = _Prefixes.of(hidden, phases) if self._prefixes and mask is None else None
+        if prefixes is None:
+            computed = _through(forward, hidden, kwargs, _States())
+        else:
+            computed = prefixes.through(forward, hidden, phases, kwargs)
+        if number < self._remember and (last is None or hidden.shape[1] >= last.hidden.shape[1]):
+            self._last[number] = _Prefill(hidden, mask, phases, computed)
+        return computed
 
-class _Note:
-    """Stands in for a cache during one layer and notes what is added."""
 
-    def __init__(self, cache: Any) -> None:
-        self._cache = cache
-        self.added: tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class _Prefixes:
+    """Rows of a batch in groups that begin with the same `length` tokens.
+
+    firsts: long [G], the first row of each group. group: long [B], the group of each row.
+    """
+
+    length: int
+    firsts: Tensor
+    group: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor, phases: Phases) -> _Prefixes | None:
+        """None where no neighbouring rows of `hidden` [B, T, d] share at least half."""
+        rows, tokens = hidden.shape[:2]
+        same = torch.ones(rows - 1, tokens, dtype=torch.bool, device=hidden.device)
+        for part in (hidden, *(phase for phase in phases if phase.shape[0] == rows)):
+            same &= (part[1:] == part[:-1]).all(dim=-1)
+        lengths = same.long().cumprod(dim=1).sum(dim=1)
+        joined = 2 * lengths >= tokens
+        if not joined.any():
+            return None
+        starts = torch.cat([joined.new_ones(1), ~joined])
+        length = min(int(lengths[joined].min()), tokens - 1)
+        return cls(length, starts.nonzero()[:, 0], starts.long().cumsum(dim=0) - 1)
+
+    def through(self, forward: Forward, hidden: Tensor, phases: Phases, kwargs: dict[str, Any]) -> Computed:
+        """One layer: the beginnings once per group, then the rest of every row behind them."""
+        rows, cut = hidden.shape[0], self.length
+
+        def part(phase: Tensor, of: Tensor | slice, tokens: slice) -> Tensor:
+            return phase[of, tokens] if phase.shape[0] == rows else phase[:, tokens]
+
+        begun = {**kwargs, "position_embeddings": tuple(part(p, self.firsts, slice(cut)) for p in phases)}
+        first, keys, values = _through(forward, hidden[self.firsts, :cut], _without_positions(begun), _States())
+        rest = hidden[:, cut:]
+        follow = {**kwargs, "position_embeddings": tuple(part(p, slice(None), slice(cut, None)) for p in phases)}
+        follow["attention_mask"] = _causal_behind(cut, rest)
+        past = _States(keys[self.group], values[self.group])
+        last, keys, values = _through(forward, rest, _without_positions(follow), past)
+        return torch.cat([first[self.group], last], dim=1), keys, values
+
+
+def _without_positions(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Positions are in the rotary phases; ids of the whole row would not fit a part of it."""
+    return {**kwargs, **({"position_ids": None} if "position_ids" in kwargs else {})}
+
+
+def _causal_behind(before: int, hidden: Tensor) -> Tensor:
+    """[1, 1, T, P + T], added to scores: those of `hidden` [B, T, d] see P = `before` more, and causally the rest."""
+    length = hidden.shape[1]
+    least = torch.finfo(hidden.dtype).min
+    future = torch.full((length, length), least, dtype=hidden.dtype, device=hidden.device).triu(1)
+    return torch.cat([future.new_zeros(length, before), future], dim=1)[None, None]
+
+
+def _through(forward: Forward, hidden: Tensor, kwargs: dict[str, Any], states: _States) -> Computed:
+    output = forward(hidden, **with_cache(kwargs, states))
+    assert states.keys is not None and states.values is not None
+    return output, states.keys, states.values
+
+
+class _States:
+    """Stands in for a cache during one layer: new keys and values come behind those that are there."""
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        self.keys, self.values = keys, values
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.added = keys, values
-        return self._cache.update(keys, values, *args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._cache, name)
+        if self.keys is None or self.values is None:
+            self.keys, self.values = keys, values
+        else:
+            self.keys, self.values = torch.cat([self.keys, keys], 2), torch.cat([self.values, values], 2)
+        return self.keys, self.values
