@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 import tiny_qwen_checkpoint
 import torch
+from odd_pictures import PICTURES
 from PIL import Image
 from versions import skip_before  # not tests.versions: something that lmms-eval needs installs a package `tests`
 
 import vlm_pruner as vp
+from llava.eval.images import open_image
 from playground.mini import lmms_tasks
 from vlm_pruner import lmms
 from vlm_pruner.asking.processors import load_processor
@@ -193,10 +195,11 @@ def test_the_ledger_adds_up_and_writes_what_was_kept(tmp_path: Path) -> None:
     method = vp.CentrifugalPruner(keep_tokens=4)
     ledger = Ledger(method, str(tmp_path / "new" / "kept.jsonl"), rank=0, world_size=1)
     first, second, third = documents(3)
-    ledger.add(first, 2, [receipt(16, 4), receipt(24, 4)])
-    ledger.add(second, 1, [receipt(4, 4)])
-    ledger.add(third, 0, [])
-    ledger.add(third, 0, [])  # lmms-eval asks again to fill up a process's share
+    with ledger:
+        ledger.add(first, 2, [receipt(16, 4), receipt(24, 4)])
+        ledger.add(second, 1, [receipt(4, 4)])
+        ledger.add(third, 0, [])
+        ledger.add(third, 0, [])  # lmms-eval asks again to fill up a process's share
     assert ledger.summary() == {"visual_tokens": 44 / 3, "kept_tokens": 4.0, "unpruned_share": 2 / 3}
     complaint = ledger.complaint()
     assert complaint is not None and "2 of 3 documents" in complaint and "1 have no picture at all" in complaint
@@ -210,7 +213,37 @@ def test_the_ledger_adds_up_and_writes_what_was_kept(tmp_path: Path) -> None:
 def test_every_process_writes_its_own_receipts(tmp_path: Path) -> None:
     for rank in (0, 1):
         Ledger(vp.CentrifugalPruner(keep_tokens=4), str(tmp_path / "kept.jsonl"), rank, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.rank0.jsonl", "kept.rank1.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["kept.rank0.jsonl", "kept.rank1.jsonl"]
+
+
+def test_receipts_of_the_same_settings_stay_and_count(tmp_path: Path) -> None:
+    """lmms-eval's cache answers documents without asking the model: the second run adds nothing."""
+    method, path = vp.CentrifugalPruner(keep_tokens=4), tmp_path / "kept.jsonl"
+    first, second, third = documents(3)
+    with Ledger(method, str(path), 0, 1) as ledger:
+        ledger.add(first, 1, [receipt(16, 4)])
+        ledger.add(second, 1, [receipt(8, 4)])
+    expected, before = ledger.summary(), path.read_bytes()
+    again = Ledger(method, str(path), 0, 1)
+    assert again.summary() == {**expected, "receipts_of_earlier_runs": 2.0} and path.read_bytes() == before
+    assert again.summary(["another task"]) == {}
+    with again:  # partly cached: one document is asked again, one is new
+        again.add(first, 1, [receipt(16, 4)])
+        again.add(third, 1, [receipt(12, 4)])
+    assert path.read_bytes().startswith(before) and path.read_bytes().count(b"\n") == 3
+    assert again.summary() == {
+        "visual_tokens": 12.0, "kept_tokens": 4.0, "unpruned_share": 0.0, "receipts_of_earlier_runs": 1.0,
+    }  # fmt: skip
+
+
+def test_receipts_of_other_settings_are_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "kept.jsonl"
+    with Ledger(vp.CentrifugalPruner(keep_tokens=4), str(path), 0, 1) as ledger:
+        ledger.add(documents(1)[0], 1, [receipt(16, 4)])
+    before = path.read_bytes()
+    other = Ledger(vp.CentrifugalPruner(keep_tokens=8), str(path), 0, 1)
+    assert other.set_aside is not None and other.set_aside.read_bytes() == before
+    assert other.summary() == {} and path.read_bytes() == b""
 
 
 def test_a_picture_that_pruning_did_not_meet_is_an_error() -> None:
@@ -222,6 +255,17 @@ def test_a_picture_that_pruning_did_not_meet_is_an_error() -> None:
 def test_the_dense_model_keeps_no_ledger(tmp_path: Path) -> None:
     ledger = Ledger(None, str(tmp_path / "kept.jsonl"), 0, 1)
     assert ledger.summary() == {} and ledger.complaint() is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("name", PICTURES)
+def test_opened_pictures_give_the_pixels_of_their_files(name: str, released: bool, tmp_path: Path) -> None:
+    """lmms-eval's documents hold opened pictures, our question files name files: the model sees the same."""
+    path = PICTURES[name](tmp_path)
+    from_file = open_image(tmp_path, path.name, as_released=released)
+    from_document = open_image(Path(), Image.open(path), as_released=released)
+    assert from_file.mode == from_document.mode == "RGB" and from_file.tobytes() == from_document.tobytes()
+    assert len(set(from_file.tobytes())) > 1, "a picture of one colour would show nothing"
 
 
 def test_visuals_are_counted() -> None:

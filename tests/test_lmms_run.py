@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
+from odd_pictures import PICTURES
 from PIL import Image
 
 import vlm_pruner as vp
@@ -27,8 +29,11 @@ from llava.eval import model_vqa_loader
 from playground.mini import lmms_tasks
 from vlm_pruner import cli, lmms
 from vlm_pruner.decoder.pruning import PruningWarning
-from vlm_pruner.lmms.arguments import ArgumentError
-from vlm_pruner.lmms.chat import ChatModel
+from vlm_pruner.images import read_image
+from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
+from vlm_pruner.lmms.chat import ChatModel, ChatModelSimple
+from vlm_pruner.lmms.decoding import Decoding
+from vlm_pruner.lmms.documents import Document
 from vlm_pruner.lmms.llava import Llava
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,6 +159,44 @@ def test_receipts_lie_beside_the_results(qwen: Path, tasks: Path, tmp_path: Path
     assert all([image["n_after"] for image in line["images"]] == [64, 64] for line in lines)
     counts = results["samples"]["mini_pairs"][0]["token_counts"][0]
     assert counts["input_tokens"] > sum(image["n_before"] for image in lines[0]["images"])
+
+
+def test_a_second_run_from_the_cache_keeps_receipts_and_averages(qwen: Path, tasks: Path, tmp_path: Path) -> None:
+    given = f"pretrained={qwen},device=cpu,max_pixels=9216,keep_tokens=64,receipts={tmp_path}/kept.jsonl"
+    first, second = (
+        evaluate("vlm_pruner_qwen2_vl", given, "mini_pairs", tasks, use_cache=str(tmp_path / "cache")) for _ in range(2)
+    )
+    assert answers(first, "mini_pairs") == answers(second, "mini_pairs")
+    lines = (tmp_path / "kept.jsonl").read_text().splitlines()
+    assert len(lines) == len(first["samples"]["mini_pairs"])
+    averages = [name for name in first["throughput"] if name.startswith(("avg_visual", "avg_kept", "avg_unpruned"))]
+    assert len(averages) == 3 and all(first["throughput"][name] == second["throughput"][name] for name in averages)
+    assert second["throughput"]["avg_receipts_of_earlier_runs"] == len(lines)
+    assert "avg_receipts_of_earlier_runs" not in first["throughput"]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_documents_pictures_are_read_as_files_are(name: str, tmp_path: Path) -> None:
+    """Plain prompts and messages give the processor what `read_image` makes of the file."""
+    path = PICTURES[name](tmp_path)
+    expected = read_image(path).tobytes()
+    document = documents(Image.open(path))
+    for model in (ChatModel, ChatModelSimple):
+        instance = object.__new__(model)
+        instance.arguments = ChatArguments("x")
+        (message,) = instance.messages(document(model.is_simple))
+        (picture,) = (part["image"] for part in message["content"] if part["type"] == "image")
+        assert picture.mode == "RGB" and picture.tobytes() == expected
+
+
+def documents(picture: Image.Image) -> Callable[[bool], Document]:
+    """A document that shows the picture, for plain prompts or for messages."""
+    message = {"role": "user", "content": [{"type": "image", "url": picture}, {"type": "text", "text": "?"}]}
+
+    def make(is_simple: bool) -> Document:
+        return Document(0, "task", "test", 0, "?", Decoding(1), lambda: [picture] if is_simple else [message])
+
+    return make
 
 
 def test_generation_settings_are_obeyed(qwen: Path, tasks: Path) -> None:

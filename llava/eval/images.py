@@ -7,13 +7,13 @@ from pathlib import Path
 from PIL import Image
 
 from llava.eval.errors import ItemError
-from vlm_pruner.images import ImageReadError, read_image
+from vlm_pruner.images import ImageReadError, read_image, to_rgb
 
 
 def open_image(folder: Path, image: str | bytes | Image.Image, as_released: bool = False) -> Image.Image:
-    """The picture in RGB, from a path below ``folder`` or from encoded bytes; an open picture is returned as it is."""
+    """The picture in RGB, from a path below ``folder``, from encoded bytes, or opened already."""
     if isinstance(image, Image.Image):
-        return image
+        return to_rgb(image, as_released=as_released)
     name = image if isinstance(image, str) else "the encoded picture"
     source = resolve(folder, image) if isinstance(image, str) else image
     try:

@@ -18,6 +18,7 @@ from llava.eval.batch import kept_per_row
 from llava.eval.checkpoint import DTYPES
 from vlm_pruner.asking.frames import read_film
 from vlm_pruner.asking.processors import load_processor
+from vlm_pruner.images import to_rgb
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
@@ -78,6 +79,8 @@ class ChatModel(PrunedModel):
             for part in message["content"]:
                 if part["type"] == "audio":
                     raise TypeError(f"{document.name} has sound; {type(self).__name__} takes images and videos only")
+                if part["type"] == "image" and isinstance(part["image"], Image.Image):
+                    part["image"] = to_rgb(part["image"])
         return self._with_system(own)
 
     def _with_system(self, messages: Messages) -> Messages:
@@ -139,7 +142,7 @@ class ChatModelSimple(ChatModel):
 
 def _part(document: Document, visual: Any) -> dict[str, Any]:
     if isinstance(visual, Image.Image):
-        return {"type": "image", "image": visual.convert("RGB")}
+        return {"type": "image", "image": to_rgb(visual)}
     if isinstance(visual, str):
         return {"type": "video", "video": visual}
     raise TypeError(f"{document.name} shows a {type(visual).__name__}; images and paths of videos are known")

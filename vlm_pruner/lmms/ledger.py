@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from vlm_pruner.linefile import Line, LineFile
 from vlm_pruner.lmms.documents import Document
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
+
+Key = tuple[Any, ...]  # task, split, document
 
 
 class NotPruned(RuntimeError):
@@ -17,20 +20,43 @@ class NotPruned(RuntimeError):
 
 
 class Ledger:
-    """One run of one process. A document that is asked again counts once: lmms-eval repeats some to fill up shares.
+    """The receipts of one process; context manager around each call that adds some.
 
-    documents: all. without_picture: those that show nothing. untouched: those of whose pictures everything was kept.
-    before, after: visual tokens of all.
+    A document counts once: lmms-eval repeats some to fill up shares. With `path`, receipts of an earlier run of the
+    same settings stay and count: lmms-eval's cache answers its documents without asking the model. A file of other
+    settings is set aside (`set_aside`).
     """
 
-    def __init__(self, method: Pruner | None, path: str | None, rank: int, world_size: int) -> None:
+    def __init__(
+        self, method: Pruner | None, path: str | None, rank: int, world_size: int, run: Mapping[str, Any] | None = None
+    ) -> None:
         self.method = method
-        self.documents = self.without_picture = self.untouched = 0
-        self.before = self.after = 0
-        self._seen: set[tuple[Any, ...]] = set()
-        self._file: IO[str] | None = None
+        self.earlier: set[Key] = set()
+        self.set_aside: Path | None = None
+        self._receipts: dict[Key, Line] = {}
+        self._file: LineFile | None = None
         if path is not None and method is not None:
-            self._file = _open(Path(path), rank, world_size)
+            described = run or {"config": {"method": method.name, **method.config()}}
+            self._file = LineFile(
+                _of_process(Path(path).expanduser(), rank, world_size), described, beside=True, other_run="set aside",
+                flag="receipts", is_line=_is_receipt,
+            )  # fmt: skip
+            with self._file as file:  # a path that cannot be written is told before anything is asked
+                self._receipts = {_key(line): line for line in file.lines}
+            self.earlier, self.set_aside = set(self._receipts), self._file.set_aside
+
+    @property
+    def writes(self) -> bool:
+        return self._file is not None
+
+    def __enter__(self) -> Ledger:
+        if self._file is not None:
+            self._file.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._file is not None:
+            self._file.__exit__(*exception)
 
     def add(self, document: Document, visuals: int, kept: Sequence[ImageReceipt]) -> None:
         """`kept` is the receipt's part about the document, which shows `visuals` images and videos.
@@ -42,48 +68,60 @@ class Ledger:
                 f"{document.name} shows {visuals} images or videos, but pruning met {len(kept)}; the model's adapter "
                 "does not find all, so the result would not be what its name says"
             )
-        key = (document.task, document.split, document.doc_id)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        before, after = sum(image.n_before for image in kept), sum(image.n_after for image in kept)
-        self.documents += 1
-        self.without_picture += not kept
-        self.untouched += bool(kept) and before == after
-        self.before += before
-        self.after += after
-        if self._file is not None:
-            line = {"task": document.task, "split": document.split, "doc_id": document.doc_id}
-            self._file.write(json.dumps({**line, "images": [image.to_dict() for image in kept]}) + "\n")
-            self._file.flush()
+        images = json.loads(json.dumps([image.to_dict() for image in kept]))  # as the file gives them back
+        line = {"task": document.task, "split": document.split, "doc_id": document.doc_id, "images": images}
+        key = _key(line)
+        if self._file is not None and self._receipts.get(key) != line:
+            self._file.append([line])
+        self._receipts[key] = line
+        self.earlier.discard(key)
 
-    def summary(self) -> dict[str, float]:
-        """Averages per document, for lmms-eval's result file. Empty for the dense model."""
-        if self.method is None or not self.documents:
+    def summary(self, tasks: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Averages per document, for lmms-eval's result file. Empty for the dense model. tasks: those of this run."""
+        counts = self._counts(tasks)
+        if not counts:
             return {}
         return {
-            "visual_tokens": self.before / self.documents,
-            "kept_tokens": self.after / self.documents,
-            "unpruned_share": (self.without_picture + self.untouched) / self.documents,
+            "visual_tokens": sum(before for before, _, _ in counts) / len(counts),
+            "kept_tokens": sum(after for _, after, _ in counts) / len(counts),
+            "unpruned_share": sum(before == after for before, after, _ in counts) / len(counts),
+            **({"receipts_of_earlier_runs": float(earlier)} if (earlier := len(self._of(self.earlier, tasks))) else {}),
         }
 
-    def complaint(self) -> str | None:
+    def complaint(self, tasks: Mapping[str, Any] | None = None) -> str | None:
         """What a reader of the scores must know, if pruning left documents as they were."""
-        whole = self.without_picture + self.untouched
-        if self.method is None or not whole:
+        counts = self._counts(tasks)
+        bare = sum(not pictures for _, _, pictures in counts)
+        untouched = sum(bool(pictures) and before == after for before, after, pictures in counts)
+        if self.method is None or not bare + untouched:
             return None
         return (
-            f"{whole} of {self.documents} documents were answered with all of their visual tokens: {self.untouched} "
-            f"have no picture above the budget of {self.method.name}, {self.without_picture} have no picture at all"
+            f"{bare + untouched} of {len(counts)} documents were answered with all of their visual tokens: {untouched} "
+            f"have no picture above the budget of {self.method.name}, {bare} have no picture at all"
         )
 
+    def _counts(self, tasks: Mapping[str, Any] | None) -> list[tuple[int, int, int]]:
+        """Visual tokens before and after, and pictures, of each document."""
+        lines = [self._receipts[key]["images"] for key in self._of(self._receipts, tasks)]
+        return [
+            (sum(i["n_before"] for i in images), sum(i["n_after"] for i in images), len(images)) for images in lines
+        ]
 
-def _open(path: Path, rank: int, world_size: int) -> IO[str]:
+    def _of(self, keys: Collection[Key], tasks: Mapping[str, Any] | None) -> list[Key]:
+        return [key for key in keys if tasks is None or key[0] in tasks]
+
+
+def _key(line: Line) -> Key:
+    return line["task"], line["split"], line["doc_id"]
+
+
+def _is_receipt(line: Line) -> bool:
+    return {"task", "split", "doc_id", "images"} <= line.keys()
+
+
+def _of_process(path: Path, rank: int, world_size: int) -> Path:
     """Every process writes a file of its own."""
-    if world_size > 1:
-        path = path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("w", encoding="utf-8")
+    return path.with_name(f"{path.stem}.rank{rank}{path.suffix}") if world_size > 1 else path
 
 
 def count_visuals(messages: Sequence[dict[str, Any]]) -> int:

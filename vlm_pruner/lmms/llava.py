@@ -80,8 +80,7 @@ class Llava(PrunedModel):
         marks = document.context.count(DEFAULT_IMAGE_TOKEN)
         if marks not in (0, len(images)):
             raise ValueError(f"{document.name} places {marks} images in its text, but has {len(images)}")
-        pictures = tuple(image.convert("RGB") for image in images)
-        return Question(document.position, document.doc_id, document.context, document.context, pictures)
+        return Question(document.position, document.doc_id, document.context, document.context, images)
 
     def _flags(self, decoding: Decoding) -> Namespace:
         """What `llava.eval`'s generators know as their command line."""

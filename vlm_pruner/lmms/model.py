@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -24,6 +24,7 @@ from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document, in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger
 from vlm_pruner.methods import Pruner
+from vlm_pruner.provenance import environment
 from vlm_pruner.receipts import ImageReceipt
 
 
@@ -60,7 +61,10 @@ class PrunedModel(lmms):
         self._device = self._choose_device(self.arguments.device)
         self.load()
         self._check_method()
-        self._ledger = Ledger(self.method, self.arguments.receipts, self._rank, self._world_size)
+        self._ledger = Ledger(self.method, self.arguments.receipts, self._rank, self._world_size, self._run())
+        self._reported = False
+        if self._ledger.set_aside is not None:
+            logger.warning(f"receipts of a run with other settings were set aside as {self._ledger.set_aside}")
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> PrunedModel:
@@ -91,7 +95,8 @@ class PrunedModel(lmms):
         documents = read_requests(requests, self.task_dict, self.is_simple, self.default_length)
         results: list[GenerationResult | None] = [None] * len(documents)
         seconds, tokens = 0.0, 0
-        with tqdm(total=len(documents), disable=self.rank != 0, desc=self._description()) as progress:
+        bar = tqdm(total=len(documents), disable=self.rank != 0, desc=self._description())
+        with bar as progress, self._ledger:
             for batch in in_batches(documents, self.batch_size):
                 started = time.perf_counter()
                 replies = self.answer(batch, batch[0].decoding)
@@ -151,9 +156,27 @@ class PrunedModel(lmms):
         share = f"ratio {method.reduction_ratio}" if method.keep_tokens is None else f"{method.keep_tokens} tokens"
         return f"{method.name}, {share}"
 
+    def _run(self) -> dict[str, Any]:
+        """What decides which tokens are kept, and what it was computed with."""
+        aside = ("receipts", "batch_size", "device", "device_map")
+        config = {name: value for name, value in asdict(self.arguments).items() if name not in aside}
+        return {"config": config, **environment()}
+
+    def clean(self) -> None:
+        """The evaluation's end. If lmms-eval's cache had every answer, what was kept is only in the receipts."""
+        if self.method is not None and not self._reported:
+            self._report(0.0, 0)
+            if not self._ledger.writes:
+                logger.warning(
+                    "every answer came from lmms-eval's cache: what was kept is not known; with receipts=FILE among"
+                    " --model_args the first run writes it"
+                )
+        super().clean()
+
     def _report(self, seconds: float, tokens: int) -> None:
         """Speed and kept tokens go into lmms-eval's result file, under `throughput`."""
         speed = tokens / seconds if seconds else 0.0
-        log_metrics(seconds, tokens, speed, additional_metrics=self._ledger.summary())
-        if (complaint := self._ledger.complaint()) is not None:
+        log_metrics(seconds, tokens, speed, additional_metrics=self._ledger.summary(self.task_dict))
+        self._reported = True
+        if (complaint := self._ledger.complaint(self.task_dict)) is not None:
             logger.warning(complaint)
