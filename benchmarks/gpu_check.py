@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 if "--cpu-dry-run" in sys.argv:  # Triton reads it when it is imported
@@ -28,14 +29,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
+from transformers import LlamaConfig
 
 import vlm_pruner as vp
 from benchmarks.gpu_plan import DRY, TEXT, WHOLE, Check, Plan, arms, kernels_set, model_of
 from benchmarks.gpu_responses import flash_attention, largest_batch, responses
 from benchmarks.selection_speed import picture
 from vlm_pruner import CentrifugalPruner, TokenLayout
-from vlm_pruner.decoder import shortening
-from vlm_pruner.decoder.shortening import Task, shorten
+from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
+from vlm_pruner.decoder.short_caches import ShortCaches
+from vlm_pruner.decoder.stage import Run, Stage
+from vlm_pruner.decoder.tasks import plan as planned
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.view import View
@@ -154,17 +158,20 @@ def choose_batch(
 def no_wait(plan: Plan) -> Iterator[Check]:
     """Nothing between a layer's output and the short sequence makes the host wait for the device: torch would raise."""
     method, images = _batch(plan, 2)
-    text = images[0][0][:5]
+    text, text_keys = images[0][0][:5], images[0][1][:5]
     hidden = torch.stack([torch.cat([text, states, text]) for states, _, _ in images])
+    keys = torch.stack([torch.cat([text_keys, keys, text_keys]) for _, keys, _ in images])[:, None]
     spans = [[VisualSpan(len(text), len(layout), layout)] for _, _, layout in images]
-
-    def look(task: Task) -> View:
-        states, keys, layout = images[task.row]
-        return View(states, keys, layout, task.budget)
+    decoder: Any = SimpleNamespace(config=LlamaConfig(attn_implementation="sdpa"))
+    stage = Stage(decoder, method, 2, ShortCaches(object()), None)
+    phases = tuple(hidden.new_zeros(1, hidden.shape[1], 128) for _ in range(2))
+    call = LayerCall(torch.nn.Identity(), 2, (hidden,), {"position_embeddings": phases})
 
     def run() -> None:
+        tap = KeyTap(None)
+        tap.update(keys, keys)
         with kernels_set("on"):
-            shorten(hidden, None, shortening.plan(spans, method, 8), method, 2, look)
+            stage.cut(call, Run(planned(spans, method, 8), tap=tap))
 
     run()
     if plan.dry:

@@ -10,7 +10,8 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from tests.conformance import conformance
-from vlm_pruner.decoder.attention_rows import LayerCall
+from vlm_pruner.decoder.attention_rows import rows_now
+from vlm_pruner.decoder.layer_call import LayerCall
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.dart import DartPruner, largest_keys, set_order
@@ -178,12 +179,13 @@ def test_pyramiddrop():
     for name, given, params, budget, wanted in cases("pyramiddrop"):
         layer, rotary = llama_layer(given, params)
         hidden, start, present = given["hidden"][None], params["image_start"], wanted["image_tokens_before"]
-        call = LayerCall(layer, hidden, rotary(hidden, torch.arange(hidden.shape[1])[None]), None)
+        phases = rotary(hidden, torch.arange(hidden.shape[1])[None])
+        call = LayerCall(layer, 0, (hidden,), {"position_embeddings": phases})
 
         def attend_next(queries, call=call, start=start, present=present):
             last = call.hidden.shape[1] + queries
             with torch.no_grad():
-                return call.rows(0, last, call.keys(0), 0)[..., start : start + present]
+                return rows_now(call, call.mask(0), 0, last)[..., start : start + present]
 
         chosen = PyramidDropPruner(keep_tokens=budget).choose(view(hidden[0], budget, attend_next=attend_next))
         assert len(given["hidden"]) == params["prompt_len"] + present

@@ -70,8 +70,8 @@ class VLMPruner(Qwen2VLModel):
     def _pruned_forward(
         self, pruning: DecoderPruning, by_position: str | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        with pruning:
-            pruning.expect(QwenVLAdapter(self).spans(args, kwargs), by_position)
+        with pruning.running():
+            pruning.expect(QwenVLAdapter(self).spans(args, kwargs), by_position, kwargs)
             return super().forward(*args, **kwargs)
 
 

@@ -1,8 +1,8 @@
-"""What happens inside a running decoder. The only code that prunes one, whichever door it is reached through.
+"""Prunes a decoder while it runs. All entry points go through this module.
 
-Forward pre-hooks do it all, so no transformers code is copied or replaced. What they do is said in `stage.py`: most
-methods drop tokens before one layer, some before several, one Stage each. While decoding, the layers from a stage on
-hold a shorter cache than the ones before, and get masks of that length.
+Forward pre-hooks on the decoder's layers do the work, so no transformers code is copied or replaced. `stage.py` says
+what happens at the layers before which tokens are dropped: most methods have one such stage, some several. While
+decoding, the layers from a stage on hold a shorter cache than those before, and get masks of that length.
 """
 
 from __future__ import annotations
@@ -10,137 +10,224 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
 from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.decoders import check_decoder
 from vlm_pruner.decoder.deepstack import DeepStack
+from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
+from vlm_pruner.decoder.layer_call import LayerCall
+from vlm_pruner.decoder.positions import positions_after_padding
 from vlm_pruner.decoder.refusals import (
     check_not_checkpointed,
     check_not_compiled,
     check_not_counted,
+    check_not_packed,
     counting_positions,
 )
 from vlm_pruner.decoder.short_caches import ShortCaches, long_arguments
-from vlm_pruner.decoder.shortening import Task, image_receipt, plan, too_small
-from vlm_pruner.decoder.stage import Cut, Hook, Stage, hidden_states, layer_call, with_hidden
-from vlm_pruner.decoder.towers import Picture, TowerTap
-from vlm_pruner.decoder.views import FROM_FIRST_LAYER, FROM_TOWER, SUPPLIED
+from vlm_pruner.decoder.stage import Run, Stage
+from vlm_pruner.decoder.tasks import Task, plan, too_small
+from vlm_pruner.decoder.towers import TowerOutput, TowerTap
+from vlm_pruner.decoder.views import FROM_FIRST_LAYER, FROM_QUESTION, FROM_TOWER, SUPPLIED
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
-from vlm_pruner.methods.base import Pruner
+from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.receipts import ImageReceipt, Receipt
 
 _ACTIVE: WeakSet[nn.Module] = WeakSet()  # decoders being pruned now
 _ACTIVE_LOCK = threading.Lock()
+
+FitOf = Callable[[TokenLayout], Fit | None]
 
 
 class PruningWarning(UserWarning):
     """Pruning was asked for, and nothing was pruned, or less than was asked for."""
 
 
-class _Call(threading.local):
-    """What belongs to the forward call that is running: every thread that runs the model has its own."""
+@dataclass
+class _Answer:
+    """A prompt that was prefilled without a cache, and what was chosen for it, stage by stage.
 
-    tokens_before = 0
-    deepstack: DeepStack | None = None
-    by_position: str | None = None  # an argument that counts positions in the long sequence
+    embeddings: [B, T, d], as they enter the decoder. length: of the last call that continued the prompt.
+    """
+
+    embeddings: Tensor
+    length: int
+    choices: list[list[Selection]]
+
+
+class _Thread(threading.local):
+    """What belongs to one thread's forward calls. Python calls `__init__` anew in every thread."""
+
+    def __init__(self) -> None:
+        self.run = Run()
+        self.answer: _Answer | None = None
+        self.by_position: str | None = None  # an argument of the call that counts positions in the long sequence
 
 
 class DecoderPruning:
     """Context manager: while it is open, a transformers decoder drops visual tokens before layer `method.layer`.
 
-    Announce each prefill's visual tokens with `expect`; `receipts` then says what was kept. It may be closed and
-    opened again around single forward calls, also from inside the decoder's own forward: what decoding must know of
-    a shortened cache is kept here, and nothing on the modules. Several threads may run the decoder meanwhile.
+    Announce each prefill's visual tokens with `expect`; `receipts` then says what was kept. What decoding must know of
+    a shortened cache is kept here, and nothing on the modules, so a context may be closed between forward calls and
+    opened again. Several threads may run the decoder: each has its own state, and a call that is still running in
+    another thread when the context is closed ends pruned.
     """
 
     def __init__(
-        self,
-        decoder: nn.Module,
-        method: Pruner,
-        *,
-        tower: ClipTower | None = None,
-        fit: Callable[[TokenLayout], Fit | None] | None = None,
+        self, decoder: nn.Module, method: Pruner, *, tower: ClipTower | None = None, fit: FitOf | None = None
     ) -> None:
-        _check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
+        check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
         self.decoder = decoder
         self.method = method
         self._fit = fit
-        self.receipts: list[Receipt] = []
         self._depth = len(decoder.layers)
-        self._tower = TowerTap(tower) if tower and FROM_TOWER & method.needs else None
-        self._stages: list[Stage] = []
-        for number, layer in enumerate(method.layers(self._depth)):
-            earlier = self._stages[-1] if self._stages else None
-            report = partial(self._after_stage, number)
-            self._stages.append(Stage(decoder, method, layer, report, ShortCaches(), earlier, self._tower))
-        self._hooks: list[Callable[[], Any]] = []  # each takes one hook off
-        self._call = _Call()
-        self._config = method.config()
+        self._tower_parts = tower if FROM_TOWER & method.needs else None
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """All that no copy takes along."""
+        self.receipts: list[Receipt] = []
+        self._tower = TowerTap(self._tower_parts) if self._tower_parts else None
+        context = object()
+        self._stages = {
+            layer: Stage(self.decoder, self.method, layer, ShortCaches(context), self._tower)
+            for layer in self.method.layers(self._depth)
+        }
+        self._config = self.method.config()
+        self._thread = _Thread()
+        self._lock = threading.RLock()
+        self._open = False
+        self._calls: dict[int, int] = {}  # threads inside a call of the model -> how deep
+        self._undo: list[Call] = []
         self._warned: set[str] = set()
 
-    def __enter__(self) -> DecoderPruning:
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("decoder", "method", "_fit", "_depth", "_tower_parts")
+        return {name: vars(self)[name] for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._set_up()
+
+    # Open and closed
+
+    def __enter__(self) -> Any:
+        with self._lock:
+            self._install_or_undo()
+            self._open = True
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._open = False
+            self._end_of_thread()
+            if not self._calls:
+                self._remove()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a call of the model. Opens the context for its duration where it is not open."""
+        thread = threading.get_ident()
+        with self._lock:
+            if not self._undo:
+                self._install_or_undo()
+            self._calls[thread] = self._calls.get(thread, 0) + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls[thread] -= 1
+                if not self._calls[thread]:
+                    del self._calls[thread]
+                    self._thread.run = Run()
+                if not self._open and not self._calls:
+                    self._end_of_thread()
+                    self._remove()
+
+    def _active(self) -> bool:
+        """Whether this thread's calls are pruned."""
+        return self._open or threading.get_ident() in self._calls
+
+    def _end_of_thread(self) -> None:
+        self._thread.run, self._thread.answer, self._thread.by_position = Run(), None, None
+        if self._tower:
+            self._tower.forget()
+
+    def _install_or_undo(self) -> None:
         with _ACTIVE_LOCK:
             if self.decoder in _ACTIVE:
-                raise RuntimeError("this decoder is being pruned already; leave the other pruning context first")
+                raise RuntimeError(
+                    "this decoder is being pruned already; leave the other pruning context first, and let calls that "
+                    "still run in its threads end"
+                )
             _ACTIVE.add(self.decoder)
-        self._hooks = [
+        try:
+            self._install()
+        except BaseException:
+            self._remove()
+            raise
+
+    def _install(self) -> None:
+        """Puts all hooks on; `_undo` takes them off."""
+        self._undo = [
             module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in self._needed_hooks()
         ]
         if self._tower:
-            self._hooks += self._tower.hooks()
-        return self
+            self._undo += self._tower.hooks(self._active)
 
-    def _needed_hooks(self) -> list[tuple[nn.Module, Hook]]:
-        """Modules and what is to run before each. A later stage finds the arguments as the earlier ones have made them.
-
-        None without need: a module with hooks costs more to call, whatever they do.
-        """
-        first, *later = self._stages
-        layers = self.decoder.layers
-        deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
-        hooks: list[tuple[nn.Module, Hook]] = []
-        if first.layer == 0 or deepstack:  # not called if this is opened in the decoder's own forward
-            hooks.append((self.decoder, self._before_decoder))
-        if FROM_FIRST_LAYER & self.method.needs:
-            hooks.append((layers[0], self._before_layer_0))
-        hooks += first.hooks()
-        if deepstack:
-            hooks += [(layer, self._add_deepstack) for layer in layers[first.layer + 1 :]]
-        return hooks + [hook for stage in later for hook in stage.hooks()]
-
-    def __exit__(self, *exception: object) -> None:
-        for remove in self._hooks:
-            remove()
-        self._hooks = []
-        if self._tower:
-            self._tower.forget()
-        self._call.deepstack = None
-        for stage in self._stages:
-            stage.forget()
+    def _remove(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+        self._undo = []
         _ACTIVE.discard(self.decoder)
 
-    def expect(self, spans: list[list[VisualSpan]], by_position: str | None = None) -> None:
+    def _needed_hooks(self) -> list[tuple[nn.Module, Call]]:
+        """(module, pre-hook) pairs. None without need: a module with hooks costs more to call, whatever they do."""
+        first, layers = min(self._stages), list(self.decoder.layers)
+        hooks: list[tuple[nn.Module, Call]] = []
+        hooks.append((self.decoder, self._before_decoder))  # not called if this is opened in the decoder's own forward
+        if (FROM_FIRST_LAYER | FROM_QUESTION) & self.method.needs:
+            hooks.append((layers[0], self._before_layer_0))
+        deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
+        if deepstack:
+            hooks += [(layer, self._add_deepstack) for layer in layers[first + 1 :]]
+        last = max(self._stages)
+        hooks += [(layers[i], partial(self._before_layer, i)) for i in range(max(0, first - 1), last + 1)]
+        return [(module, Hook(hook, self._active)) for module, hook in hooks] + [
+            (layer, self._before_short_layer) for layer in layers[last + 1 :]
+        ]
+
+    # What is to be pruned
+
+    def expect(
+        self, spans: list[list[VisualSpan]], by_position: str | None = None, call: dict[str, Any] | None = None
+    ) -> None:
         """Visual spans of this thread's next forward call, one list per batch row; empty lists where there are none.
 
         by_position: the name of an argument of that call, if there is one, that counts positions in the long sequence.
-        Raises PruningError, before the model runs, if there is one and tokens are to be dropped, and if a backward pass
-        would run layers again. Warns, once, if a span has fewer tokens than are to be kept; all are kept then.
+        call: its arguments by name. Raises PruningError, before the model runs, if tokens are to be dropped and the
+        call cannot follow: labels, packed sequences, layers that a backward pass would run again. Warns, once, if a
+        span has fewer tokens than are to be kept; all are kept then.
         """
-        for stage in self._stages:
-            stage.forget()
+        self._thread.run = Run()
         tasks = plan(spans, self.method, self._depth)
         if not all(task.keeps_all_to_the_end for task in tasks):
             check_not_counted(by_position)
+            check_not_packed(call or {})
             check_not_checkpointed(self.decoder.layers)
         small = [task.image.length for task in tasks if too_small(task.image, self.method)]
         if small:
@@ -148,77 +235,127 @@ class DecoderPruning:
                 f"keep_tokens={self.method.keep_tokens}, but a picture has only {small[0]} visual tokens: all are kept "
                 "of every picture that has no more; reduction_ratio is a share of each picture's own"
             )
-        self._stages[0].tasks = tasks
+        self._thread.run.tasks = tasks
 
-    def show(self, pictures: Sequence[Picture]) -> None:
+    def provide(self, pictures: Sequence[TowerOutput]) -> None:
         """Pictures of the next prefill that the vision tower encoded before this was opened, read off by a TowerTap."""
         if self._tower:
-            self._tower.show(pictures)
+            self._tower.provide(pictures)
 
     def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The decoder's arguments, by name, as it must be called with them while this is open. Mostly as they are.
+        """The decoder's arguments, by name, with which to call it while this is open. Mostly the same.
 
-        If the first layer's cache is short too, the decoder cannot count positions and padding by it. With `prune` a
-        hook sees to that; who opens this inside the decoder's own forward calls `arguments` there.
+        If the first layer's cache is short too, the decoder cannot count positions and padding by it. And a prompt's
+        positions start after its padding, so that a row's keys are what they are without it. With `prune` a hook sees
+        to that; code that opens this inside the decoder's own forward calls `arguments` there.
         """
         cache = cache_of(kwargs)
-        state = self._stages[0].caches.get(cache) if self._stages[0].layer == 0 else None
+        if self._thread.run.drops:
+            kwargs = {**kwargs, **positions_after_padding(kwargs, cache)}
+        stage = self._stages.get(0)
+        state = stage.caches.get(cache) if stage else None
         if state is None or cache.get_seq_length(0) == 0:
             return kwargs
         return {**kwargs, **long_arguments(kwargs, state, int(cache.get_seq_length(0)))}
 
-    def _before_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self._stages[0].layer == 0:
-            args, kwargs = (), self.arguments(named_arguments(decoder, args, kwargs))
-        return self._without_late_deepstack(args, kwargs)
+    # Hooks, in the order in which they run
 
-    def _without_late_deepstack(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._call.deepstack = None
-        features = kwargs.get("deepstack_visual_embeds")
-        if features is None or all(task.keeps_all for task in self._stages[0].tasks):
+    def _before_decoder(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        args, kwargs = (), self.arguments(named_arguments(decoder, args, kwargs))
+        run, features = self._thread.run, kwargs.get("deepstack_visual_embeds")
+        run.deepstack = None
+        if features is None or not run.drops:
             return args, kwargs
-        k = self._stages[0].layer
-        self._call.deepstack = DeepStack(kwargs["visual_pos_masks"], features[k:])
-        return args, {**kwargs, "deepstack_visual_embeds": features[:k]}
+        first = min(self._stages)
+        run.deepstack = DeepStack(kwargs["visual_pos_masks"], features[first:])
+        return args, {**kwargs, "deepstack_visual_embeds": features[:first]}
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._stages[0].tasks:
-            call = layer_call(layer, args, kwargs, 0)
-            for stage in self._stages:
-                stage.first = call
+        run = self._thread.run
+        if run.tasks:
+            run.first = LayerCall(layer, 0, args, kwargs)
+            run.earlier = self._earlier_choices(run.first)
 
     def _add_deepstack(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        deepstack = self._call.deepstack
-        return None if deepstack is None else with_hidden(args, kwargs, deepstack.add(hidden_states(args, kwargs)))
+        deepstack = self._thread.run.deepstack
+        if deepstack is None:
+            return None
+        call = LayerCall(layer, 0, args, kwargs)
+        call = call.with_hidden(deepstack.add(call.hidden))
+        return call.args, call.kwargs
 
-    def _after_stage(self, number: int, cut: Cut) -> None:
-        if cut.packing is not None and self._call.deepstack is not None:
-            self._call.deepstack.shorten(cut.packing)
-        if cut.prefill and self._tower:
-            self._tower.used()
-        if number == 0:
-            self._call.tokens_before = cut.before
-        if number + 1 < len(self._stages):
-            self._stages[number + 1].tasks = cut.tasks
-        elif cut.prefill:
-            self._write_receipt(cut)
+    def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The way of a call through the layers, each stage once: tap before the layer before, cut before its own."""
+        run, first = self._thread.run, min(self._stages)
+        if index <= first:
+            run.arguments = {}
+        call = LayerCall(layer, index, args, kwargs)
+        if run.arguments:
+            call = call.updated(run.arguments)
+        if index in self._stages:
+            call = self._stages[index].cut(call, run)
+            if index == max(self._stages):
+                self._finish(call, run)
+        if index + 1 in self._stages:
+            call = self._stages[index + 1].tap(call, run)
+        return call.args, call.kwargs
 
-    def _write_receipt(self, cut: Cut) -> None:
+    def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same for a layer after all stages: one call, as there are many such layers and every token meets them."""
+        arguments = self._thread.run.arguments
+        return (args, {**kwargs, **arguments}) if arguments else None
+
+    def _finish(self, call: LayerCall, run: Run) -> None:
+        """After the last stage."""
+        rows, after = call.hidden.shape[:2]
+        if run.prefill:
+            if self._tower:
+                self._tower.used()
+            self._write_receipt(run, rows, after)
+            self._note_answer(run)
+        run.tasks, run.first, run.before, run.positions = [], None, None, None
+
+    def _write_receipt(self, run: Run, rows: int, after: int) -> None:
+        assert run.length is not None
         self.receipts.append(
             Receipt(
                 method=self.method.name,
                 config=dict(self._config),
-                layer=self._stages[0].layer,
-                batch_size=cut.rows,
-                tokens_before=self._call.tokens_before,
-                tokens_after=cut.after,
-                make_images=partial(_image_receipts, cut.tasks, self.method, self._fit),
+                layer=min(self._stages),
+                batch_size=rows,
+                tokens_before=run.length,
+                tokens_after=after,
+                make_images=partial(_image_receipts, run.tasks, self.method, self._fit),
             )
         )
-        if not cut.tasks:
+        if not run.tasks:
             self._warn_once(
                 f"{type(self.method).__name__} is on, but no visual tokens in this prompt: nothing was pruned"
             )
+
+    # Without a cache every step of an answer is a prefill of all that there is by then
+
+    def _earlier_choices(self, first: LayerCall) -> list[list[Selection]] | None:
+        """The prompt's own choices, if this call without a cache continues its answer by one token."""
+        answer = self._thread.answer
+        if answer is None or first.cache is not None or not FROM_QUESTION & self.method.needs:
+            self._thread.answer = None
+            return None
+        rows, length = first.hidden.shape[:2]
+        before = answer.embeddings
+        one_more = rows == len(before) and length == answer.length + 1
+        if one_more and torch.equal(first.hidden[:, : before.shape[1]], before):
+            answer.length = length
+            return answer.choices
+        self._thread.answer = None
+        return None
+
+    def _note_answer(self, run: Run) -> None:
+        first = run.first
+        if first is None or first.cache is not None or run.earlier is not None:
+            return
+        if run.tasks and FROM_QUESTION & self.method.needs:
+            self._thread.answer = _Answer(first.hidden.detach(), first.hidden.shape[1], run.made)
 
     def _warn_once(self, message: str) -> None:
         kind = message.partition(",")[0]
@@ -227,112 +364,65 @@ class DecoderPruning:
             warnings.warn(message, PruningWarning, stacklevel=3)
 
 
-def _image_receipts(
-    tasks: list[Task], method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None
-) -> list[ImageReceipt]:
-    return [image_receipt(task, method, fit) for task in tasks]
+def _image_receipts(tasks: list[Task], method: Pruner, fit: FitOf | None) -> list[ImageReceipt]:
+    return [task.receipt(method, fit) for task in tasks]
 
 
-def _check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
-    if not isinstance(method, Pruner):
-        raise PruningError(
-            f"method={method!r} is not a pruning method; use for example CentrifugalPruner(keep_tokens=64)"
-        )
-    depth = len(decoder.layers)
-    layers = method.layers(depth)
-    if layers[-1] >= depth:
-        raise PruningError(
-            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
-        )
-    rotary = getattr(decoder.config, "rope_parameters", None) or {}
-    if "llama_4_scaling_beta" in rotary:
-        raise PruningError(
-            f"{type(decoder).__name__} scales queries by position ids, which pruned layers are not given; "
-            "models with this decoder are not supported"
-        )
-    three_axes = "mrope_section" in rotary
-    if three_axes and (layers[0] == 0 or method.renumber):
-        raise PruningError(
-            f"{'renumber=True' if method.renumber else 'layer=0'}: {type(decoder).__name__} counts positions along "
-            "three axes, and by the first layer's cache; use renumber=False, and layer=1 or higher"
-        )
-    if method.needs - supplied:
-        raise PruningError(
-            f"{type(method).__name__} needs {', '.join(sorted(method.needs - supplied))}, which is not to be had from "
-            f"{type(decoder).__name__} alone; use vlm_pruner.prune(model, method) on a model with such a vision tower"
-        )
-    config = decoder.config
-    kinds = getattr(config, "layer_types", None)
-    windowed = kinds[layers[0] :] if kinds else ["sliding_attention"] * bool(getattr(config, "sliding_window", None))
-    if any(kind != "full_attention" for kind in windowed):
-        raise PruningError(
-            f"{type(decoder).__name__} uses attention other than full attention from layer {layers[0]} on; "
-            "a window over a pruned sequence is not supported"
-        )
+class Pruning(DecoderPruning):
+    """What `prune` gives: a context for a whole model, which finds its visual tokens by itself.
 
-
-class Pruning:
-    """What `prune` gives. Open it with `with`; it can be opened again after it was closed, but not inside itself."""
+    It can be opened again after it was closed, but not inside itself.
+    """
 
     def __init__(self, model: nn.Module, method: Pruner) -> None:
+        adapter = adapters.find(model)
+        tower = adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None
+        super().__init__(adapter.decoder, method, tower=tower, fit=adapter.fit)
+        adapter.check(method)
         self.model = model
-        self.method = method
-        self._adapter = adapters.find(model)
-        self._decoder_pruning = DecoderPruning(
-            self._adapter.decoder,
-            method,
-            tower=self._adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None,
-            fit=self._adapter.fit,
-        )
-        self._adapter.check(method)
-        self._call = _Call()
-        self._hooks: list[Any] = []
-        self._may_compile: Callable[[], None] = lambda: None
+        self._adapter = adapter
 
-    @property
-    def receipts(self) -> list[Receipt]:
-        """One receipt per prefill, oldest first."""
-        return self._decoder_pruning.receipts
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise PruningError("a pruning context cannot be copied or pickled: make one with vlm_pruner.prune")
 
-    def show(self, pictures: Sequence[Picture]) -> None:
-        """For prompts given as embeddings: what a `towers.TowerTap` read off when their pictures were encoded."""
-        self._decoder_pruning.show(pictures)
-
-    def __enter__(self) -> Pruning:
+    def _install(self) -> None:
         entry, decoder = self._adapter.entry, self._adapter.decoder
         check_not_compiled([self.model, entry, decoder], decoder.layers)
-        self._decoder_pruning.__enter__()
-        self._may_compile = _forbid_compiling(self.model)
-        self._hooks = [entry.register_forward_pre_hook(self._announce, with_kwargs=True)]
+        super()._install()
+        self._undo.append(run_compiled_versions_eagerly())
+        self._undo.append(guard(entry, "forward", self._around_entry))
         if entry is not self.model:
-            self._hooks.append(self.model.register_forward_pre_hook(self._before_model, with_kwargs=True))
-        return self
+            self._undo.append(guard(self.model, "forward", self._around_model))
+        self._undo.append(guard(self.model, "__reduce_ex__", refuse_copies))
+        if hasattr(self.model, "generate"):
+            self._undo.append(guard(self.model, "generate", self._around_generate))
 
-    def __exit__(self, *exception: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-        self._may_compile()
-        self._decoder_pruning.__exit__(*exception)
+    def _around_entry(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Finds the visual tokens of a call."""
+        if not self._active():
+            return forward(*args, **kwargs)
+        by_position, self._thread.by_position = self._thread.by_position, None
+        with self.running():
+            self.expect(self._adapter.spans(args, kwargs), by_position, kwargs)
+            return forward(*args, **kwargs)
 
-    def _announce(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        by_position, self._call.by_position = self._call.by_position, None
-        self._decoder_pruning.expect(self._adapter.spans(args, kwargs), by_position)
-
-    def _before_model(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _around_model(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Notes what the entry does not see."""
-        self._call.by_position = counting_positions(named_arguments(model, args, kwargs))
+        if not self._active():
+            return forward(*args, **kwargs)
+        self._thread.by_position = counting_positions(named_arguments(self.model, args, kwargs))
+        try:
+            with self.running():
+                return forward(*args, **kwargs)
+        finally:
+            self._thread.by_position = None
 
-
-def _forbid_compiling(model: nn.Module) -> Callable[[], None]:
-    """Keeps `generate` from compiling the model, as it does by itself on a GPU with a static cache; gives the undoing.
-
-    What was compiled outside the context does not call pruning's hooks, and what is compiled inside keeps calling them.
-    """
-    settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return lambda: None
-    before, settings.disable_compile = settings.disable_compile, True
-    return partial(setattr, settings, "disable_compile", before)
+    def _around_generate(self, generate: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Keeps the context's hooks until the last token, though another thread may close it meanwhile."""
+        if not self._active():
+            return generate(*args, **kwargs)
+        with self.running():
+            return generate(*args, **kwargs)
 
 
 def prune(model: nn.Module, method: Pruner) -> Pruning:

@@ -1,12 +1,13 @@
-"""Ways of running a model in which pruning would be passed over or go wrong without a word. Refused by name."""
+"""Run modes where pruning would silently do nothing or corrupt results. Each raises an error that names the mode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from vlm_pruner.decoder.layer_call import LayerCall
 from vlm_pruner.errors import PruningError
 
 
@@ -58,6 +59,48 @@ def counting_positions(call: dict[str, Any]) -> str | None:
     """
     named = [name for name in ("labels", "logits_to_keep") if isinstance(call.get(name), Tensor)]
     return named[0] if named else None
+
+
+_VARLEN = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+
+
+def check_not_packed(call: Mapping[str, Any]) -> None:
+    """Raises PruningError if a call says by lengths where the sequences are that share a row."""
+    given = [name for name in _VARLEN if call.get(name) is not None]
+    if given:
+        raise PruningError(
+            f"{given[0]} gives the lengths of sequences packed into one row, and those change when tokens are dropped; "
+            "give each prompt a row of its own, or pass position_ids that start anew with each prompt"
+        )
+
+
+_KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embeddings", "cache_position"}
+
+
+def check_known_arguments(call: LayerCall) -> None:
+    """Raises PruningError if a layer is given something else for every token, which would have to be cut as well."""
+    check_not_packed(call.kwargs)
+    rows, length = call.hidden.shape[:2]
+    name = type(call.layer).__name__
+    for key, value in call.kwargs.items():
+        if key not in _KNOWN and isinstance(value, Tensor) and length in value.shape[: call.hidden.ndim] and length > 1:
+            raise PruningError(
+                f"{name} is given {key} of shape {list(value.shape)} for {length} tokens, which pruning does not know "
+                "how to shorten; models with this decoder are not supported"
+            )
+    if not _are_phases(call.kwargs.get("position_embeddings"), rows, length):
+        raise PruningError(
+            f"{name} is not given rotary phases as (cosine, sine) for each token, so pruning cannot shorten them; "
+            "models with this decoder are not supported"
+        )
+
+
+def _are_phases(given: Any, rows: int, length: int) -> bool:
+    """Whether it is a tuple of tensors [..., B or 1, T, c]."""
+    return isinstance(given, tuple) and all(
+        isinstance(part, Tensor) and part.ndim >= 3 and part.shape[-2] == length and part.shape[-3] in (1, rows)
+        for part in given
+    )
 
 
 def check_not_counted(by_position: str | None) -> None:

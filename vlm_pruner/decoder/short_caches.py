@@ -1,42 +1,122 @@
-"""Key-value caches that hold fewer tokens from the pruned layer on: what decoding must know about each."""
+"""Key-value caches that hold fewer tokens from the pruned layer on: what later calls must know about each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.masks import Columns, LayerMask
+from vlm_pruner.decoder.packing import Packing
 from vlm_pruner.errors import CacheError
 
 
 @dataclass(frozen=True)
 class ShortCache:
-    """visible: bool [B, tokens held by the pruned layers], False for padding; None if there is no padding.
-    gap: tokens that the layers before hold and the pruned layers do not.
-    lost: long [B], visual tokens that each row has lost, for methods that give the others consecutive positions.
+    """A cache after a prefill that dropped tokens. Later tokens are appended to all layers alike.
+
+    dropped:   tokens that the layers before the pruned one hold and those from it on do not.
+    positions: long [B or 1, P], where the first P tokens that are held stood in the long sequence; None if another
+               context filled the cache, and nobody knows.
+    valid:     bool [B, P], False for padding that packing made; None if there is none.
+    lost:      long [B], by how much positions have moved, for methods that renumber.
     """
 
-    visible: Tensor | None
-    gap: int
+    dropped: int
+    positions: Tensor | None = None
+    valid: Tensor | None = None
     lost: Tensor | None = None
+
+    def columns(self, held: int, device: torch.device) -> Columns:
+        """The first `held` tokens that the pruned layers hold."""
+        if self.positions is None:
+            return Columns(torch.arange(held, device=device)[None], None, held, unknown=True)
+        positions = self.positions[:, :held]  # shorter after a rejected draft was taken back
+        known = positions.shape[1]
+        later = torch.arange(known, held, device=positions.device).expand(len(positions), -1) + self.dropped
+        valid = None
+        if self.valid is not None:
+            valid = torch.cat([self.valid[:, :held], self.valid.new_ones(len(self.valid), held - known)], dim=1)
+        return Columns(torch.cat([positions, later], dim=1), valid, held)
+
+
+@dataclass(frozen=True)
+class Room:
+    """A cache as a call of pruned layers finds it.
+
+    state: None if all its layers hold the same tokens. full, held: tokens in the layers before the pruned one (without
+    those of this call) and from it on.
+    """
+
+    state: ShortCache | None
+    full: int
+    held: int
+
+    def columns(self, packing: Packing | None, like: Tensor) -> Columns:
+        """The keys that the pruned layers see, by position in the long sequence: cached ones, then the call's own.
+
+        packing: which of the call's own stay; None if all do. like: [B, T, ...], the call's own.
+        """
+        rows, new = like.shape[:2]
+        nothing_dropped = ShortCache(0, torch.arange(0, device=like.device)[None])
+        past = (self.state or nothing_dropped).columns(self.held, like.device)
+        index = torch.arange(new, device=like.device)[None] if packing is None else packing.index
+        count = max(len(past.index), len(index))
+        parts = [past.index.to(index.device).expand(count, -1), self.full + index.expand(count, -1)]
+        valid = _join(past.valid, None if packing is None else packing.valid, rows, self.held, index.shape[1])
+        return Columns(torch.cat(parts, dim=1), valid, self.held, past.unknown)
+
+    def in_short(self, columns: Columns) -> Columns:
+        """The same keys as a mask counts them that was made for the cached tokens that are left (layer 0)."""
+        past = torch.arange(self.held, device=columns.index.device).expand(len(columns.index), -1)
+        own = columns.index[:, self.held :] - (self.full - self.held)
+        return Columns(torch.cat([past, own], dim=1), columns.valid, self.held)
+
+    def after(self, columns: Columns, dropped: int, lost: Tensor | None) -> ShortCache:
+        """What later calls must know, when this one dropped `dropped` more tokens of each row."""
+        positions = None if columns.unknown else columns.index
+        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost)
+
+
+def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, new_length: int) -> Tensor | None:
+    """Bool [rows, past_length + new_length], of which either part may be all True; None if both are."""
+    if past is None and new is None:
+        return None
+    device = (past if new is None else new).device  # type: ignore[union-attr]
+    past = torch.ones(rows, past_length, dtype=torch.bool, device=device) if past is None else past.to(device)
+    new = torch.ones(rows, new_length, dtype=torch.bool, device=device) if new is None else new
+    return torch.cat([past, new], dim=1)
+
+
+_FILLED_BY: WeakKeyDictionary[Any, object] = WeakKeyDictionary()  # cache -> the context that pruned it last
 
 
 class ShortCaches:
-    """The shortened caches seen so far, for as long as their owners keep them alive."""
+    """The caches that one stage of one context has shortened, for as long as their owners keep them alive."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: object) -> None:
         self._known: WeakKeyDictionary[Any, ShortCache] = WeakKeyDictionary()
+        self._context = context
 
     def remember(self, cache: Any, state: ShortCache) -> None:
         if cache is not None:
             self._known[cache] = state
+            _FILLED_BY[cache] = self._context
+
+    def forget(self, cache: Any) -> None:
+        """The cache is empty: whatever was noted of it is over."""
+        if cache is not None:
+            self._known.pop(cache, None)
 
     def get(self, cache: Any) -> ShortCache | None:
-        """What was last noted of `cache`."""
-        return None if cache is None else self._known.get(cache)
+        """What was last noted of `cache`, unless another context has pruned it since."""
+        if cache is None or _FILLED_BY.get(cache) is not self._context:
+            return None
+        return self._known.get(cache)
 
     def recall(self, cache: Any, *, rows: int, full: int, held: int) -> ShortCache | None:
         """State of `cache`, or None if all its layers hold the same tokens.
@@ -45,52 +125,22 @@ class ShortCaches:
         changed in a way that leaves unknown which tokens its layers hold.
         """
         if cache is None or full == held == 0:
+            self.forget(cache)
             return None
-        state = self._known.get(cache)
+        state = self.get(cache)
         if state is None:
             return _adopt(rows, full, held)
-        if state.gap != full - held:
+        if state.dropped != full - held:
             raise CacheError(
                 f"the cache was changed since it was pruned: its layers now differ by {full - held} tokens instead of "
-                f"{state.gap}; start again with a fresh cache"
+                f"{state.dropped}; start again with a fresh cache"
             )
-        if state.visible is None:
-            return state
-        if state.visible.shape[0] != rows or state.visible.shape[1] < held:
+        if state.valid is not None and len(state.valid) != rows:
             raise CacheError(
-                f"the cache was changed since it was pruned: {list(state.visible.shape)} rows and tokens became "
-                f"{[rows, held]}; start again with a fresh cache"
+                f"the cache was changed since it was pruned: its {len(state.valid)} rows became {rows}; start again "
+                "with a fresh cache"
             )
-        return replace(state, visible=state.visible[:, :held])  # shorter after a rejected draft was taken back
-
-
-def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:
-    """Position ids and mask of a decoder call whose cache holds `held` tokens in its first layer, and lost `state.gap`.
-
-    Positions go on from the long sequence, padding is that of the short one. Raises CacheError if it
-    shows that other tokens are fed than those after the cached ones: `generate` counts them by the first layer too.
-    """
-    tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
-    (rows, new), long = tokens.shape[:2], held + state.gap
-    changed: dict[str, Tensor] = {}
-    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-    if positions is None:
-        changed["position_ids"] = torch.arange(long, long + new, device=tokens.device)[None]
-    elif mask is None and new > 1 and int(positions[0, 0]) != long:
-        _refuse(int(positions[0, 0]), long)
-    if isinstance(mask, Tensor) and mask.ndim == 2:
-        if mask.shape[1] != long + new:
-            _refuse(mask.shape[1] - new, long)
-        past = mask.new_ones(rows, held) if state.visible is None else state.visible[:, :held].to(mask)
-        changed["attention_mask"] = torch.cat([past, mask[:, -new:]], dim=1)
-    return changed
-
-
-def _refuse(start: int, long: int) -> None:
-    raise CacheError(
-        f"tokens from position {start} on are fed to a cache that stands for {long} tokens: one that was pruned at the "
-        "input (layer=0) must be continued by hand, with the new tokens only, or use layer=1"
-    )
+        return state
 
 
 def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
@@ -98,8 +148,58 @@ def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
     if full == held:
         return None
     if rows == 1:
-        return ShortCache(None, full - held)
+        return ShortCache(full - held)
     raise CacheError(
         f"this cache of {rows} rows was pruned elsewhere ({full} tokens in the first layers, {held} in the last): "
         "which are padding is unknown; generate inside the context that pruned it, or start with a fresh cache"
+    )
+
+
+def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:
+    """Position ids and mask for a decoder whose first layer's cache holds `held` tokens after some were dropped.
+
+    Positions go on from the long sequence; the mask is cut down to the tokens that are held. Raises CacheError if
+    other tokens are fed than those after the cached ones: `generate` counts them by the first layer too.
+    """
+    tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+    new, long = tokens.shape[1], held + state.dropped
+    changed: dict[str, Tensor] = {}
+    positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if positions is None:
+        changed["position_ids"] = torch.arange(long, long + new, device=tokens.device)[None]
+    elif mask is None and new > 1 and int(positions[0, 0]) != long:
+        _refuse(int(positions[0, 0]), long)
+    if isinstance(mask, Tensor) and mask.ndim == 4 and getattr(cache_of(kwargs), "is_compileable", False):
+        # `generate` makes it before the decoder runs, with padding where the long sequence has it.
+        changed["attention_mask"] = _static_mask(mask, state, held, new)
+    elif isinstance(mask, Tensor) and mask.ndim in (2, 4):
+        if mask.shape[-1] != long + new:
+            _refuse(mask.shape[-1] - new, long)
+        changed["attention_mask"] = _held_columns(mask, state, long, held, new)
+    return changed
+
+
+def _held_columns(mask: Tensor, state: ShortCache, long: int, held: int, new: int) -> Tensor:
+    """Of a mask [..., long + new], the columns of the tokens that are held, and of the new ones."""
+    tokens = torch.empty(mask.shape[0], new, device=mask.device)
+    columns = Room(state, long, held).columns(None, tokens)
+    return LayerMask(mask, mask.shape[0], long, new).gathered(None, columns, 0)
+
+
+def _static_mask(mask: Tensor, state: ShortCache, held: int, new: int) -> Tensor:
+    """A causal mask like `mask` [B, heads, new, room], for `held` tokens in a static cache and `new` ones."""
+    columns, queries = (torch.arange(size, device=mask.device) for size in (mask.shape[-1], new))
+    allowed = (columns <= held + queries[:, None]).expand(len(mask), 1, -1, -1).clone()
+    valid = state.columns(held, mask.device).valid
+    if valid is not None:
+        allowed[..., :held] &= valid[:, None, None].to(mask.device)
+    if not mask.is_floating_point():
+        return allowed
+    return torch.zeros_like(allowed, dtype=mask.dtype).masked_fill(~allowed, torch.finfo(mask.dtype).min)
+
+
+def _refuse(start: int, long: int) -> None:
+    raise CacheError(
+        f"tokens from position {start} on are fed to a cache that stands for {long} tokens: one that was pruned at the "
+        "input (layer=0) must be continued by hand, with the new tokens only, or use layer=1"
     )

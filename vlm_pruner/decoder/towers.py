@@ -1,4 +1,4 @@
-"""What a CLIP vision tower saw in each picture: read off while it runs, for methods that choose by its attention."""
+"""What a CLIP vision tower makes of each picture, recorded while it runs, for methods that choose by its attention."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vlm_pruner.adapters.clip_tower import ClipTower
+from vlm_pruner.decoder.doors import Hook
 from vlm_pruner.errors import PruningError
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One view that the tower has encoded.
+class TowerOutput:
+    """What the tower made of one view.
 
     states:    [1 + N, c], the layer's output that features are taken from. projected: [N, d], the features behind the
                projector. entered: [1 + N, c], normed input of that layer's attention; last: of the last layer's.
@@ -47,24 +48,24 @@ class Picture:
 
 
 class TowerTap(threading.local):
-    """While its hooks are on, keeps what the tower sees in a coming prefill's pictures, for every thread by itself."""
+    """While its hooks are on, keeps what the tower makes of a coming prefill's pictures, for every thread by itself."""
 
     def __init__(self, tower: ClipTower) -> None:
         self.tower = tower
         self._seen: dict[str, Tensor] = {}
-        self._pictures: list[Picture] = []
+        self._pictures: list[TowerOutput] = []
         self._used = False
 
-    def hooks(self) -> list[Callable[[], Any]]:
-        """Puts the hooks on; returns what takes them off."""
+    def hooks(self, active: Callable[[], bool] = lambda: True) -> list[Callable[[], Any]]:
+        """Puts the hooks on; returns what takes them off. They do nothing unless `active()`."""
         layers, selected = self.tower.layers, self.tower.selected
         chosen: Any = layers[selected - 1]
         last: Any = layers[-1]
         handles = [
-            chosen.self_attn.register_forward_pre_hook(self._note_input("entered"), with_kwargs=True),
-            last.self_attn.register_forward_pre_hook(self._note_input("last"), with_kwargs=True),
-            chosen.register_forward_hook(self._note_states),
-            self.tower.projector.register_forward_hook(self._note_projected),
+            chosen.self_attn.register_forward_pre_hook(Hook(self._note_input("entered"), active), with_kwargs=True),
+            last.self_attn.register_forward_pre_hook(Hook(self._note_input("last"), active), with_kwargs=True),
+            chosen.register_forward_hook(Hook(self._note_states, active)),
+            self.tower.projector.register_forward_hook(Hook(self._note_projected, active)),
         ]
         return [handle.remove for handle in handles]
 
@@ -73,19 +74,19 @@ class TowerTap(threading.local):
         self._seen, self._pictures, self._used = {}, [], False
 
     @property
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[TowerOutput]:
         """What was seen and not forgotten."""
         return list(self._pictures)
 
-    def show(self, pictures: Sequence[Picture]) -> None:
-        """As if the tower had just encoded these."""
+    def provide(self, pictures: Sequence[TowerOutput]) -> None:
+        """Register pictures that the tower encoded earlier."""
         self._pictures, self._used = list(pictures), False
 
     def used(self) -> None:
         """The pictures' prefill is over: when the next ones come, these go."""
         self._used = True
 
-    def find(self, embeddings: Tensor) -> Picture:
+    def find(self, embeddings: Tensor) -> TowerOutput:
         """The picture whose projected features are `embeddings` [N, d].
 
         By what they are, and not by their order: rows are repeated for beams, and pictures encoded ahead. Raises
@@ -117,5 +118,5 @@ class TowerTap(threading.local):
         if states is None or entered is None or last is None or len(states) != len(projected):
             return  # not the pictures that the tower has just encoded
         parts = zip(states, projected, entered, last, strict=True)
-        self._pictures += [Picture(self.tower, *part) for part in parts]
+        self._pictures += [TowerOutput(self.tower, *part) for part in parts]
         self._seen = {}

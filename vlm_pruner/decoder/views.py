@@ -1,18 +1,25 @@
-"""Gathers, in a running decoder, what a method has asked to see beside the image's own hidden states and keys."""
+"""What a method sees of an image in a running decoder, computed when it looks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vlm_pruner.decoder.attention_rows import LayerCall
-from vlm_pruner.decoder.shortening import Task, rows_of
-from vlm_pruner.decoder.towers import Picture, TowerTap
+from vlm_pruner.decoder.attention_rows import rows_before, rows_now
+from vlm_pruner.decoder.autocast import Autocast
+from vlm_pruner.decoder.decoders import final_norm
+from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
+from vlm_pruner.decoder.masks import LayerMask
+from vlm_pruner.decoder.tasks import Task, tokens_of
+from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.layout import VisualSpan
+from vlm_pruner.methods.base import Pruner
 from vlm_pruner.methods.view import AttentionRows, View
 
 SUPPLIED = frozenset(
@@ -20,145 +27,207 @@ SUPPLIED = frozenset(
 )
 FROM_TOWER = frozenset({"cls_attention", "patch_features", "patch_keys", "last_layer", "project"})
 FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are known by their embeddings
+FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "attend", "attend_next"})
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One prefill at the moment of choice: the batch before the pruned layer, and where its images are.
+class Prefill:
+    """A prefill at the moment of choice: the batch before the pruned layer, and where its images are.
 
-    needs:    the fields of a View that the method has asked for. tasks: all images of all rows.
-    now:      the call of the pruned layer. keys: [B, key heads, T, head size], new keys of the layer before.
-    all_keys: the same behind the `past` ones that the cache held, maybe with room for more behind.
-    before:   the call of the layer before. first: the call of decoder layer 0. tower: what the
-              vision tower has seen. None if no need asks for them.
+    tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask. tap: the keys of the layer
+            before. before, first: the calls of that layer and of layer 0, if the method needs them. tower: what the
+            vision tower has seen, likewise.
     """
 
     decoder: nn.Module
-    needs: frozenset[str]
+    method: Pruner
     tasks: list[Task]
     now: LayerCall
-    keys: Tensor
-    all_keys: Tensor
-    past: int
+    mask: LayerMask
+    tap: KeyTap
     before: LayerCall | None
     first: LayerCall | None
     tower: TowerTap | None
 
-    def view(self, task: Task) -> View:
-        """What the method sees of a task's image: for reading, as it may be a part of the batch itself."""
-        here, row = self.now.hidden, task.row
-        return View(
-            hidden=rows_of(here[row], task.span),
-            keys=rows_of(self.keys[row].transpose(0, 1), task.span).flatten(1).to(here.device),
-            layout=task.span.layout,
-            budget=task.budget,
-            start=self._start(task),
-            **self._asked_for(task),
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "as_called", Autocast(self.now.hidden))
+
+    as_called: Autocast = None  # type: ignore[assignment]  # how the caller runs the model's code
+
+    @property
+    def keys(self) -> tuple[Tensor, Tensor]:
+        """[B, key heads, T, head size] of the layer before; and [B, key heads, >= past + T, head size], all cached."""
+        if self.tap.keys is None or self.tap.all_keys is None:
+            raise PruningError(
+                f"layer {self.now.index - 1} of {type(self.decoder).__name__} handed no keys to its cache; pruning "
+                "reads them there: use layer=0, or another model"
+            )
+        return self.tap.keys, self.tap.all_keys
+
+    def view(self, task: Task) -> PrefillView:
+        return PrefillView(self, task)
+
+    def text_after(self, row: int, image: VisualSpan, spans: list[VisualSpan], mask: LayerMask) -> Tensor:
+        """Positions of the text tokens after an image that may look at it, long [T]: not visual, not hidden.
+
+        spans: of all images in the row, in the sequence that `mask` is of.
+        """
+        is_text = mask.shown(row) & mask.looking_at(row, image.positions())
+        for span in spans:
+            is_text[span.positions()] = False
+        is_text[: image.stop] = False
+        return is_text.nonzero().squeeze(1)
+
+
+class PrefillView(View):
+    """For reading only: the tensors may be parts of the batch itself."""
+
+    def __init__(self, prefill: Prefill, task: Task) -> None:
+        assert task.span is not None
+        here, row = prefill.now.hidden, task.row
+        keys = tokens_of(prefill.keys[0][row].transpose(0, 1), task.span).flatten(1)
+        start = task.span.start
+        if prefill.mask.given is not None:
+            start = int(prefill.mask.shown(row)[:start].sum())
+        super().__init__(
+            tokens_of(here[row], task.span), keys.to(here.device), task.span.layout, task.budget, start=start
         )
+        self._prefill, self._task, self._span = prefill, task, task.span
 
-    def _start(self, task: Task) -> int:
-        """The place of the image's first token in its row, padding not counted."""
-        if self.now.visible is None:
-            return task.span.start
-        return int(self._visible(self.now, task.row)[: task.span.start].sum())
+    @cached_property
+    def _text(self) -> Tensor:
+        """Positions of the text after the image, long [T]."""
+        prefill = self._prefill
+        spans = [one.span for one in prefill.tasks if one.row == self._task.row and one.span is not None]
+        return prefill.text_after(self._task.row, self._span, spans, prefill.mask)
 
-    def _asked_for(self, task: Task) -> dict[str, Any]:
-        if not self.needs:
-            return {}
-        image, text = task.span.positions(), self._text_after(task)
-        return {need: getattr(self, f"_{need}")(task, image, text) for need in self.needs}
+    @cached_property
+    def text_hidden(self) -> Tensor:
+        return self._here(self._prefill.now.hidden[self._task.row], self._text)
 
-    # What each need is met with. image: long [N], text: long [T], positions in the row.
+    @cached_property
+    def text_keys(self) -> Tensor:
+        return self._here(self._prefill.keys[0][self._task.row].transpose(0, 1), self._text).flatten(1)
 
-    def _text_hidden(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        return self.now.hidden[task.row, text.to(self.now.hidden.device)]
+    @cached_property
+    def final_norm(self) -> Callable[[Tensor], Tensor]:
+        norm = final_norm(self._prefill.decoder)
+        assert norm is not None, "checked when the context was made"
+        return self._as_called(norm)
 
-    def _text_keys(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        keys = self.keys[task.row].transpose(0, 1)
-        return keys[text.to(keys.device)].flatten(1).to(self.now.hidden.device)
+    @cached_property
+    def embeddings(self) -> Tensor:
+        return self._shown(self._all_embeddings)
 
-    def _final_norm(self, task: Task, image: Tensor, text: Tensor) -> nn.Module:
-        return self.decoder.get_submodule("norm")
+    @property
+    def _all_embeddings(self) -> Tensor:
+        """[N, d], of the whole image, tokens that the mask hides included."""
+        first = self._first("embeddings")
+        return self._here(first.hidden[self._task.row], self._task.image.positions())
 
-    def _embeddings(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        assert self.first is not None
-        entered = self.first.hidden[task.row]
-        return entered[task.image.positions().to(entered.device)].to(self.now.hidden.device)
+    @cached_property
+    def text_embeddings(self) -> Tensor:
+        first, row = self._first("text_embeddings"), self._task.row
+        spans = [one.image for one in self._prefill.tasks if one.row == row]
+        mask = first.mask(self._prefill.mask.past, self._prefill.mask.prompts)
+        return self._here(first.hidden[row], self._prefill.text_after(row, self._task.image, spans, mask))
 
-    def _text_embeddings(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        assert self.first is not None
-        entered = self.first.hidden[task.row]
-        return entered[self._text_after(task, first=True).to(entered.device)].to(self.now.hidden.device)
+    @cached_property
+    def attend(self) -> AttentionRows:
+        before, mask = self._prefill.before, self._prefill.mask
+        if before is None:
+            raise self.missing("attend")
+        keys = self._prefill.keys[1][self._task.row]
 
-    def _cls_attention(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        return self._picture(task).cls_attention().to(self.now.hidden.device)
+        def rows(positions: Tensor) -> Tensor:
+            with self._prefill.as_called():
+                own = before.mask(mask.past, mask.prompts)
+                return rows_before(before, own, self._task.row, positions, keys)
 
-    def _patch_features(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        return self._picture(task).states[1:].to(self.now.hidden.device)
+        return self._attention(rows)
 
-    def _patch_keys(self, task: Task, image: Tensor, text: Tensor) -> Tensor:
-        return self._picture(task).patch_keys().to(self.now.hidden.device)
-
-    def _last_layer(self, task: Task, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        query, keys = self._picture(task).last_layer()
-        return query.to(self.now.hidden.device), keys.to(self.now.hidden.device)
-
-    def _project(self, task: Task, image: Tensor, text: Tensor) -> Callable[[Tensor], Tensor]:
-        assert self.tower is not None
-        projector, like = self.tower.tower.projector, self._picture(task).states
-        return lambda features: projector(features.to(like)).to(self.now.hidden)
-
-    def _picture(self, task: Task) -> Picture:
-        assert self.tower is not None
-        return self.tower.find(self._embeddings(task, task.image.positions(), task.image.positions()))
-
-    def _attend(self, task: Task, image: Tensor, text: Tensor) -> AttentionRows:
-        before, keys, past = self.before, self.all_keys[task.row], self.past
-        assert before is not None
-
-        def attend(queries: Tensor) -> Tensor:
-            rows = before.rows(task.row, _pick(text, queries), keys, past)
-            return rows[..., (image + past).to(rows.device)].to(self.now.hidden.device)
-
-        return attend
-
-    def _attend_next(self, task: Task, image: Tensor, text: Tensor) -> AttentionRows:
-        if self.past:
+    @cached_property
+    def attend_next(self) -> AttentionRows:
+        prefill = self._prefill
+        if "attend_next" not in prefill.method.needs:
+            raise self.missing("attend_next")
+        if prefill.mask.past:
             raise PruningError(
                 "this method reads the attention of a layer that has not run yet, which works for fresh caches only: "
                 "give the whole conversation in one prompt"
             )
 
-        def attend(queries: Tensor) -> Tensor:
-            rows = self.now.rows(task.row, _pick(text, queries), self.now.keys(task.row), 0)
-            return rows[..., image.to(rows.device)]
+        def rows(positions: Tensor) -> Tensor:
+            with prefill.as_called():
+                return rows_now(prefill.now, prefill.mask, self._task.row, positions)
 
-        return attend
+        return self._attention(rows)
 
-    def _text_after(self, task: Task, first: bool = False) -> Tensor:
-        """Positions of the text tokens after an image in its row, long [T]: neither visual nor padding.
+    def _attention(self, rows: Callable[[Tensor], Tensor]) -> AttentionRows:
+        """Attention of text tokens, by number, to the image. rows: of positions, long [Q], to all keys."""
+        image, past = self._span.positions(), self._prefill.mask.past
 
-        first: in the sequence that entered decoder layer 0.
-        """
-        call = self.first if first else self.now
-        assert call is not None
-        is_text = self._visible(call, task.row)
-        for other in self.tasks:
-            if other.row == task.row:
-                is_text[(other.image if first else other.span).positions()] = False
-        is_text[: (task.image if first else task.span).stop] = False
-        return is_text.nonzero().squeeze(1)
+        def attention(queries: Tensor) -> Tensor:
+            if not len(self._text):
+                raise PruningError(
+                    "the prompt ends with the image: this method needs text after it that attends to the image"
+                )
+            found = rows(self._text[queries.cpu()])
+            return found[..., (image + past).to(found.device)].to(self._prefill.now.hidden.device)
 
-    def _visible(self, call: LayerCall, row: int) -> Tensor:
-        """bool [T], on the CPU: the row's new tokens that are not padding."""
-        length = call.hidden.shape[1]
-        if call.visible is None:
-            return torch.ones(length, dtype=torch.bool)
-        return call.visible[row, -length:].cpu().clone()
+        return attention
 
+    # From the vision tower
 
-def _pick(text: Tensor, queries: Tensor) -> Tensor:
-    """Positions of the text tokens that a method names by number; negative numbers count from the end."""
-    if not len(text):
-        raise PruningError("the prompt ends with the image: this method needs text after it that attends to the image")
-    return text[queries.cpu()]
+    @cached_property
+    def cls_attention(self) -> Tensor:
+        return self._shown(self._picture.cls_attention().T).T
+
+    @cached_property
+    def patch_features(self) -> Tensor:
+        return self._shown(self._picture.states[1:])
+
+    @cached_property
+    def patch_keys(self) -> Tensor:
+        return self._shown(self._picture.patch_keys())
+
+    @cached_property
+    def last_layer(self) -> tuple[Tensor, Tensor]:
+        query, keys = self._picture.last_layer()
+        return query.to(self.hidden.device), torch.cat([keys[:1].to(self.hidden.device), self._shown(keys[1:])])
+
+    @cached_property
+    def project(self) -> Callable[[Tensor], Tensor]:
+        picture = self._picture
+        project = self._as_called(picture.tower.projector)
+        return lambda features: project(features.to(picture.states)).to(self.hidden)
+
+    @cached_property
+    def _picture(self) -> TowerOutput:
+        if self._prefill.tower is None:
+            raise self.missing("features of a vision tower")
+        with self._prefill.as_called():
+            return self._prefill.tower.find(self._all_embeddings)
+
+    # Helpers
+
+    def _first(self, field: str) -> LayerCall:
+        if self._prefill.first is None:
+            raise self.missing(field)
+        return self._prefill.first
+
+    def _here(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The rows of `tokens` at `positions`, beside the hidden states."""
+        return tokens[positions.to(tokens.device)].to(self.hidden.device)
+
+    def _shown(self, tokens: Tensor) -> Tensor:
+        """Of all the image's tokens, those that the mask does not hide."""
+        tokens = tokens.to(self.hidden.device)
+        return tokens if self._task.shown is None else tokens[self._task.shown.to(tokens.device)]
+
+    def _as_called(self, module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+        def run(tokens: Tensor) -> Any:
+            with self._prefill.as_called():
+                return module(tokens)
+
+        return run

@@ -26,7 +26,7 @@ from vlm_pruner import adapters, prune
 from vlm_pruner.asking.answer import cache_bytes
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
-from vlm_pruner.decoder.towers import Picture, TowerTap
+from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import ModelFacts
 from vlm_pruner.experiments.questions import Question
@@ -60,7 +60,7 @@ class _Prepared:
     question_ids: tuple[int, ...]
     images: tuple[Path, ...]
     prompt: MultimodalPrompt
-    seen: list[Picture]
+    seen: list[TowerOutput]
 
     def is_of(self, batch: Sequence[Question]) -> bool:
         return self.question_ids == tuple(q.question_id for q in batch) and self.images == tuple(q.image for q in batch)
@@ -102,7 +102,7 @@ class LlavaAnswerer:
         cache = DynamicCache(config=self.model.config)
         with nullcontext() if method is None else prune(self.model, method) as pruning:
             if pruning is not None:
-                pruning.show(prepared.seen)
+                pruning.provide(prepared.seen)
             started = self._now()
             ids = self.model.generate(
                 inputs_embeds=prompt.inputs_embeds,
@@ -145,7 +145,7 @@ class LlavaAnswerer:
         return self._prepared
 
     @torch.no_grad()
-    def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[Picture]]:
+    def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[TowerOutput]]:
         """The prompts, and what the tower saw: nothing of a tower that has no class token."""
         try:
             tap = TowerTap(adapters.find(self.model).tower())

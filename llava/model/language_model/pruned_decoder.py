@@ -78,7 +78,7 @@ class PrunedDecoder(nn.Module):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        with pruning:
+        with pruning.running():
             if visual_spans is not None:
-                pruning.expect(visual_spans, by_position)
+                pruning.expect(visual_spans, by_position, kwargs)
             return super().forward(*args, **pruning.arguments(kwargs))

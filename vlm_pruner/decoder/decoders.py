@@ -1,0 +1,108 @@
+"""What a decoder must be like to be pruned, and what is refused by name before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from vlm_pruner.errors import PruningError, UnsupportedModelError
+from vlm_pruner.methods.base import Pruner
+
+_NORMS = ("norm", "final_layernorm", "final_layer_norm")
+
+
+def final_norm(decoder: nn.Module) -> nn.Module | None:
+    """The normalisation after the last layer."""
+    found = (getattr(decoder, name, None) for name in _NORMS)
+    return next((norm for norm in found if isinstance(norm, nn.Module)), None)
+
+
+def check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
+    """Raises PruningError if `method` does not fit `decoder`. supplied: the needs that can be met."""
+    if not isinstance(method, Pruner):
+        raise PruningError(
+            f"method={method!r} is not a pruning method; use for example CentrifugalPruner(keep_tokens=64)"
+        )
+    _check_layers(decoder)
+    layers = method.layers(len(decoder.layers))
+    _check_depth(decoder, layers)
+    _check_positions(decoder, method, layers)
+    _check_window(decoder, layers[0])
+    _check_needs(decoder, method, supplied)
+
+
+def _check_layers(decoder: nn.Module) -> None:
+    """Whether layers take the arguments that pruning replaces."""
+    name = type(decoder).__name__
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not len(decoder.layers):
+        raise UnsupportedModelError(f"{name} has no list of `layers`; models with this decoder are not supported")
+    layer = decoder.layers[0]
+    takes = inspect.signature(layer.forward).parameters
+    wanted = [("attention_mask",), ("position_embeddings",), ("cache", "past_key_values")]
+    missing = [names[0] for names in wanted if not any(one in takes for one in names)]
+    if missing:
+        raise UnsupportedModelError(
+            f"{type(layer).__name__} takes no {', '.join(missing)}, which pruned layers need in place of the "
+            f"decoder's; models with {name} are not supported"
+        )
+
+
+def _check_depth(decoder: nn.Module, layers: tuple[int, ...]) -> None:
+    depth = len(decoder.layers)
+    if layers[-1] >= depth:
+        raise PruningError(
+            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
+        )
+
+
+def _check_positions(decoder: nn.Module, method: Pruner, layers: tuple[int, ...]) -> None:
+    name, rotary = type(decoder).__name__, _rotary(decoder)
+    if "llama_4_scaling_beta" in rotary:
+        raise PruningError(
+            f"{name} scales queries by position ids, which pruned layers are not given; "
+            "models with this decoder are not supported"
+        )
+    three_axes = "mrope_section" in rotary
+    if three_axes and (layers[0] == 0 or method.renumber):
+        raise PruningError(
+            f"{'renumber=True' if method.renumber else 'layer=0'}: {name} counts positions along "
+            "three axes, and by the first layer's cache; use renumber=False, and layer=1 or higher"
+        )
+    if method.renumber and not isinstance(getattr(decoder, "rotary_emb", None), nn.Module):
+        raise PruningError(f"renumber=True: {name} has no `rotary_emb` to ask for other positions; use renumber=False")
+
+
+def _rotary(decoder: nn.Module) -> dict[str, Any]:
+    return getattr(decoder.config, "rope_parameters", None) or {}
+
+
+def _check_window(decoder: nn.Module, first: int) -> None:
+    config = decoder.config
+    kinds = getattr(config, "layer_types", None)
+    windowed = kinds[first:] if kinds else ["sliding_attention"] * bool(getattr(config, "sliding_window", None))
+    if any(kind != "full_attention" for kind in windowed):
+        raise PruningError(
+            f"{type(decoder).__name__} uses attention other than full attention from layer {first} on; "
+            "a window over a pruned sequence is not supported"
+        )
+
+
+def _check_needs(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) -> None:
+    if method.needs - supplied:
+        raise PruningError(
+            f"{type(method).__name__} needs {', '.join(sorted(method.needs - supplied))}, which "
+            f"{type(decoder).__name__} alone does not provide; use vlm_pruner.prune(model, method) on a model with "
+            "such a vision tower"
+        )
+    if "final_norm" in method.needs and final_norm(decoder) is None:
+        raise PruningError(
+            f"{type(method).__name__} needs the normalisation after the last layer, and {type(decoder).__name__} has "
+            f"none called {' or '.join(_NORMS)}"
+        )
+    if method.needs & {"attend", "attend_next"}:
+        from vlm_pruner.decoder.attention_rows import check_attention
+
+        for index in method.layers(len(decoder.layers)):
+            check_attention(decoder.layers[index])

@@ -1,0 +1,101 @@
+"""Guards around the methods through which a model is run, so that no way in misses them.
+
+A forward pre-hook is not called by `model.forward(...)`, which PEFT and others use. So while a context is open,
+`forward` and `generate` themselves are wrapped, on the one object, and compiled versions of it run eagerly.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, NoReturn
+
+from torch import nn
+
+from vlm_pruner.errors import PruningError
+
+Call = Callable[..., Any]
+_NOTHING = object()
+
+
+def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Call:
+    """Has `owner.name(...)` run `around(original, args, kwargs)`. Returns what puts the original back."""
+    own, original = vars(owner).get(name, _NOTHING), getattr(owner, name)
+
+    @functools.wraps(original)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(original, args, kwargs)
+
+    guarded.__signature__ = _with_self(inspect.signature(original))  # type: ignore[attr-defined]
+    method = MethodType(guarded, owner)
+    vars(owner)[name] = method
+
+    def undo() -> None:
+        if vars(owner).get(name) is not method:
+            return  # somebody has wrapped it meanwhile, as accelerate's `prepare` does: closed, it lets all pass
+        del vars(owner)[name]
+        if own is not _NOTHING:
+            vars(owner)[name] = own
+
+    return undo
+
+
+def _with_self(signature: inspect.Signature) -> inspect.Signature:
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    return signature.replace(parameters=[itself, *signature.parameters.values()])
+
+
+class Hook:
+    """A pre-hook that runs while `active()`, and keeps a model from being copied with it."""
+
+    def __init__(self, function: Call, active: Callable[[], bool]) -> None:
+        self._function = function
+        self._active = active
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments) if self._active() else None
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        refuse_copies()
+
+
+def refuse_copies(*ignored: Any) -> NoReturn:
+    """In place of what copy and pickle call."""
+    raise PruningError(
+        "this model is being pruned, and a copy would take pruning's hooks along; copy or pickle it before the pruning "
+        "context is opened or after it is closed (save_pretrained works inside)"
+    )
+
+
+_LOCK = threading.Lock()
+_EAGER: dict[str, Any] = {"contexts": 0, "stance": None}
+
+
+def run_compiled_versions_eagerly() -> Call:
+    """While contexts are open, whatever torch.compile has made of a model runs as plain Python, hooks included.
+
+    A compiled version ignores hooks that come later, and one that is compiled inside the context would keep them. The
+    setting is the process's. Returns what ends it for this context.
+    """
+    import torch
+
+    if "torch._dynamo" not in sys.modules and not hasattr(torch.compiler, "set_stance"):
+        return lambda: None
+    with _LOCK:
+        if _EAGER["contexts"] == 0:
+            _EAGER["stance"] = torch.compiler.set_stance("force_eager")
+            _EAGER["stance"].__enter__()
+        _EAGER["contexts"] += 1
+    return _end_of_eager
+
+
+def _end_of_eager() -> None:
+    with _LOCK:
+        _EAGER["contexts"] -= 1
+        if _EAGER["contexts"] == 0:
+            _EAGER["stance"].__exit__(None, None, None)
+            _EAGER["stance"] = None

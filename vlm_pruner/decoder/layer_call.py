@@ -1,0 +1,81 @@
+"""A decoder layer and the arguments that it is about to run on; and a cache's stand-in that notes the layer's keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from vlm_pruner.decoder.cache_names import cache_of, with_cache
+from vlm_pruner.decoder.masks import LayerMask
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """The layer numbered `index`, as a pre-hook meets it: its cache does not hold the new tokens yet."""
+
+    layer: nn.Module
+    index: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> Tensor:
+        """[B, T, d]."""
+        hidden: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return hidden
+
+    @property
+    def phases(self) -> tuple[Tensor, ...]:
+        """Cosine and sine of the rotary embedding, each [..., B or 1, T, head size]."""
+        phases: tuple[Tensor, ...] = self.kwargs["position_embeddings"]
+        return phases
+
+    @property
+    def cache(self) -> Any:
+        return cache_of(self.kwargs)
+
+    def past(self) -> int:
+        """Tokens that the layer's cache holds."""
+        return 0 if self.cache is None else int(self.cache.get_seq_length(self.index))
+
+    def mask(self, past: int, prompts: Tensor | None = None) -> LayerMask:
+        """past: keys before this call's, by which the mask counts. prompts: see LayerMask."""
+        rows, new = self.hidden.shape[:2]
+        return LayerMask(self.kwargs.get("attention_mask"), rows, past, new, prompts)
+
+    def with_hidden(self, hidden: Tensor) -> LayerCall:
+        """With other hidden states, wherever they stood."""
+        if self.args:
+            return replace(self, args=(hidden, *self.args[1:]))
+        return replace(self, kwargs={**self.kwargs, "hidden_states": hidden})
+
+    def with_cache(self, cache: Any) -> LayerCall:
+        return replace(self, kwargs=with_cache(self.kwargs, cache))
+
+    def updated(self, arguments: dict[str, Any]) -> LayerCall:
+        """With other arguments by name."""
+        return replace(self, kwargs={**self.kwargs, **arguments})
+
+
+class KeyTap:
+    """Stands in for a cache (or for none) during one layer, and notes the keys that the layer adds.
+
+    They are the cache's entries (after rotary embedding), but whole and in order for every kind of cache, static or
+    quantised, and also without a cache.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._cache = cache
+        self.keys: Tensor | None = None  # [B, key heads, T, head size]
+        self.all_keys: Tensor | None = None  # the same, preceded by those of earlier calls; unused room may follow
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys = keys
+        held = (keys, values) if self._cache is None else self._cache.update(keys, values, *args, **kwargs)
+        self.all_keys = held[0]
+        return held
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)

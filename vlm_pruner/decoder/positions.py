@@ -1,0 +1,97 @@
+"""Position ids of short sequences: renumbered where a method asks for it, restarted where prompts share a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.decoder.layer_call import LayerCall
+from vlm_pruner.decoder.masks import LayerMask
+from vlm_pruner.decoder.packing import Packing
+from vlm_pruner.decoder.short_caches import ShortCache
+from vlm_pruner.errors import PruningError
+
+
+def positions_after_padding(call: dict[str, Any], cache: Any) -> dict[str, Tensor]:
+    """Position ids that start at 0 after each row's padding, for a decoder call that gives a mask and no positions.
+
+    The decoder would count padding too. To attention that makes no difference, which sees distances only, but the
+    keys are turned differently then, and methods that look at them choose other tokens than without padding.
+    """
+    mask = call.get("attention_mask")
+    if call.get("position_ids") is not None or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return {}
+    if cache is not None and int(cache.get_seq_length()) > 0:
+        return {}
+    padding = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+    index = torch.arange(mask.shape[1], device=mask.device)[None]
+    return {"position_ids": (index - padding).clamp(min=0)}
+
+
+def prompts_of(call: LayerCall, attention: str) -> Tensor | None:
+    """Long [T], on the CPU: which of several prompts in one row each token belongs to; None if there is one.
+
+    FlashAttention tells prompts apart by position ids that start anew, by transformers' rule; other kinds of attention
+    get a mask that says so.
+    """
+    positions = call.kwargs.get("position_ids")
+    masked = call.kwargs.get("attention_mask") is not None
+    if masked or "flash" not in attention or positions is None or positions.ndim != 2 or positions.shape[1] == 1:
+        return None
+    if len(call.hidden) != 1:
+        return None
+    starts = positions[0] == positions[0].min()
+    prompts = (starts.cumsum(0) - 1).cpu()
+    return prompts if int(prompts[-1]) > 0 else None
+
+
+def restarted(prompts: Tensor, packing: Packing | None) -> Tensor:
+    """Position ids [1, L] that start anew with each prompt, for tokens of `prompts` [T] that `packing` keeps.
+
+    Only where they start counts: the rotary phases are given.
+    """
+    kept = prompts if packing is None else prompts[packing.index[0].cpu()]
+    index = torch.arange(len(kept), device="cpu")
+    first = torch.searchsorted(kept, kept)  # prompts are in order, so each one's first token is found by number
+    positions = (index - first)[None]
+    return positions if packing is None else positions.to(packing.index.device)
+
+
+def renumbered(
+    call: LayerCall, mask: LayerMask, packing: Packing | None, state: ShortCache | None, positions: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Consecutive positions [B, L] of what is left, and by how much each row's have moved by now, long [B].
+
+    positions: long [B or 1, T], as an earlier stage made them; None for the call's own. Raises PruningError if a row
+    holds several prompts.
+    """
+    rows = call.hidden.shape[0]
+    positions = (call.kwargs["position_ids"] if positions is None else positions).expand(rows, -1)
+    lost = positions.new_zeros(rows)
+    if state is not None:
+        lost = lost + (state.dropped if state.lost is None else state.lost.to(lost))
+    if packing is None:
+        return positions - lost[:, None], lost
+    shown = torch.stack([mask.shown(row) for row in range(rows)]).to(positions.device)
+    alive = shown.gather(1, packing.index.to(shown.device))
+    if packing.valid is not None:
+        alive &= packing.valid.to(alive.device)
+    kept = packing.gather(positions[..., None])[..., 0]
+    _check_one_prompt(kept, alive)
+    rank = alive.long().cumsum(dim=1) - 1
+    first = kept.gather(1, alive.long().argmax(dim=1, keepdim=True))
+    last = alive.long().cumsum(dim=1).argmax(dim=1, keepdim=True)  # where the count of tokens is reached
+    ranked = first + rank.clamp(min=0)
+    moved = (kept - ranked).gather(1, last)[:, 0]
+    return ranked - lost[:, None], lost + moved
+
+
+def _check_one_prompt(positions: Tensor, alive: Tensor) -> None:
+    back = (positions.diff(dim=1) < 0) & alive[:, 1:] & alive[:, :-1]
+    if bool(back.any()):
+        raise PruningError(
+            "renumber=True: position ids start anew within a row, as for several prompts packed into one; "
+            "use renumber=False, or give each prompt a row of its own"
+        )

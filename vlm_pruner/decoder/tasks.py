@@ -1,0 +1,157 @@
+"""What is to be done to each image of a batch, what is left of it after each stage, and its receipt in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.receipts import ImageReceipt
+
+
+@dataclass(frozen=True)
+class Task:
+    """One image of a batch row, and what is to be done to it.
+
+    image:   its visual span in the sequence that enters the decoder.
+    budgets: visual tokens to keep at each stage that is to come.
+    span:    where its remaining tokens are now, as long as a stage is to come; None if none remain.
+    kept:    the same tokens, counted within `image`, as the last stage chose them; None if all remain.
+    shown:   long, the tokens of `image` that the attention mask does not hide; None if it hides none.
+    steps:   (layer, visual tokens from there on) of each stage that is done.
+    """
+
+    row: int
+    image: VisualSpan
+    budgets: tuple[int, ...]
+    span: VisualSpan | None
+    kept: Selection | None = None
+    shown: Tensor | None = None
+    steps: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def remaining(self) -> int:
+        """Tokens before the next stage."""
+        return 0 if self.span is None else self.span.length
+
+    @property
+    def budget(self) -> int:
+        return min(self.budgets[0], self.remaining)
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.budget == self.remaining
+
+    @property
+    def keeps_all_to_the_end(self) -> bool:
+        return min(self.budgets) >= self.remaining
+
+    @property
+    def hides_now(self) -> bool:
+        """Whether the coming stage, the first, drops tokens that the mask hides, whatever is chosen."""
+        return self.shown is not None and not self.steps
+
+    def skipped(self, layer: int) -> Task:
+        """After a stage before `layer` that left the sequence as it was."""
+        return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.remaining)))
+
+    def without(self, hidden: Tensor | None) -> Task:
+        """The task of the tokens that the attention mask shows. hidden: bool [T] of the row's tokens; None: all shown.
+
+        Before the first stage only: what is hidden there is gone afterwards.
+        """
+        if hidden is None or self.steps or self.span is None:
+            return self
+        shown = (~hidden[self.span.positions()]).nonzero().squeeze(1)
+        if len(shown) == self.span.length:
+            return self
+        span = self.span.part(shown) if len(shown) else None
+        return replace(self, span=span, kept=Selection(shown, shown), shown=shown)
+
+    def reduced(self, selection: Selection | None, layer: int, new_positions: Tensor) -> Task:
+        """What is left after a stage. selection: None if all is kept.
+
+        new_positions: long [B, T], where each position of the sequence has gone. It is read, and a GPU waited for,
+        only if a stage is to come.
+        """
+        count = self.remaining if selection is None else len(selection.indices)
+        kept = self.kept if selection is None else self._within_image(selection)
+        done = replace(self, budgets=self.budgets[1:], kept=kept, steps=(*self.steps, (layer, count)))
+        if not done.budgets or self.span is None:
+            return done
+        indices = torch.arange(count, device="cpu") if selection is None else selection.indices.cpu()
+        now = new_positions[self.row].cpu()[self.span.positions_of(indices)]
+        return replace(done, span=VisualSpan.at(now.tolist(), self.span.layout.part(indices)))
+
+    def _within_image(self, chosen: Selection) -> Selection:
+        """A choice among the tokens that remained, counted in the whole image's tokens."""
+        if self.kept is None:
+            return chosen
+        left = self.kept.indices.cpu()
+        pivots = None if chosen.pivots is None else left[chosen.pivots.cpu()]
+        return Selection(left[chosen.indices.cpu()], left[chosen.order.cpu()], pivots=pivots)
+
+    def receipt(self, method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None) -> ImageReceipt:
+        """Once all stages are done. fit: tells how a picture was laid on its tokens' grid."""
+        every = torch.arange(self.image.length, device="cpu")
+        kept = self.kept or Selection(every, every)
+        indices = kept.indices.tolist()
+        return ImageReceipt(
+            row=self.row,
+            span=(self.image.start, self.image.stop - self.image.start),
+            layer=self.steps[-1][0],
+            method=method.name,
+            n_before=self.image.length,
+            n_after=len(indices),
+            indices=indices,
+            order=kept.order.tolist(),
+            coords=self.image.layout.coords[indices].tolist(),
+            pivots=[] if kept.pivots is None else kept.pivots.tolist(),
+            nearest=None if kept.nearest is None else kept.nearest.tolist(),
+            offsets=None if self.image.offsets is None else self.image.offsets.tolist(),
+            steps=[list(step) for step in self.steps],
+            fit=fit(self.image.true_layout or self.image.layout) if fit else None,
+        )
+
+
+def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task]:
+    """Tasks in order of row and position. Of a span that has fewer tokens than are to be kept, all are."""
+    tasks = []
+    stages = len(method.layers(depth))
+    for row, row_spans in enumerate(spans):
+        if method.per_frame:
+            row_spans = [frame for span in row_spans for frame in span.frames()]
+        for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
+            if (number > 0 and method.released) or too_small(span, method):
+                budgets = (span.length,) * stages
+            else:
+                budgets = method.budgets(span.length, depth, span.released.rounding)
+            image = span.as_released() if method.released else span
+            tasks.append(Task(row, image, budgets, image))
+    return tasks
+
+
+def too_small(image: VisualSpan, method: Pruner) -> bool:
+    """Whether the image has fewer tokens than `method` is to keep."""
+    return method.keep_tokens is not None and method.keep_tokens > image.length
+
+
+def check_inside(tasks: list[Task], rows: int, length: int) -> None:
+    """Raises PruningError if a task lies outside a batch of `rows` sequences of `length` tokens."""
+    for task in tasks:
+        if task.span is not None and (task.row >= rows or task.span.stop > length):
+            raise PruningError(
+                f"visual tokens {task.span.start}..{task.span.stop - 1} of row {task.row} lie outside the batch of "
+                f"{rows} rows of {length} tokens; prefill the whole prompt in one forward call"
+            )
+
+
+def tokens_of(sequence: Tensor, span: VisualSpan) -> Tensor:
+    """[N, ...]: the rows of `sequence` [T, ...] at a span's positions. Read only: without gaps it is not a copy."""
+    return sequence[span.index(sequence.device)]
