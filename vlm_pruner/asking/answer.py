@@ -15,10 +15,10 @@ from vlm_pruner.receipts import ImageReceipt
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer's text and cost.
+    """The text and cost of an answer.
 
-    stopped:              the caller stopped the model before it was done.
-    tokens:               new tokens, with the end-of-sequence token.
+    stopped:              whether the caller stopped the model early.
+    tokens:               new tokens, including the end-of-sequence token.
     first_token_seconds:  from the start of `generate` (vision tower included) to the first new token.
     seconds:              to the last one.
     kv_bytes:             keys and values of all layers at the end.
@@ -40,7 +40,7 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of decoding, without the prefill; None for an answer of a single token."""
+        """Decoding speed, without the prefill; None for an answer of a single token."""
         decoding = self.seconds - self.first_token_seconds
         return (self.tokens - 1) / decoding if self.tokens > 1 and decoding > 0 else None
 
@@ -55,7 +55,7 @@ def in_a_sentence(dense: Answer, pruned: Answer) -> str:
 
 
 class Watch(BaseStreamer):
-    """Calls `on_text` with the text so far after every token that `generate` makes, and keeps the tokens' times."""
+    """Calls `on_text` with the text so far after every new token, and records the tokens' times."""
 
     def __init__(self, decode: Callable[[list[int]], str], on_text: Callable[[str], None] | None) -> None:
         self._decode = decode
@@ -84,13 +84,13 @@ class Watch(BaseStreamer):
         self.ids += value.flatten().tolist()
         self._times.append(time.perf_counter())
         if self._on_text is not None:
-            self._on_text(self.text.rstrip("\ufffd"))  # half a character, which the next token completes
+            self._on_text(self.text.rstrip("\ufffd"))  # half a character; the next token completes it
 
     def end(self) -> None:
         pass
 
 
 def cache_bytes(cache: Any) -> int:
-    """Bytes of memory that all keys and values of a transformers cache take."""
+    """Bytes that all keys and values of a transformers cache occupy."""
     tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""A loaded model that answers questions about pictures. A subclass says how a prompt is made for its checkpoint."""
+"""A loaded model that answers questions about pictures. A subclass builds the prompt for its checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Pictures = Image.Image | Sequence[Image.Image]
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """`inputs` for `generate`, and how long they are in tokens: text, and the pictures'."""
+    """`inputs` for `generate`, and their length in tokens: of the text, and of the pictures."""
 
     inputs: dict[str, Any]
     text_tokens: int
@@ -33,7 +33,7 @@ class Prompt:
 
 
 class Chat:
-    """One model. Greedy answers; one at a time: whoever serves several people puts a lock around `ask`.
+    """One model. Answers greedily, one at a time. Not thread-safe: a server must lock around `ask`.
 
     name: what the user called the checkpoint.
     """
@@ -50,18 +50,18 @@ class Chat:
 
     @property
     def takes_video(self) -> bool:
-        """Whether the model's family knows videos."""
+        """Whether the model's family supports videos."""
         return False
 
     def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
-        """One picture or several (RGB), a video's frames, and the question for `generate`.
+        """Builds the inputs of `generate` from one or several pictures (RGB) or a video's frames, and the question.
 
         Raises ValueError if the model cannot read them.
         """
         raise NotImplementedError
 
     def visual_tokens(self, picture: Image.Image) -> int:
-        """How many tokens the model makes of a picture."""
+        """The number of tokens that the model makes of a picture."""
         return self.prompt(picture, "?").visual_tokens
 
     def decode(self, ids: list[int]) -> str:
@@ -78,9 +78,10 @@ class Chat:
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Answer:
-        """The answer, pruned by `method` (None: dense).
+        """Answers a question, pruned by `method` (None: dense).
 
-        on_text: called with the text so far after every new token. stop: asked after every token; True ends the answer.
+        on_text: called with the text so far after every new token. stop: called after every token; True ends the
+        answer.
         Raises ValueError (PruningError among them) for a question, picture or method that does not fit the model.
         """
         prompt = self.prompt(pictures, question, video)
@@ -93,7 +94,7 @@ class Chat:
                 temperature=None, top_p=None, top_k=None, return_dict_in_generate=True,
                 streamer=watch, stopping_criteria=StoppingCriteriaList([halt]),
             )  # fmt: skip
-        # The receipts alone: what they were made from, tensors of the prefill, must not live on with the answer.
+        # Keep the receipts only: the prefill's tensors behind them must not outlive the answer.
         images = tuple(pruning.receipts[-1].images) if pruning is not None else ()
         return Answer(
             text=watch.text.strip(),
@@ -124,7 +125,7 @@ def as_list(pictures: Pictures) -> list[Image.Image]:
 
 
 class _Halt:
-    """A stopping criterion that asks the caller."""
+    """A stopping criterion that consults the caller."""
 
     def __init__(self, stop: Callable[[], bool] | None) -> None:
         self._stop = stop

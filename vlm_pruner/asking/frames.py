@@ -1,6 +1,6 @@
 """Frames of a video: from a video file, a folder of pictures, or an animated picture (GIF, WebP, PNG).
 
-transformers decodes video files, with PyAV: `pip install 'vlm-pruner[video]'`. The others need Pillow alone.
+transformers decodes video files with PyAV: `pip install 'vlm-pruner[video]'`. The others need only Pillow.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 def read_frames(source: str | Path, count: int = 8) -> list[Image.Image]:
     """`count` frames (or all, if there are fewer), RGB, from the middles of equal parts of the video.
 
-    Raises ValueError, which names the file and the remedy, if the file is missing, empty or no video, or if nothing
-    that is installed decodes it.
+    Raises ValueError, with the file and the remedy, if the file is missing, empty or not a video, or if no installed
+    package decodes it.
     """
     path = Path(source)
     if count < 1:
@@ -69,7 +69,7 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 
 
 def _from_picture(path: Path, count: int) -> list[Image.Image]:
-    """Of an animated picture; empty if the file is none."""
+    """Frames of an animated picture; empty if the file is not one."""
     try:
         with Image.open(path) as picture:
             wanted = set(spread(getattr(picture, "n_frames", 1), count))
@@ -80,9 +80,9 @@ def _from_picture(path: Path, count: int) -> list[Image.Image]:
 
 
 def read_film(path: str | Path, frames: int, fps: float | None) -> tuple[np.ndarray, Any]:
-    """Of a video file, frames [n, height, width, 3] from the first to the last, and transformers' metadata of them.
+    """Frames [n, height, width, 3] of a video file, from the first to the last, with transformers' metadata.
 
-    fps: frames per second of video; None: `frames` in all. A video that has fewer gives all of its frames.
+    fps: frames per second of video; None: `frames` in total. A shorter video gives all of its frames.
     """
     return _decode(Path(path), partial(end_to_end, frames=frames, fps=fps))
 
@@ -125,7 +125,7 @@ def _decode(path: Path, sample: Callable[[int, float], np.ndarray]) -> tuple[np.
     from transformers.video_utils import load_video
 
     def indices(metadata: Any, **_: Any) -> np.ndarray:
-        # Counting takes a second pass, but transformers believes the file's header, which may say 0, or lie.
+        # Counting takes a second pass, but transformers trusts the file's header, which may be 0 or wrong.
         metadata.total_num_frames, metadata.duration = total, total / metadata.fps
         return sample(total, metadata.fps)
 

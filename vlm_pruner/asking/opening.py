@@ -1,4 +1,4 @@
-"""Which loader a checkpoint needs."""
+"""Chooses the loader that a checkpoint needs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None) -> Chat:
-    """Open a checkpoint folder, or a Hub name, in LLaVA's original layout or in transformers'.
+    """Opens a checkpoint folder or Hub name, in LLaVA's original layout or in transformers'.
 
     dtype: float16 on a GPU and float32 on a CPU unless given.
-    Raises ValueError for a device that torch does not have, for a folder that is no checkpoint (llava's
-    CheckpointError), and for a model that no adapter knows (UnsupportedModelError).
+    Raises ValueError for a device that torch does not have, a folder without a checkpoint (llava's CheckpointError),
+    and a model that no adapter supports (UnsupportedModelError).
     """
     check_device(device)
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first")
@@ -37,10 +37,10 @@ def _is_original(config: dict[str, Any]) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError when torch does not know the device or cannot use it here."""
+    """Raises ValueError if torch does not know the device or cannot use it here."""
     try:
         torch.empty(1, device=torch.device(device))
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA answers with an AssertionError
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA raises AssertionError
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}); --device cpu always works") from None
 

@@ -18,7 +18,7 @@ CONVERSATION = "vicuna_v1"
 
 
 class OriginalChat(Chat):
-    """`LlavaLlamaForCausalLM` of this repository. Pictures stand before the question."""
+    """`LlavaLlamaForCausalLM` of this repository. Pictures come before the question."""
 
     def __init__(self, checkpoint: Checkpoint, conversation: str = CONVERSATION) -> None:
         super().__init__(checkpoint.model, checkpoint.model_id)
@@ -54,5 +54,5 @@ class OriginalChat(Chat):
 
 
 def _without_placeholder(question: str) -> str:
-    """A picture's placeholder in the question would be taken for a second picture."""
+    """Removes picture placeholders from the question, which would count as further pictures."""
     return question.replace("<image>", "< image >")

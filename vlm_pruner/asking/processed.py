@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
 from vlm_pruner.asking.processors import load_processor
 
-LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints bring no template
+LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints have no template
 
 
 class ProcessedChat(Chat):
@@ -25,7 +25,7 @@ class ProcessedChat(Chat):
 
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
-        AutoConfig.from_pretrained(folder)  # a folder of something else is told before anything is loaded
+        AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
         processor = load_processor(str(folder))
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return cls(model.to(device).eval(), processor, name)

@@ -1,8 +1,8 @@
-"""Processors of transformers, also where torchvision is not installed.
+"""Loads transformers' processors, with or without torchvision.
 
-The processor of a family that takes videos insists on a video processor, which needs torchvision. Its image processor
-does not: without torchvision pictures work and videos do not. torchvision is no dependency because it must be built
-for the very torch that is installed (CPU or CUDA, to the version), and fails at import beside any other.
+In a family with videos, the processor requires a video processor, which needs torchvision. Its image processor does
+not, so without torchvision pictures work and videos do not. torchvision is not a dependency because it must match the
+installed torch exactly (CPU or CUDA, and the version), and fails on import beside any other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from transformers.utils import is_torchvision_available
 
 
 def load_processor(checkpoint: str, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
-    """The checkpoint's processor. Limits: pixels per image, for families that scale images by their pixels.
+    """Loads the checkpoint's processor. Limits: pixels per image, for families that scale images by pixels.
 
-    Without torchvision `video_processor` is None where the family has one.
+    Without torchvision, `video_processor` is None for families that have one.
     """
     family = None if is_torchvision_available() else _family(checkpoint)
     if family is None or "video_processor" not in family.get_attributes():

@@ -1,1 +1,1 @@
-"""Measuring: questions, arms that are compared, interleaved runs, statistics, and what a result file must hold."""
+"""Experiments: arms answer questions, a journal keeps the answers, and a judge compares them."""

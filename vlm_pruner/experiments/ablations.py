@@ -1,4 +1,4 @@
-"""The paper's ablations of VLM-Pruner: what is changed, and what the paper found when it changed the same thing."""
+"""The paper's ablations of VLM-Pruner: each change, and what the paper found for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAPER_BATCH = 16
 
 @dataclass(frozen=True)
 class LargestKeyPivots(CentrifugalPruner):
-    """VLM-Pruner that starts from the tokens of largest keys (L1), however alike they are."""
+    """VLM-Pruner that starts from the tokens with the largest keys (L1), even if they are similar."""
 
     def _choose_pivots(self, keys: Tensor, count: int) -> Tensor:
         return largest_keys(keys, count)
@@ -27,10 +27,10 @@ class LargestKeyPivots(CentrifugalPruner):
 
 @dataclass(frozen=True)
 class Variation:
-    """One change of the default. `paper` is the paper's mean in % of dense, or None where it prints none.
+    """One change to the default. paper: the paper's mean in % of dense, or None if it prints none.
 
     paper_worse: the paper says in words that this is worse, without a number.
-    paper_base: the paper's figure of what was changed; None where it has none.
+    paper_base: the paper's figure for the unchanged setting; None if it has none.
     """
 
     group: str
@@ -47,14 +47,14 @@ class Variation:
 
     @property
     def paper_difference(self) -> float | None:
-        """Points of "% of dense" above what was changed."""
+        """Difference from the unchanged setting, in points of "% of dense"."""
         if self.paper is None or self.paper_base is None:
             return None
         return round(self.paper - self.paper_base, 2)
 
     @property
     def paper_sign(self) -> int:
-        """-1 or 1 for what the paper found worse or better than its default; 0 where it says nothing."""
+        """-1 or 1 if the paper found it worse or better than its default; 0 if it says nothing."""
         difference = self.paper_difference
         if difference is None:
             return -1 if self.paper_worse else 0
@@ -67,7 +67,7 @@ def _series(group: str, name: str, values: dict[Any, float | None]) -> list[Vari
 
 PAPER_BATCHES: dict[Any, float | None] = {1: 95.62, 2: 95.64, 4: 95.38, 8: 95.20, PAPER_BATCH: PAPER_DEFAULT}
 
-# The embedded decoder is 320 wide: the paper's 512 and 1,024 of 4,096 channels have no counterpart, "all" has.
+# The embedded decoder is 320 wide, so the paper's 512 and 1,024 of 4,096 channels have no counterpart; "all" does.
 VARIATIONS: tuple[Variation, ...] = (
     Variation("without", "SWA", {"self_weight": 1.0}, 95.07),
     Variation("without", "BSS", {"spatial_weight": 0.0}, PAPER_DEFAULT - 1.11),
@@ -86,7 +86,7 @@ VARIATIONS: tuple[Variation, ...] = (
 def ablation_arms(
     budget: int, tokens: int, token_batch: int, variations: Iterable[Variation] = VARIATIONS
 ) -> list[Arm]:
-    """The dense model, the default and one arm per variation that changes anything, all at `budget` visual tokens.
+    """The dense model, the default, and one arm per variation with an effect, all at `budget` visual tokens.
 
     tokens: a picture's visual tokens. token_batch: the default's; the paper's is 16.
     Raises PruningError (a ValueError) if a variation cannot work with the budget.
@@ -111,5 +111,5 @@ def by_key(token_batch: int = PAPER_BATCH) -> dict[str, Variation]:
 
 
 def fits(variation: Variation, budget: int) -> bool:
-    """Whether the budget has room for the variation's pivots."""
+    """Whether the variation's pivots fit into the budget."""
     return int(variation.change.get("pivots", 4)) <= budget

@@ -1,4 +1,4 @@
-"""What is compared: the dense model, and methods at several budgets."""
+"""The arms of an experiment: the dense model, and methods at several budgets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, maker
 
 DENSE = "dense"
-DRAWS = 1_000_000  # more than any run has batches: runs with neighbouring seeds share no draw
+DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
 LABELS = {
     DENSE: "dense",
     "random": "random",
@@ -35,7 +35,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a budget depends on: a picture's visual tokens, and where they are known the decoder and the text's length.
+    """What a budget depends on: a picture's visual tokens and, if known, the decoder and the text's length.
 
     bytes_per_number: of a key or value in the cache.
     """
@@ -55,7 +55,7 @@ class ModelFacts:
 class Arm:
     """One line of the comparison. `method` is None for the dense model; `tokens` are the visual tokens per picture.
 
-    budget: as it was asked for, if not as `tokens`. chosen: how it was met. accounting: what a prompt costs, if known.
+    budget: as requested, if not in tokens. chosen: the setting that meets it. accounting: a prompt's cost, if known.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class NotRun:
-    """An arm that the model or the method refuses; reports show it with the reason."""
+    """An arm that the model or the method refuses. Reports show it with the reason."""
 
     name: str
     label: str
@@ -101,9 +101,9 @@ class NotRun:
 def make_arms(
     names: Iterable[str], wanted: Sequence[int | str | Budget], model: int | ModelFacts, seed: int = 0
 ) -> list[Arm]:
-    """The dense model first, if it is wanted, then budget by budget one arm per method.
+    """The dense model first, if requested, then budget by budget one arm per method.
 
-    model: what is known of it, or just a picture's visual tokens before pruning. seed: for methods that draw.
+    model: its facts, or just a picture's visual tokens before pruning. seed: for methods that draw.
     Raises ValueError for an unknown name and for a budget that cannot be met. For names see `methods.words`.
     """
     arms, not_run = possible_arms(names, wanted, model, seed)
@@ -116,7 +116,7 @@ def possible_arms(
     names: Iterable[str], wanted: Sequence[int | str | Budget], model: int | ModelFacts, seed: int = 0,
     refusal: Callable[[Arm], str | None] = lambda arm: None,
 ) -> tuple[list[Arm], list[NotRun]]:  # fmt: skip
-    """As `make_arms`, with the arms that cannot run apart. refusal: why the model at hand cannot run an arm, or None.
+    """Like `make_arms`, but separates arms that cannot run. refusal: why this model cannot run an arm, or None.
 
     Raises ValueError for a name or budget that does not exist, and if no arm is left.
     """
@@ -144,12 +144,12 @@ def possible_arms(
 
 
 def turned(arms: Sequence[Arm], turn: int) -> list[Arm]:
-    """All arms, another one first at every turn."""
+    """All arms, rotated so that a different one comes first at each turn."""
     return [arms[(turn + place) % len(arms)] for place in range(len(arms))]
 
 
 def read_budget(word: int | str | Budget, visual: int) -> Budget:
-    """Raises ValueError for what is no budget, and for more tokens than the `visual` ones of a picture."""
+    """Parses a budget. Raises ValueError for anything else, and for more than a picture's `visual` tokens."""
     if isinstance(word, Budget):
         return word
     if str(word) == "0":
@@ -165,7 +165,7 @@ def dense_arm(facts: ModelFacts) -> Arm:
 
 
 def make_arm(name: str, budget: Budget, facts: ModelFacts, seed: int = 0) -> Arm:
-    """The method called `name` at a budget. Raises PruningError where that cannot be."""
+    """The method called `name` at a budget. Raises PruningError if it cannot meet it."""
     make = maker(name, seed=seed * DRAWS)
     shown = "" if budget.kind == "tokens" else str(budget)
     if facts.shape is None:

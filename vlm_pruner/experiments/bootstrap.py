@@ -1,8 +1,8 @@
-"""Intervals by resampling pictures: several questions about one picture stand or fall together.
+"""Intervals by resampling pictures, because several questions about one picture succeed or fail together.
 
-A resample draws as many pictures as there are, with replacement, and takes all questions of each drawn picture. All
-arms of a comparison are looked at on the same resamples, so that differences are paired. Accuracies and differences are
-plain means over kinds of question, as everywhere in this project.
+A resample draws as many pictures as there are, with replacement, and takes all questions of each. All arms of a
+comparison use the same resamples, so differences are paired. Accuracies and differences are plain means over kinds of
+question, as everywhere in this project.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Interval:
 
 
 class PictureBootstrap:
-    """Resamples of the pictures that questions are about; the questions are given once, values as often as wanted.
+    """Resamples pictures. Takes the questions once, and values for them any number of times.
 
-    pictures, kinds: of each question, in one order that all values follow. seed: the same one draws the same resamples.
+    pictures, kinds: one per question, in the order that all values follow. seed: equal seeds draw equal resamples.
     Raises ValueError if there is no question, or the two lists differ in length.
     """
 
@@ -58,7 +58,7 @@ class PictureBootstrap:
         self._kind = np.array([self.kinds.index(kind) for kind in kinds])
         count = len(places)
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-        self._drawn = drawn.astype(np.float64)  # [resamples, pictures], how often each is in
+        self._drawn = drawn.astype(np.float64)  # [resamples, pictures], how often each occurs
         self._sizes = self._drawn @ self._by_picture(np.ones(len(kinds)))  # [resamples, kinds], questions
 
     def over_kinds(self, values: Sequence[float]) -> Interval:
@@ -76,7 +76,7 @@ class PictureBootstrap:
         }
 
     def _means(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """Means of kinds: [kinds], and [resamples, kinds], which is NaN where a resample has no question of a kind."""
+        """Means of kinds: [kinds], and [resamples, kinds] with NaN if a resample has no question of a kind."""
         given = np.asarray(values, dtype=np.float64)
         if given.shape != self._kind.shape:
             raise ValueError(f"{len(given)} values for {len(self._kind)} questions")
@@ -98,7 +98,7 @@ class PictureBootstrap:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's correction of p values for so many comparisons at once: each is at least its own, and at most 1."""
+    """Corrects p values for multiple comparisons by Holm's method; each corrected value is at least the original."""
     corrected = [0.0] * len(values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):

@@ -1,4 +1,4 @@
-"""Results on disk line by line, so that a killed run continues where it stopped."""
+"""Writes results line by line, so that a killed run resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Journal(LineFile):
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """Those of earlier runs with the same header, and those written since."""
+        """Records of earlier runs with the same header, and those written since."""
         return self.lines
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Where a clone keeps the embedded model and its questions, and what to say when they are not there."""
+"""Locates the embedded model and its questions in a clone, with clear errors if they are missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BENCHMARKS = ROOT / "playground" / "data" / "mini"
 
 
 def check_checkpoint(model: Path) -> None:
-    """Raises FileNotFoundError when the folder holds no checkpoint, before anything slow begins."""
+    """Raises FileNotFoundError if the folder holds no checkpoint, before anything slow starts."""
     if not (model / "config.json").is_file():
         raise FileNotFoundError(
             f"no checkpoint in {model}: config.json is missing; run the command in a clone of the repository, which "
@@ -22,7 +22,7 @@ def check_checkpoint(model: Path) -> None:
 
 
 def find_questions(data: Path | None) -> Path:
-    """The question file below `data`, or of the embedded world, made on first use (it follows from a fixed seed)."""
+    """The question file below `data`, or the embedded world's, created on first use from a fixed seed."""
     if data is not None:
         return data / "mini" / "questions.jsonl"
     path = BENCHMARKS / "mini" / "questions.jsonl"

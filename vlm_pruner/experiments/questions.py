@@ -1,4 +1,4 @@
-"""Questions about pictures with one right answer each, and a balanced sample of them."""
+"""Questions about pictures, each with one right answer, and balanced samples of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `text` ends with the instruction on the answer's form, as LLaVA's evaluation prompts do."""
+    """One question. `text` ends with an instruction on the answer's form, as in LLaVA's evaluation prompts."""
 
     question_id: int
     image: Path
@@ -20,13 +20,13 @@ class Question:
     answer: str
 
     def accepts(self, answer: str) -> bool:
-        """Exact match after removing outer white space and case."""
+        """Exact match, ignoring outer white space and case."""
         return answer.strip().lower() == self.answer.strip().lower()
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """A question file, and the questions of it that are asked."""
+    """A question file, and the questions from it to ask."""
 
     name: str
     path: Path
@@ -47,9 +47,9 @@ def question_sets(paths: Iterable[Path], at_most: int, seed: int) -> list[Questi
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a question file of JSON lines; pictures lie in `images/` beside it.
+    """Reads a question file of JSON lines; pictures are in `images/` beside it.
 
-    Raises FileNotFoundError when the file is missing, ValueError (with the line's number) when a line is broken, a
+    Raises FileNotFoundError if the file is missing, ValueError (with the line's number) if a line is broken, a
     question_id repeats, or the file is empty.
     """
     path = Path(path)
@@ -77,9 +77,9 @@ def _parse(line: str, path: Path, number: int) -> Question:
             answer=str(fields["answer"]),
         )
     except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}, line {number} is not a question: {error}; mend or remove the line") from error
+        raise ValueError(f"{path}, line {number} is not a question: {error}; fix or remove the line") from error
     except KeyError as error:
-        raise ValueError(f"{path}, line {number} lacks the field {error}; mend or remove the line") from error
+        raise ValueError(f"{path}, line {number} lacks the field {error}; fix or remove the line") from error
 
 
 def _check_unique(questions: Iterable[Question], path: Path) -> None:
@@ -98,7 +98,7 @@ def kinds_of(questions: Iterable[Question]) -> list[str]:
 def balanced_sample(questions: Sequence[Question], count: int, seed: int) -> list[Question]:
     """`count` questions, as many of each kind as possible, drawn by `seed` and returned in the order of the file.
 
-    A kind with too few questions gives all it has and the others fill the gap. Raises ValueError when `count` is not
+    A kind with too few questions contributes all it has, and the others fill up. Raises ValueError unless `count` is
     between 1 and the number of questions.
     """
     if not 1 <= count <= len(questions):

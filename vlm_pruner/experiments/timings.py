@@ -1,4 +1,4 @@
-"""What answers took in a timed run, arm by arm."""
+"""Times of a timed run, arm by arm."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vlm_pruner.experiments.arms import Arm
 class Measured:
     """Means over questions; `relative_time` is the median over questions of this arm's time / the dense model's.
 
-    Both of a pair were measured within moments of each other, so a busy spell of the machine cancels. It is None
-    without a dense arm. kept: visual tokens per picture from the pruned layer on.
+    Both times of a pair were measured within moments of each other, so a busy spell of the machine cancels out. It is
+    None without a dense arm. kept: visual tokens per picture from the pruned layer on.
     """
 
     seconds: float

@@ -1,7 +1,7 @@
-"""From answers to verdicts: accuracies, agreement with the dense model, and paired differences with intervals.
+"""Turns answers into verdicts: accuracies, agreement with the dense model, and paired differences with intervals.
 
-A difference is called better or worse if its interval excludes 0, with Holm's correction if its corrected p is below
-1 - level; anything else is not distinguishable at this n, which is not the same as equal.
+A difference counts as better or worse if its interval excludes 0, with Holm's correction if its corrected p is below
+1 - level. Anything else is not distinguishable at this n, which does not mean equal.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REFERENCES = (DENSE, "random", "vlm-pruner")
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus a reference on the same questions, mean over kinds, and kind by kind. p_holm: over the report."""
+    """An arm minus a reference on the same questions, mean over kinds and kind by kind. p_holm: over the report."""
 
     interval: Interval
     kinds: dict[str, Interval]
@@ -61,7 +61,7 @@ class Cell:
 class Rules:
     """resamples, seed, level: of the bootstrap. holm: whether verdicts are corrected for the number of comparisons.
 
-    references: names of the arms that all others are compared with, at their own budget.
+    references: names of the arms to compare all others with, at their own budget.
     """
 
     resamples: int = RESAMPLES
@@ -88,9 +88,9 @@ def judge(
 def answerable(
     dense: Arm, benchmarks: Mapping[str, Sequence[Question]], records: Sequence[Mapping[str, Any]], rules: Rules
 ) -> tuple[dict[str, list[Question]], list[str]]:
-    """The questions of the kinds that the dense model can answer, and the kinds that are left out.
+    """Questions of the kinds that the dense model can answer, and the kinds left out.
 
-    A kind counts if the dense model's accuracy is, by its interval, above the share of the most frequent answer. Where
+    A kind counts if the dense model's accuracy is, by its interval, above the share of the most frequent answer. If
     the model guesses, no method can lose, which only dilutes differences. Raises ValueError if no kind counts.
     """
     kept: dict[str, list[Question]] = {}
@@ -175,7 +175,7 @@ class _Benchmark:
         return Difference(interval, self.bootstrap.by_kind(values), interval.p, _verdict(interval))
 
     def _loyalty(self, arm: Arm) -> Interval | None:
-        """Share of answers that are the dense model's, right or wrong."""
+        """Share of answers that equal the dense model's, right or wrong."""
         dense = next((other for other in self.arms if other.method is None), None)
         if dense is None or arm is dense:
             return None
@@ -188,7 +188,7 @@ def _verdict(interval: Interval) -> str:
 
 
 def _corrected(cells: Sequence[Cell], rules: Rules) -> list[Cell]:
-    """With p values corrected over all comparisons of the report, and verdicts after them if the rules say so."""
+    """Corrects p values over all comparisons of the report, and verdicts too if the rules say so."""
     corrected = iter(holm([difference.interval.p for cell in cells for difference in cell.against.values()]))
 
     def correct(difference: Difference) -> Difference:

@@ -1,4 +1,4 @@
-"""Question files of the mini world and its variants, made when they are missing."""
+"""Question files of the mini world and its variants, created if missing."""
 
 from __future__ import annotations
 

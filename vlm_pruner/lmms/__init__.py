@@ -1,7 +1,7 @@
 """The lmms-eval plug-in. lmms-eval finds it by its entry point (`pyproject.toml`); nothing else imports it.
 
-Only `model.py`, `llava.py` and `chat.py` need lmms-eval. The other files of this folder do without, so that settings,
-scripts and checks are tested where it is not installed.
+Only `model.py`, `llava.py` and `chat.py` need lmms-eval. The other files do not, so settings, scripts and checks can be
+tested without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODELS = {
 
 
 def manifests() -> list[Any]:
-    """What the entry point gives to lmms-eval."""
+    """The entry point of lmms-eval."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return [

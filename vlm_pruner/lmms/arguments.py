@@ -1,4 +1,4 @@
-"""`--model_args`: what they may say, read and checked before anything is loaded."""
+"""`--model_args`: parsed and checked before anything loads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
 class ArgumentError(PruningError):
-    """`--model_args` that cannot be meant; names the value and the remedy."""
+    """`--model_args` make no sense; the message names the value and the remedy."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What every model takes. Settings of the method are None until given: their defaults live in its dataclass.
+    """Arguments of every model. The method's settings are None unless given: their defaults live in its dataclass.
 
-    pretrained: checkpoint folder or Hub name. dtype: "auto" is the family's usual one on a GPU, float32 on a CPU.
-    device_map: transformers' ("auto" spreads one model over all GPUs); in place of device.
-    receipts: a JSON-lines file that gets what was kept of every document.
+    pretrained: checkpoint folder or Hub name. dtype: "auto" means the family's usual one on a GPU, float32 on a CPU.
+    device_map: as in transformers ("auto" spreads one model over all GPUs); replaces device.
+    receipts: a JSON-lines file for the tokens kept in every document.
     """
 
     pretrained: str
@@ -37,7 +37,7 @@ class Arguments:
     dtype: str = "auto"
     attn_implementation: str = "sdpa"
     receipts: str | None = None
-    seed: int = 0  # of methods that draw
+    seed: int = 0  # for methods that draw
     method: str | None = None
     reduction_ratio: float | None = None
     keep_tokens: int | None = None
@@ -58,17 +58,17 @@ class Arguments:
 
 @dataclass(frozen=True)
 class LlavaArguments(Arguments):
-    """conv_template: the conversation that the checkpoint was trained with, as for `llava.eval`."""
+    """conv_template: the conversation template that the checkpoint was trained with, as in `llava.eval`."""
 
     conv_template: str = "vicuna_v1"
 
 
 @dataclass(frozen=True)
 class ChatArguments(Arguments):
-    """min_pixels, max_pixels: an image is scaled to lie between (families that take images of any size).
+    """min_pixels, max_pixels: images are scaled to between these (families that take images of any size).
 
-    max_num_frames: frames taken from a video, evenly spread; or fps, frames per second of it.
-    system_prompt: in place of the one that the checkpoint's chat template brings.
+    max_num_frames: evenly spread frames to take from a video; alternatively fps, frames per second.
+    system_prompt: replaces the one in the checkpoint's chat template.
     """
 
     max_pixels: int | None = None
@@ -90,7 +90,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
-    """`given` as a `kind`, numbers as numbers. Raises ArgumentError for unknown names, missing and senseless values."""
+    """Parses `given` as a `kind`. Raises ArgumentError for unknown names, and for missing or meaningless values."""
     known = {field.name: field for field in fields(kind)}
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -106,7 +106,7 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
 
 
 def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`--model_args` with lmms-eval's own `--batch_size` and `--device`, which may say the same and not another thing.
+    """Joins `--model_args` with lmms-eval's own `--batch_size` and `--device`, which must not contradict them.
 
     `--batch_size 1` is lmms-eval's default and means nothing.
     """
@@ -122,7 +122,7 @@ def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
 
 
 def build_method(arguments: Arguments) -> Pruner | None:
-    """The method that the arguments describe; None for the dense model, which is also what a ratio of 0 says."""
+    """The method that the arguments describe; None for the dense model, as with a ratio of 0."""
     given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
     if arguments.method == DENSE:
         if given.get("keep_tokens") or given.get("reduction_ratio"):

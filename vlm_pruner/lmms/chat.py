@@ -1,7 +1,7 @@
-"""Families that transformers loads with a processor and a chat template: Qwen's, and all others that can be pruned.
+"""Families that transformers loads with a processor and a chat template: Qwen's, and every other supported one.
 
-Images, several of them, and videos. Each comes as the document gives it, not re-encoded; the checkpoint's own template
-makes the prompt.
+Takes one or several images, and videos, each as the document supplies it, without re-encoding; the checkpoint's own
+template builds the prompt.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ChatModel(PrunedModel):
     is_simple = False
     arguments_class = ChatArguments
     arguments: ChatArguments
-    families: ClassVar[tuple[str, ...]] = ()  # model types; () for all
+    families: ClassVar[tuple[str, ...]] = ()  # model types; () means all
 
     def load(self) -> None:
         own = self.arguments
@@ -99,7 +99,7 @@ class ChatModel(PrunedModel):
         return inputs.to(self.model.device, self.model.dtype)
 
     def _read_films(self, prompts: Sequence[Messages]) -> list[Any]:
-        """Puts frames in the places of videos' paths. Where in the videos they are, in order."""
+        """Replaces videos' paths by frames. Returns the frames' positions in the videos, in order."""
         own, found = self.arguments, []
         for part in (part for prompt in prompts for message in prompt for part in message["content"]):
             if part["type"] == "video" and isinstance(part["video"], str):
@@ -129,7 +129,7 @@ class ChatModel(PrunedModel):
 
 
 class ChatModelSimple(ChatModel):
-    """The same for tasks' plain prompts (`--force_simple`): all images and videos, then the text."""
+    """The same for plain prompts (`--force_simple`): all images and videos, then the text."""
 
     is_simple = True
 

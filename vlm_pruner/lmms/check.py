@@ -1,7 +1,7 @@
-"""What a run of lmms-eval will not find here, told before it starts: `python -m vlm_pruner.lmms.check --help`.
+"""Reports what a run of lmms-eval would miss here, before it starts: `python -m vlm_pruner.lmms.check --help`.
 
-Does not import lmms-eval, which takes longer than all of this, and asks no network. What may be downloaded is not
-missing, unless Hugging Face's variables say that this machine is offline.
+Does not import lmms-eval, which would take longer than everything else here, and uses no network. Downloadable files
+count as missing only if Hugging Face's variables mark this machine as offline.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 MISSING = 2  # exit code
 
-_FILES = ("json", "csv", "parquet", "text", "imagefolder")  # builders of local files; what they read is in the task
+_FILES = ("json", "csv", "parquet", "text", "imagefolder")  # builders for local files, which the task names
 _TRUE = ("1", "ON", "YES", "TRUE")
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def missing(model: str, tasks: Sequence[str], include: Path | None, environment: Mapping[str, str]) -> Iterator[str]:
-    """One line for each thing that is missing, with the remedy."""
+    """One line per missing thing, with the remedy."""
     yield from _missing_packages()
     yield from _missing_model(model, environment)
     package = find_spec("lmms_eval")
@@ -78,15 +78,15 @@ def _missing_tasks(tasks: Sequence[str], folders: Sequence[Path], environment: M
 
 
 def _find_task(task: str, folders: Sequence[Path]) -> Path | None:
-    """The YAML that defines a task. Most are named after it; the others are looked through."""
+    """The YAML that defines a task. Most are named after it; searches the others."""
     files = [file for folder in folders for file in folder.rglob("*.yaml")]
-    files.sort(key=lambda file: file.stem != task)  # stable: the likely ones first
+    files.sort(key=lambda file: file.stem != task)  # stable sort: likely ones first
     names = re.compile(rf"""^(task|group):\s*["']?{re.escape(task)}["']?\s*$""", re.MULTILINE)
     return next((file for file in files if names.search(file.read_text(encoding="utf-8"))), None)
 
 
 def _members(file: Path) -> list[str]:
-    """The tasks of a group; none if the file defines a task."""
+    """The tasks of a group; empty if the file defines a single task."""
     text = file.read_text(encoding="utf-8")
     if re.search(r"^group:", text, re.MULTILINE) is None:
         return []
@@ -94,7 +94,7 @@ def _members(file: Path) -> list[str]:
 
 
 def data_of(file: Path) -> str | None:
-    """The Hub name of a task's data, from its YAML or one that it includes. None for local files."""
+    """The Hub name of a task's data, from its YAML or an included one. None for local files."""
     text = file.read_text(encoding="utf-8")
     found = re.search(r"""^dataset_path:\s*["']?([^\s"']+)""", text, re.MULTILINE)
     if found is not None:
@@ -105,7 +105,7 @@ def data_of(file: Path) -> str | None:
 
 
 def _have_data(name: str, environment: Mapping[str, str]) -> bool:
-    """Downloaded, or prepared by `datasets`, which writes names in its own way."""
+    """Whether the data are downloaded, or prepared by `datasets`, which spells names in its own way."""
     if _in_hub(f"datasets--{name}", environment):
         return True
     folder = _datasets(environment)

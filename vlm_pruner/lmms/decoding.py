@@ -1,4 +1,4 @@
-"""A task's `generation_kwargs`: how an answer is to be decoded, and where it ends."""
+"""A task's `generation_kwargs`: how to decode an answer, and where it ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_UNUSED = ("image_aspect_ratio",)  # tasks give it to LLaVA, whose checkpoints say it themselves
+_UNUSED = ("image_aspect_ratio",)  # tasks pass it for LLaVA, whose checkpoints already define it
 _KNOWN = ("do_sample", "max_new_tokens", "num_beams", "repetition_penalty", "temperature", "top_k", "top_p", "until")
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """until: texts that end an answer; they and what follows do not belong to it. temperature: 0 is greedy."""
+    """until: texts that end an answer and are not part of it. temperature: 0 is greedy."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -28,7 +28,7 @@ class Decoding:
 
     @classmethod
     def read(cls, settings: Mapping[str, Any], default_length: int) -> Decoding:
-        """From a task's settings. Raises ValueError for one that would change answers and is not known here."""
+        """Reads a task's settings. Raises ValueError for an unknown one that would change answers."""
         unknown = [name for name in settings if name not in (*_KNOWN, *_UNUSED)]
         if unknown:
             raise ValueError(
@@ -47,7 +47,7 @@ class Decoding:
         )
 
     def options(self) -> dict[str, Any]:
-        """For `generate`. Where nothing is drawn, None takes the place of what the checkpoint says about drawing."""
+        """Arguments for `generate`. If decoding is greedy, None overrides the checkpoint's sampling settings."""
         return {
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
@@ -59,6 +59,6 @@ class Decoding:
         }
 
     def cut(self, text: str) -> str:
-        """The answer up to the first text that ends it."""
+        """Cuts the answer at the first text that ends it."""
         ends = [place for end in self.until if (place := text.find(end)) >= 0]
         return text[: min(ends)].strip() if ends else text.strip()

@@ -1,4 +1,4 @@
-"""lmms-eval's requests: one document each, in batches that are decoded alike."""
+"""lmms-eval's requests, one document each, grouped into batches with the same decoding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vlm_pruner.lmms.decoding import Decoding
 
 @dataclass(frozen=True)
 class Document:
-    """position: in lmms-eval's list. look: gives the document's pictures ("simple") or messages ("chat").
+    """position: in lmms-eval's list. look: returns the document's pictures ("simple") or messages ("chat").
 
-    context: the prompt's text, complete for "simple" models. Pictures are read when the document's turn comes, not
-    before: a benchmark's would not fit into memory.
+    context: the prompt's text, complete for "simple" models. Pictures are read only when the document's turn comes,
+    because a whole benchmark's would not fit into memory.
     """
 
     position: int
@@ -33,7 +33,7 @@ class Document:
 def read_requests(
     requests: Sequence[Any], docs: dict[str, Any], is_simple: bool, default_length: int
 ) -> list[Document]:
-    """lmms-eval's Instances. The two kinds of model get the same six arguments, two of them in another order.
+    """Reads lmms-eval's Instances. The two kinds of model get the same six arguments, two of them in different order.
 
     docs: task -> split -> documents.
     """
@@ -59,7 +59,7 @@ class _Look:
 
 
 def in_batches(documents: Sequence[Document], size: int) -> Iterator[list[Document]]:
-    """Batches of at most `size`, in order, each of documents that are decoded alike."""
+    """Batches of at most `size`, in order, each of documents with the same decoding."""
     groups: dict[Decoding, list[Document]] = {}
     for document in documents:
         groups.setdefault(document.decoding, []).append(document)

@@ -1,7 +1,7 @@
-"""Scores of the nine benchmarks: answer files in, numbers out; no model, no torch.
+"""Scores the nine benchmarks: answer files in, numbers out; no model, no torch.
 
 Each benchmark is one module with a function ``score(data, answers, ...) -> Score`` and ``NEEDS``, the files that it
-reads. The table below is the only place that knows them all; modules are imported when asked for.
+reads. Only the table below knows them all; it imports a module on first use.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MODULES = {
 
 
 def score(benchmark: str, data: str | Path, answers: str | Path, allow_errors: int = 0, **more: Any) -> Score:
-    """Score an answer file. more: what one benchmark alone takes, such as ScienceQA's split.
+    """Scores an answer file. more: arguments of one benchmark alone, such as ScienceQA's split.
 
-    Raises ScoreError, with the cause, for data of a shape that the scorer's own checks do not foresee, too.
+    Raises ScoreError, with the cause, even for malformed data that the scorer's own checks do not foresee.
     """
     try:
         found: Score = _module(benchmark).score(data, answers, allow_errors, **more)

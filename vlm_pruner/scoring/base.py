@@ -1,4 +1,4 @@
-"""What every scorer returns, and how it is shown."""
+"""The result of every scorer, and its presentation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ Upload = Callable[[], bytes]
 
 
 class ScoreError(ValueError):
-    """Input that must not be scored; the message names the file or item and the remedy."""
+    """The input must not be scored; the message names the file or item and the remedy."""
 
 
 class Unscored(ScoreError):
-    """Answers whose truth only the benchmark's server has; `uploads` is what it takes."""
+    """Only the benchmark's server has the truth; `uploads` writes the file that it accepts."""
 
     def __init__(self, message: str, uploads: dict[str, Upload]) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class Unscored(ScoreError):
 
 @dataclass(frozen=True)
 class Headline:
-    """The one number that the paper's table prints for a benchmark, in the table's own unit."""
+    """The number that the paper's table prints for a benchmark, in the table's unit."""
 
     name: str
     value: float
@@ -48,7 +48,7 @@ class Coverage:
     strayed: int = 0
 
     def notes(self, missing: str, repeated: str = "the last one counts") -> tuple[str, ...]:
-        """What a reader of the scores must know. missing, repeated: how the scorer treats such questions."""
+        """Caveats for readers of the score. missing, repeated: how the scorer treats such questions."""
         told = (
             (self.failed, f"of {self.replies} items failed while generating and count as empty replies"),
             (self.missing, f"of {self.questions} questions have no reply: {missing}"),
@@ -62,7 +62,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for a reader; numbers are already on the scale that is printed."""
+    """Rows for display; numbers are already on the printed scale."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
@@ -79,8 +79,8 @@ class Score:
     """One benchmark scored.
 
     ``metrics`` has the names and scales of the official scorer; ``stderr`` mirrors the part of it that has a standard
-    error, on the same scale. ``n`` counts scored items, ``coverage`` what is missing, repeated, left over or failed.
-    ``items`` holds what was read from each reply, ``uploads`` the makers of files for a benchmark's server, by name.
+    error, on the same scale. ``n`` counts scored items, ``coverage`` missing, repeated, left-over and failed ones.
+    ``items`` holds the parsed form of each reply, ``uploads`` functions that write a server's files, by name.
     """
 
     benchmark: str
@@ -95,7 +95,7 @@ class Score:
     uploads: dict[str, Upload] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but items and uploads, ready for ``json.dump``."""
+        """Everything except items and uploads, ready for ``json.dump``."""
         headline = {"name": self.headline.name, "value": self.headline.value, "stderr": self.headline.stderr}
         return {
             "benchmark": self.benchmark,

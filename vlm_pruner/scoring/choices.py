@@ -1,4 +1,4 @@
-"""Which option a free-form reply means, without a judge model (VLMEvalKit's exact matching)."""
+"""Finds the option that a free-form reply means, without a judge model (VLMEvalKit's exact matching)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ REFUSALS = (
     "Sorry, I can't help with images of people yet.", "I can't process this file.",
     "I'm sorry, but without the image provided", "Cannot determine the answer",
 )  # fmt: skip
-LAST_WORDS = 4  # a letter that stands earlier than this is taken for an article, not for an answer
+LAST_WORDS = 4  # an earlier letter counts as an article, not an answer
 
 
 def infer_choice(reply: str, choices: Mapping[str, str]) -> str | None:
-    """The letter that ``reply`` names, "Z" for a refusal, None if it cannot be told. ``choices``: letter -> text."""
+    """The letter that ``reply`` names, "Z" for a refusal, None if unclear. ``choices``: letter -> text."""
     return _by_letter(reply, choices) or _by_text(reply, choices)
 
 
@@ -35,7 +35,7 @@ def _by_letter(reply: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _by_text(reply: str, choices: Mapping[str, str]) -> str | None:
-    """The only option whose text occurs in the reply; replies much longer than the options are not searched."""
+    """The only option whose text occurs in the reply; ignores replies much longer than the options."""
     reply = reply.lower()
     if len(reply) > 2 * sum(len(text) for text in choices.values()):
         return None

@@ -1,4 +1,4 @@
-"""GQA: exact match of the reply and the balanced test-dev answer, in all and per type of question."""
+"""GQA: exact match of the reply with the balanced test-dev answer, in total and per type of question."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Group = dict[str, float]
 
 
 def parse_reply(text: str) -> str:
-    """Trailing full stops removed, then lower case; nothing else, so that "Yes. ." stays wrong."""
+    """Removes trailing full stops, then lower-cases; nothing else, so "Yes. ." stays wrong."""
     return text.rstrip(".").lower()
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``data/testdev_balanced_questions.json``; a question without an answer line is wrong."""
+    """Scores against ``data/testdev_balanced_questions.json``; a question without an answer line is wrong."""
     path = LABELS.find(data)
     questions = read_json(path, dict)
     replies, coverage = read_answers(answers, allow_errors).join(questions, id_of, path)

@@ -1,4 +1,4 @@
-"""MMBench: multiple choice, asked again with rotated options; exact letters, and VLMEvalKit's lenient matching."""
+"""MMBench: multiple choice, repeated with rotated options; exact letters, and VLMEvalKit's lenient matching."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NEEDS = Needs(folder="mmbench", script="mmbench", questions=TABLE)
 ROTATION = 1_000_000  # index + k * ROTATION is the same question with options rotated k times
 LETTERS = ("A", "B", "C", "D")
 UPLOAD = "mmbench_upload.xlsx"
-DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")  # columns that the upload leaves out
+DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")  # columns that the upload omits
 ABBREVIATIONS = {
     "coarse_perception": "CP",
     "finegrained_perception (instance-level)": "FP-S",
@@ -36,7 +36,7 @@ ABBREVIATIONS = {
     "relation_reasoning": "RR",
     "attribute_reasoning": "AR",
 }
-# What table readers take for an empty cell.
+# Values that table readers treat as empty cells.
 MISSING = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
      "NULL", "NaN", "None", "n/a", "nan", "null")
@@ -69,7 +69,7 @@ class Item:
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Rows of a benchmark table; cells that stand for nothing become empty. The test split has no answers."""
+    """Reads a benchmark table; cells that mean "no value" become empty. The test split has no answers."""
     csv.field_size_limit(sys.maxsize)  # pictures are base64 cells
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
@@ -84,7 +84,7 @@ def read_table(path: str | Path) -> list[Row]:
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``mmbench_dev_20230712.tsv``; rows without a reply are wrong.
+    """Scores against ``mmbench_dev_20230712.tsv``; rows without a reply are wrong.
 
     Raises Unscored, with the sheet for MMBench's server, for a table without answers.
     """

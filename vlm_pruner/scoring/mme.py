@@ -38,12 +38,12 @@ def parse_reply(text: str) -> str:
 
 
 def question_key(text: str) -> str:
-    """A question without its instruction, as both files have it with different ones."""
+    """A question without its instruction, which differs between the two files."""
     return " ".join(INSTRUCTIONS.sub(" ", text).split())
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``MME_Benchmark_release_version/``; a question without an answer is neither yes nor no."""
+    """Scores against ``MME_Benchmark_release_version/``; a question without an answer is neither yes nor no."""
     truth = _read_truth(Path(data).expanduser())
     read = read_answers(answers, allow_errors)
     for answer in read.readable:
@@ -60,7 +60,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
 
 
 def _read_truth(data: Path) -> dict[Key, str]:
-    """Expected answers of all subtasks found."""
+    """Reads the expected answers of every subtask present."""
     root = next((data / name for name in ROOTS if any((data / name / task).is_dir() for task in SUBTASKS)), None)
     if root is None:
         raise ScoreError(f"{data} has no MME_Benchmark_release_version/ with folders such as existence/ and count/")

@@ -1,4 +1,4 @@
-"""The files that a benchmark consists of, below its folder in the layout of LLaVA's evaluation guide."""
+"""The files of a benchmark, below its folder in the layout of LLaVA's evaluation guide."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class File:
     others: tuple[str, ...] = ()
 
     def find(self, data: str | Path) -> Path:
-        """The file below `data`, or `data` itself where that is a file, as the field's own commands name it."""
+        """The file below `data`, or `data` itself if it is a file, as with the field's own commands."""
         root = Path(data).expanduser()
         if root.is_file():
             return root
@@ -45,7 +45,7 @@ class File:
 
 @dataclass(frozen=True)
 class Needs:
-    """All of them.
+    """All files of one benchmark.
 
     folder: the benchmark's, below that of all benchmarks. script: its name in scripts/v1_5/eval. questions: what is
     asked; None where the scorer's table holds the questions. labels: what the scorer reads.
@@ -64,10 +64,10 @@ class Needs:
 
     @property
     def files(self) -> dict[str, str]:
-        """Path -> source, of everything; the question file first."""
+        """Path -> source of every file; the question file comes first."""
         extra = () if self.picture_files is None else (self.picture_files,)
         return {file.path: file.source for file in (self.questions, *self.labels, *extra)}
 
     def image_folder(self, root: Path) -> Path | None:
-        """The folder, below the benchmark's own `root`, that the questions' picture paths start from."""
+        """The folder below the benchmark's `root` to which the questions' picture paths are relative."""
         return next((root / name for name in self.pictures if (root / name).is_dir()), None)

@@ -1,4 +1,4 @@
-"""OCRBench: does the reply contain the text? Points in ten types of task, a thousand questions in all."""
+"""OCRBench: does the reply contain the text? Points for ten types of task, a thousand questions in total."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TYPES = (
     *RECOGNITION, "Scene Text-centric VQA", "Doc-oriented VQA", "Key Information Extraction",
     "Handwritten Mathematical Expression Recognition",
 )  # fmt: skip
-WHOLE = 1000  # entries of the published benchmark; only then are the points comparable with published ones
+WHOLE = 1000  # entries of the published benchmark; only with all of them are points comparable with published ones
 FORMULAS = "HME100k"
 
 
@@ -53,7 +53,7 @@ def _normalise(dataset: str, text: str) -> str:
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score a result file: the question list with a ``predict`` in each entry. Entries without it stay in the divisor.
+    """Scores a result file: the question list with a ``predict`` in each entry. Entries without it count too.
 
     An answer file (one line per question) is joined with ``OCRBench/OCRBench.json`` of ``data`` first.
     """

@@ -1,4 +1,4 @@
-"""OK-VQA: soft score of answers that need knowledge from outside the picture."""
+"""OK-VQA: soft score of answers that need outside knowledge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_pruner.scoring.needs import COCO, File, Needs
 from vlm_pruner.scoring.records import Answer, Answers, Record, field, id_of, read_answers, read_json, read_jsonl
 from vlm_pruner.scoring.release import check_prompts
 
-PICTURE = re.compile(r"_(\d{12})\.\w+$")  # COCO's name of a picture ends in its number
+PICTURE = re.compile(r"_(\d{12})\.\w+$")  # COCO's picture names end in their number
 
 LABELS = File(
     "mscoco_val2014_annotations.json", "OK-VQA (testing annotations)", 5046, key="annotations",
@@ -27,7 +27,7 @@ NEEDS = Needs(
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``mscoco_val2014_annotations.json``; the mean over the lines of the answer file."""
+    """Scores against ``mscoco_val2014_annotations.json``; the mean over the lines of the answer file."""
     path = LABELS.find(data)
     entries = field(read_json(path, dict), LABELS.key, path, list)
     annotations = {str(field(entry, "question_id", f"{path}: an entry")): entry for entry in entries}
@@ -41,7 +41,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
 
 
 def _check_questions(path: Path, annotations: dict[str, Record], read: Answers, coverage: Coverage) -> Coverage:
-    """The annotations hold no questions. Where the question file lies beside them, pictures and prompts must agree."""
+    """Checks pictures and prompts against the question file, if it is there: the annotations contain no questions."""
     if not path.is_file():
         return coverage
     questions = {str(field(line, "question_id", path)): line for line in read_jsonl(path)}

@@ -1,4 +1,4 @@
-"""What becomes of a score: the table on the screen, and the files that `--json`, `--items` and `--upload` ask for."""
+"""Outputs of a score: the table on the screen, and the files of `--json`, `--items` and `--upload`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlm_pruner.scoring.records import Record, read_json
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that every scoring command has."""
+    """Adds the flags that every scoring command has."""
     parser.add_argument(
         "--json", type=Path, metavar="OUT", help="write metrics, n, standard errors and the run's config here"
     )
@@ -31,7 +31,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def report(score: Callable[[], Score], answers: str | Path, output: argparse.Namespace) -> int:
-    """Score, print the table, and write what the flags of `add_output_arguments` ask for; the exit code."""
+    """Scores, prints the table, and writes the files that the flags request. Returns the exit code."""
     try:
         found = score()
     except Unscored as error:
@@ -54,7 +54,7 @@ def report(score: Callable[[], Score], answers: str | Path, output: argparse.Nam
 
 
 def run_description(answers: str | Path) -> Record | None:
-    """Config, versions and seed of the run that wrote the answers; None if it left none beside them."""
+    """Config, versions and seed of the run that wrote the answers; None if no description is beside them."""
     sidecar = sidecar_of(Path(answers).expanduser())
     if not sidecar.is_file():
         return None

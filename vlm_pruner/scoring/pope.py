@@ -25,33 +25,33 @@ NEEDS = Needs(
     pictures=("val2014",), picture_files=File("val2014", COCO),
 )  # fmt: skip
 
-Place = tuple[str, int]  # category, place of the question within it
+Place = tuple[str, int]  # category, position of the question within it
 
 RATES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 NEGATIVE_WORDS = {"No", "not", "no"}
 
 
 def parse_reply(text: str) -> str:
-    """ "no" if the first sentence has a word for it, else "yes"; words are split on single spaces only."""
+    """ "no" if the first sentence contains a word for no, else "yes"; words are split at single spaces only."""
     words = text.split(".")[0].replace(",", "").split(" ")
     return "no" if NEGATIVE_WORDS.intersection(words) else "yes"
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0, questions: str | Path | None = None) -> Score:
-    """Score against ``llava_pope_test.jsonl`` and ``coco/coco_pope_*.json``.
+    """Scores against ``llava_pope_test.jsonl`` and ``coco/coco_pope_*.json``.
 
     questions: the question file; ``data`` is then the folder of the labels, as LLaVA's ``eval_pope`` has it.
     """
     folder, path = (Path(data), QUESTIONS.find(questions)) if questions else (Path(data) / "coco", QUESTIONS.find(data))
     labels = _read_labels(folder.expanduser())
-    places = _places(read_jsonl(path), path)
+    places = _positions(read_jsonl(path), path)
     _check_same_questions(places, labels, path, folder)
     expected = {question_id: labels[place[0]][place[1]] for question_id, (place, _) in places.items()}
     read = read_answers(answers, allow_errors)
     for answer in read.readable:
         if answer.question_id not in places:
             raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file {path}")
-    # Of two lines with one id the later counts, as when a file was appended to.
+    # Of two lines with one id the later counts, as after appending to a file.
     replies, coverage = read.join(places, lambda answer: answer.question_id, path)
     coverage = check_prompts(replies, lambda key: places[key][1].get("text"), coverage, path)
     items = [_item(answer, places[key][0], expected[key]) for key, answer in replies.items()]
@@ -70,11 +70,11 @@ def _read_labels(annotation_dir: Path) -> dict[str, list[Record]]:
     return labels
 
 
-def _places(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Record]]:
-    """Question id -> its place, and the question.
+def _positions(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Record]]:
+    """Question id -> its position, and the question.
 
-    Labels belong to questions by position inside a category, because the ids of the two files differ. Counting places
-    in the question file, not in the answer file, keeps a missing answer from shifting all later ones.
+    Labels match questions by position inside a category, because the ids of the two files differ. Counting positions in
+    the question file rather than the answer file keeps a missing answer from shifting all later ones.
     """
     counts: dict[str, int] = defaultdict(int)
     places: dict[Any, tuple[Place, Record]] = {}
@@ -122,7 +122,7 @@ def _item(answer: Answer, place: Place, label: Record) -> dict[str, Any]:
 
 
 def _confusion(items: list[dict[str, Any]]) -> dict[str, float]:
-    """Counts and rates of one category; every label that is not "no" is a positive."""
+    """Counts and rates of one category; every label other than "no" is positive."""
     pairs = [(item["parsed"] != "no", item["label"] != "no") for item in items]
     tp, fp = pairs.count((True, True)), pairs.count((True, False))
     tn, fn = pairs.count((False, False)), pairs.count((False, True))

@@ -1,4 +1,4 @@
-"""Reading benchmark files and answer files, with errors that name file and line."""
+"""Reads benchmark files and answer files, with errors that name file and line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = {dict: "an object", list: "a list", str: "text", int: "a whole number", 
 class Answer:
     """One line of an answer file. question_id: None only if the question itself could not be read.
 
-    reply: "" where the generation failed.
+    reply: "" if the generation failed.
     """
 
     line: int
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The lines of an answer file. Failed ones have an empty reply, and there are no more than the caller allowed."""
+    """The lines of an answer file. Failed ones have an empty reply; there are no more than the caller allows."""
 
     path: str | Path
     lines: list[Answer]
@@ -43,13 +43,13 @@ class Answers:
 
     @property
     def readable(self) -> list[Answer]:
-        """Lines that say which question they answer."""
+        """Lines that identify their question."""
         return [line for line in self.lines if line.question_id is not None]
 
     def join(
         self, questions: Collection[K], key: Callable[[Answer], K], data: object
     ) -> tuple[dict[K, Answer], Coverage]:
-        """Question -> its last reply, and what is missing, repeated or left over. key: the question of a reply.
+        """Question -> its last reply, and the missing, repeated and left-over ones. key: the question of a reply.
 
         Raises ScoreError if no reply answers a question of `data`.
         """
@@ -66,27 +66,27 @@ class Answers:
 
 
 def id_of(answer: Answer) -> str:
-    """The question's id as text: some files hold numbers, others their digits."""
+    """The question's id as text: some files contain numbers, others their digits."""
     return str(answer.question_id)
 
 
 def read_json(path: str | Path, kind: type = object) -> Any:
-    """One JSON document, of that kind."""
+    """Reads one JSON document of the given kind."""
     document = _parse(read_text(path), f"{path}")
     _check_kind(document, kind, f"{path} holds")
     return document
 
 
 def read_jsonl(path: str | Path) -> list[Record]:
-    """One JSON object per line; empty lines are skipped."""
+    """Reads one JSON object per line; skips empty lines."""
     return [record for _, record in _numbered(path)]
 
 
 def read_answers(path: str | Path, allow_errors: int = 0, reply_fields: Sequence[str] = ("text",)) -> Answers:
-    """An answer file. Failures beyond ``allow_errors`` refuse the whole file.
+    """Reads an answer file. More failures than ``allow_errors`` refuse the whole file.
 
-    A failed item has an empty text, which some official scorers read as an answer ("yes" in POPE): it is never scored
-    unless the caller says how many such items are acceptable. A reply that is no text counts as failed too.
+    A failed item has an empty text, which some official scorers read as an answer ("yes" in POPE): it is never
+    scored unless the caller states how many such items are acceptable. A reply that is not text counts as failed too.
     """
     lines = [_answer(record, path, number, reply_fields) for number, record in _numbered(path)]
     if not lines:
@@ -98,7 +98,7 @@ def read_answers(path: str | Path, allow_errors: int = 0, reply_fields: Sequence
 def check_failed(
     lines: Sequence[tuple[int, Any, str | None]], path: str | Path, allow_errors: int, place: str = "line"
 ) -> None:
-    """Refuse more failures than allowed. lines: number, question id and error, if there is one."""
+    """Refuses more failures than allowed. lines: number, question id and error, if there is one."""
     failed = [line for line in lines if line[2] is not None]
     if len(failed) > allow_errors:
         number, question_id, error = failed[0]
@@ -110,7 +110,7 @@ def check_failed(
 
 
 def reply_error(record: Record, field: str) -> str | None:
-    """Why an answer has no reply: the failure that the generator recorded, or a reply that is no text."""
+    """Why an answer has no reply: the recorded failure, or a reply that is not text."""
     if record.get("error"):
         return str(record["error"])
     if field not in record:
@@ -121,7 +121,7 @@ def reply_error(record: Record, field: str) -> str | None:
 
 
 def field(record: Any, name: str, where: object, kind: type | tuple[type, ...] = object) -> Any:
-    """``record[name]`` of that kind, or an error that says where it is missing or of another kind."""
+    """Returns ``record[name]`` of the given kind, or raises an error that says where it is missing or different."""
     _check_kind(record, dict, f"{where} is")
     if name not in record:
         raise ScoreError(f"{where} has no {name!r}")
@@ -130,12 +130,12 @@ def field(record: Any, name: str, where: object, kind: type | tuple[type, ...] =
 
 
 def describe(value: object) -> str:
-    """A value's kind in words."""
+    """Describes a value's kind."""
     return NAMES.get(type(value), f"a {type(value).__name__}")
 
 
 def read_text(path: str | Path) -> str:
-    """A text file; a byte order mark is no part of the text."""
+    """Reads a text file without its byte order mark."""
     try:
         return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Do labels and questions belong together? Other releases of a benchmark have other questions under the same ids."""
+"""Checks that labels and questions match: other releases of a benchmark use the same ids for other questions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ K = TypeVar("K")
 
 
 def holds(prompt: str, question: str) -> bool:
-    """Whether a prompt asks the question, white space and case aside."""
+    """Whether a prompt contains the question, ignoring white space and case."""
     return _plain(question) in _plain(prompt)
 
 
@@ -21,9 +21,9 @@ def check_prompts(
     replies: Mapping[K, Answer] | Iterable[tuple[K, Answer]], question: Callable[[K], object], coverage: Coverage,
     data: object,
 ) -> Coverage:  # fmt: skip
-    """`coverage` with the count of prompts that ask something else. question: the benchmark's own text; "" if unknown.
+    """Adds to `coverage` the number of prompts that ask something else. question: the benchmark's text; "" if unknown.
 
-    Raises ScoreError if that is so for more than half of them: the labels are those of other questions.
+    Raises ScoreError if more than half of them do: the labels then belong to other questions.
     """
     pairs = list(replies.items() if isinstance(replies, Mapping) else replies)
     asked = [(answer, text) for key, answer in pairs if answer.prompt and isinstance(text := question(key), str)]

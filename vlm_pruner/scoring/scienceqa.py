@@ -1,4 +1,4 @@
-"""ScienceQA: the letter of a multiple-choice question, in all and for questions with a picture."""
+"""ScienceQA: the letter of a multiple-choice question, in total and for questions with a picture."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def parse_reply(text: str) -> str:
 
 
 def choice_index(letter: str, choices: int) -> int:
-    """The choice's place, -1 for none; a letter beyond the question's choices is none."""
+    """The choice's index; -1 for none, or for a letter beyond the question's choices."""
     place = OPTIONS.find(letter) if len(letter) == 1 else -1
     return place if place < choices else -1
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0, split: str = "test") -> Score:
-    """Score against ``problems.json`` and ``pid_splits.json``.
+    """Scores against ``problems.json`` and ``pid_splits.json``.
 
-    A question without an answer is wrong in the total; a question is one with a picture if the prompt of its answer
-    line says so, so it is not counted among those when it has no answer.
+    A question without an answer is wrong in the total. Whether a question has a picture follows from its answer line's
+    prompt, so an unanswered question does not count among those with one.
     """
     problems_path, splits_path = PROBLEMS.find(data), SPLITS.find(data)
     problems = read_json(problems_path, dict)

@@ -23,7 +23,7 @@ NEEDS = Needs(
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``SEED-Bench.json``: a missing answer is wrong, of two lines with one id the later counts."""
+    """Scores against ``SEED-Bench.json``: a missing answer is wrong, of two lines with one id the later counts."""
     path = LABELS.find(data)
     annotations = read_json(path, dict)
     types = field(annotations, "question_type", path, dict)
@@ -51,12 +51,12 @@ def _item(question: Record, names: dict[int, str], reply: Answer | None, path: P
 
 
 def _raw_id(answer: Answer) -> Any:
-    """As it stands in the line: the text of a number is not the number."""
+    """The id exactly as in the line: the text of a number is not the number."""
     return answer.question_id
 
 
 def _lookup_id(question: object, path: Path) -> str | int:
-    """Ids that read as an integer are integers in LLaVA's question file; video ids ("v123") are strings."""
+    """Ids that look like integers are integers in LLaVA's question file; video ids ("v123") are strings."""
     question_id = field(question, "question_id", f"{path}: a question", (str, int))
     try:
         return int(question_id)

@@ -1,4 +1,4 @@
-"""Standard errors. Small, exact formulas; nothing is resampled."""
+"""Standard errors by small, exact formulas; no resampling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def ratio(part: float, whole: float) -> float:
-    """``part / whole``, and 0 where there is nothing to divide by (official scorers stop there)."""
+    """``part / whole``, or 0 if ``whole`` is 0 (where official scorers crash)."""
     return part / whole if whole else 0.0
 
 

@@ -28,7 +28,7 @@ EMBEDDED = re.compile(r"Question: (.*?) Short answer:", re.DOTALL)
 
 
 def question_of(prompt: str) -> str:
-    """The question, in lower case, cut out of the prompt that asked it."""
+    """Extracts the question from its prompt, in lower case."""
     lines = prompt.split("\n")
     if prompt.startswith("OCR tokens: "):
         found = EMBEDDED.search(prompt)
@@ -42,7 +42,7 @@ def question_of(prompt: str) -> str:
 
 
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
-    """Score against ``TextVQA_0.5.1_val.json``: the mean over the lines of the answer file, as the official one is."""
+    """Scores against ``TextVQA_0.5.1_val.json``: the mean over the lines of the answer file, as the official one is."""
     path = LABELS.find(data)
     annotations = dict(_annotation(entry, path) for entry in field(read_json(path, dict), LABELS.key, path, list))
     read = read_answers(answers, allow_errors)
@@ -63,7 +63,7 @@ def key_of(answer: Answer) -> Key:
 
 
 def cover(read: Answers, annotations: Mapping[K, Record], key: Callable[[Answer], K], path: Path) -> Coverage:
-    """What is missing or repeated. A reply to a question that the annotations lack is refused, as officially."""
+    """Counts missing and repeated replies. Refuses a reply to a question without annotation, as officially."""
     for answer in read.readable:
         if key(answer) not in annotations:
             raise ScoreError(f"{read.path}, line {answer.line}: {path} has no question {key(answer)!r}")

@@ -1,4 +1,4 @@
-"""The VQA soft score of TextVQA and OK-VQA: how replies are normalised, and what agreement with ten people is worth."""
+"""The VQA soft score of TextVQA and OK-VQA: normalises replies and rates their agreement with ten people."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ PEOPLE = 10
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 PERIOD = re.compile(r"\.(?!\d)")
-# The official code passes a flag (re.UNICODE, 32) where the count belongs, so later full stops stay.
+# The official code passes a flag (re.UNICODE, 32) in place of the count, so later full stops stay.
 PERIODS_REMOVED = 32
 
 COUNTED = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBERS = {"none": "0", **{word: str(number) for number, word in enumerate(COUNTED)}}
 ARTICLES = {"a", "an", "the"}
 
-# Written forms; a word that lacks exactly one of a form's apostrophes becomes that form.
+# A word that lacks exactly one apostrophe of a form becomes that form.
 CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't "
     "he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't "
@@ -34,18 +34,18 @@ def _without_one_apostrophe(form: str) -> list[str]:
 
 
 REPAIRED = {lacking: form for form in CONTRACTIONS.split() for lacking in _without_one_apostrophe(form)}
-REPAIRED["somebody'd"] = "somebodyd"  # the official table has this one the wrong way round
+REPAIRED["somebody'd"] = "somebodyd"  # reversed in the official table
 
 
 def normalise(text: str) -> str:
-    """A reply or a human answer in the form in which they are compared."""
+    """Brings a reply or a human answer into the form used for comparison."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = text.replace("\n", " ").replace("\t", " ").strip()
     return _normalise_words(_remove_punctuation(text))
 
 
 def _remove_punctuation(text: str) -> str:
-    """A mark with a space beside it anywhere is deleted everywhere, any other becomes a space; then full stops."""
+    """Deletes a mark everywhere if a space is next to it anywhere, else replaces it by a space; then full stops."""
     result = text
     for mark in PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
