@@ -54,5 +54,5 @@ class OriginalChat(Chat):
 
 
 def _without_placeholder(question: str) -> str:
-    """Removes picture placeholders from the question, which would count as further pictures."""
+    """Breaks up a placeholder in the question, which would count as another picture."""
     return question.replace("<image>", "< image >")
