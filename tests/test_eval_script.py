@@ -14,13 +14,11 @@ from conformance import conformance
 from test_eval_engine import write_tokenizer
 
 from playground.mini import benchmarks
+from vlm_pruner import scoring
 from vlm_pruner.commands.check_data import BENCHMARKS
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = {
-    "gqa": "gqa", "sqa": "scienceqa", "textvqa": "textvqa", "pope": "pope", "mme": "mme", "mmbench": "mmbench",
-    "ocrbench": "ocrbench", "seed": "seed", "okvqa": "okvqa",
-}  # fmt: skip
+SCRIPTS = {needs.script: name for name, needs in BENCHMARKS.items()}
 
 
 def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -134,3 +132,13 @@ def test_mini_benchmarks_are_made_on_first_use(world: dict[str, str], tmp_path: 
     done = script("okvqa", "0", "--limit", "1", "--max_new_tokens", "1", MINI="1", MODEL=world["MODEL"], DATA=str(data))
     assert done.returncode == 0, done.stderr
     assert [path.name for path in data.iterdir()] == ["okvqa"] and "okvqa: VQA score" in done.stdout
+
+
+@pytest.mark.parametrize("name", list(scoring.MODULES))
+def test_scripts_name_the_files_that_the_scorer_needs(name: str) -> None:
+    """Shell scripts spell file names out; the list of each benchmark's files is its scorer's."""
+    needs = scoring.needs(name)
+    text = (ROOT / "scripts" / "v1_5" / "eval" / f"{needs.script}.sh").read_text(encoding="utf-8")
+    assert f"setup {name} {needs.folder} " in text and f'"$BENCH/{needs.questions.path}"' in text
+    folders = {"" if folder == "." else f"/{folder}" for folder in needs.pictures}
+    assert not folders or any(f"$BENCH{folder}" in text for folder in folders)

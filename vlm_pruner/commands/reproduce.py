@@ -27,13 +27,14 @@ from pathlib import Path
 
 from llava.eval.checkpoint import keep_loaded
 from llava.eval.plan import Plan, execute, finished, plan_of
-from vlm_pruner import methods
+from vlm_pruner import methods, scoring
 from vlm_pruner.console import OneLineParser
+from vlm_pruner.report.paper_numbers import COLUMNS
 from vlm_pruner.report.paper_render import terminal
 from vlm_pruner.report.paper_results import LABELS, TableError, read_results, rows_of
 from vlm_pruner.report.paper_table import model_tables
 
-BENCHMARKS = ("gqa", "mmbench", "mme", "pope", "sqa", "textvqa", "ocrbench", "seed", "okvqa")
+BENCHMARKS = tuple(scoring.needs(name).script for name in COLUMNS)  # scripts, in the order of the paper's columns
 RATIOS = ("0.667", "0.778", "0.889")  # 192, 128 and 64 of LLaVA-1.5's 576 tokens
 THRESHOLD, TOKEN_BATCH = "0.8", "16"  # the paper's
 MINI_METHODS = ("random", "vlm-pruner", "vlm-pruner:1")
