@@ -45,8 +45,8 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
         Room("experiments/", ("arms x questions, answers, verdicts",), 1.6, (3, 6)),
     ),
     (
-        Room("asking/", ("a loaded model that", "answers questions"), 1.2, (4,)),
-        Room("llava/", ("LLaVA's checkpoints,", "prompts, evaluation"), 1.2, (5,)),
+        Room("asking/", ("a loaded model that", "answers questions"), 1.2),
+        Room("llava/", ("LLaVA's checkpoints,", "prompts, evaluation"), 1.2, (4,)),
         Room("Qwen2-VL/", ("Qwen2-VL with a", "method inside")),
     ),
     (
@@ -57,6 +57,7 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
         Room(
             "decoder/",
             ("everything that happens inside a running decoder",),
+            stops=(5,),
             steps=("tap", "choose", "merge", "pack", "mask"),
             cut=True,
         ),
