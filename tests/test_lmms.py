@@ -31,6 +31,9 @@ from vlm_pruner.lmms.arguments import (
     Arguments,
     ChatArguments,
     LlavaArguments,
+    LlavaOnevisionArguments,
+    LlavaVideoArguments,
+    Qwen3Arguments,
     build_method,
     join,
     read_arguments,
@@ -38,6 +41,7 @@ from vlm_pruner.lmms.arguments import (
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger, NotPruned, count_visuals
+from vlm_pruner.lmms.prompts import known_as
 from vlm_pruner.receipts import ImageReceipt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +49,7 @@ SCRIPTS = ROOT / "Qwen2-VL" / "eval_scripts"
 TASKS = {
     "gqa": "gqa", "mmbench": "mmbench_en_test", "mme": "mme", "ocrbench": "ocrbench", "okvqa": "ok_vqa_val2014",
     "pope": "pope", "sqa": "scienceqa_img", "seed": "seedbench", "textvqa": "textvqa",
+    "mvbench": "mvbench", "longvideobench": "longvideobench_val_v", "mlvu": "mlvu_dev", "videomme": "videomme",
 }  # fmt: skip
 
 
@@ -356,6 +361,62 @@ def test_dense_runs(ratio: str, method: str) -> None:
     flags = dry("gqa", *([ratio] if float(ratio) == 0 else [ratio, "0.8", "16"]), METHOD=method, RECEIPTS="1")
     assert "method=" not in flags["--model_args"] and "receipts" not in flags["--model_args"]
     assert flags["--output_path"].endswith("/dense/gqa")
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "expected"),
+    [
+        ("vlm_pruner_llava_vid", {"default": {}, "llava_vid": {}}, "llava_vid"),
+        ("vlm_pruner_qwen3_vl", {"default": {}}, "qwen3_vl"),
+        ("vlm_pruner_llava_vid", {"vlm_pruner_llava_vid": {}, "llava_vid": {}}, "vlm_pruner_llava_vid"),
+        ("vlm_pruner_qwen2_vl", None, "vlm_pruner_qwen2_vl"),
+        ("llava_vid", {}, "llava_vid"),
+        (None, {}, None),
+    ],
+)
+def test_tasks_look_prompts_up_under_the_fields_names(name: str | None, tables: Any, expected: str | None) -> None:
+    assert known_as(name, SimpleNamespace(lmms_eval_specific_kwargs=tables)) == expected
+
+
+def test_defaults_are_lmms_evals_own_and_every_result_says_them() -> None:
+    video = LlavaVideoArguments(pretrained="x").inputs()
+    assert video == {
+        "conv_template": "qwen_1_5", "max_frames_num": 20, "mm_spatial_pool_mode": "average",
+        "mm_spatial_pool_stride": 2, "mm_newline_position": "grid", "video_fps": 1.0, "force_sample": False,
+        "add_time_instruction": False,
+    }  # fmt: skip
+    one = LlavaOnevisionArguments(pretrained="x").inputs()
+    assert (one["max_frames_num"], one["mm_spatial_pool_mode"]) == (32, "bilinear")
+    qwen = Qwen3Arguments(pretrained="x").inputs()
+    assert qwen == {
+        "min_pixels": 200704, "max_pixels": 1605632, "max_num_frames": 32, "fps": None,
+        "system_prompt": "You are a helpful assistant.",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mm_spatial_pool_stride": "4"}, "mm_spatial_pool_stride=4 would be ignored"),
+        ({"mm_newline_position": "row"}, "mm_newline_position=row is not one of grid"),
+        ({"mm_spatial_pool_mode": "cubic"}, "mm_spatial_pool_mode=cubic is not one of average"),
+        ({"max_frames_num": "0"}, "max_frames_num=0 must be at least 1"),
+        ({"video_fps": "0"}, "video_fps=0.0 must be above 0"),
+        ({"add_faster_video": "True"}, "unknown model_args: add_faster_video"),
+    ],
+)
+def test_video_settings_that_cannot_be(given: dict[str, str], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        read_arguments(LlavaVideoArguments, {"pretrained": "x", **given})
+
+
+@pytest.mark.parametrize("benchmark", ["mvbench", "longvideobench", "mlvu", "videomme"])
+def test_video_benchmarks(benchmark: str) -> None:
+    flags = dry(benchmark, "0.889", "0.8", "16", FAMILY="llava_vid", FRAMES="64", EXTRA="force_sample=True")
+    assert flags["--model"] == "vlm_pruner_llava_vid" and flags["--tasks"].startswith(benchmark)
+    assert "max_frames_num=64,force_sample=True" in flags["--model_args"]
+    flags = dry(benchmark, "0", FAMILY="qwen3_vl", FPS="2", MIN_PIXELS="4096")
+    assert "max_pixels" not in flags["--model_args"] and "min_pixels=4096,fps=2" in flags["--model_args"]
 
 
 def test_llava_has_no_pixel_limit_and_cpu_is_possible() -> None:

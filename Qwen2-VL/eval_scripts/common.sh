@@ -1,9 +1,13 @@
 # What the scripts of lmms-eval share. Sourced, never run by itself.
 #
 #   MODEL        checkpoint folder or Hub name    (default Qwen/Qwen2-VL-7B-Instruct)
-#   FAMILY       qwen2_vl, qwen2_5_vl, qwen3_vl, llava or hf, which takes all others   (default qwen2_vl)
+#   FAMILY       qwen2_vl, qwen2_5_vl, qwen3_vl, llava, llava_vid, llava_onevision or hf, which takes all others
+#                (default qwen2_vl)
 #   METHOD       pruning method                   (default vlm-pruner; others take RATIO only; dense is RATIO 0)
-#   MAX_PIXELS   an image is scaled down to it    (default 1003520, the paper's; not for llava)
+#   MAX_PIXELS   an image is scaled down to it    (default 1003520, the paper's; not for llava...)
+#   MIN_PIXELS FPS SYSTEM_PROMPT   as in --model_args   (default the model's; not for llava...)
+#   FRAMES       frames of a video                (default the model's: 20 for llava_vid, else 32)
+#   EXTRA        more --model_args, such as force_sample=True,add_time_instruction=True
 #   DTYPE ATTN   bfloat16 and sdpa, as the paper; DEVICE=cpu runs on the processor (DTYPE=float32 then)
 #   BATCH        documents per generate call      (default 1)
 #   PROCESSES    processes, one GPU each          (default 1)
@@ -68,7 +72,17 @@ set_command() {
     local task=$1 family=${FAMILY:-qwen2_vl} launch
     shift
     local model_args=pretrained=$MODEL,dtype=${DTYPE:-bfloat16},attn_implementation=${ATTN:-sdpa}
-    if [[ $family != llava ]]; then model_args+=,max_pixels=${MAX_PIXELS:-1003520}; fi
+    if [[ $family == llava* ]]; then
+        if [[ -n ${FRAMES:-} ]]; then model_args+=,max_frames_num=$FRAMES; fi
+    else
+        # Of Qwen3-VL the paper's limit is not known: lmms-eval's own holds.
+        if [[ $family != qwen3_vl || -n ${MAX_PIXELS:-} ]]; then model_args+=,max_pixels=${MAX_PIXELS:-1003520}; fi
+        if [[ -n ${MIN_PIXELS:-} ]]; then model_args+=,min_pixels=$MIN_PIXELS; fi
+        if [[ -n ${FRAMES:-} ]]; then model_args+=,max_num_frames=$FRAMES; fi
+        if [[ -n ${FPS:-} ]]; then model_args+=,fps=$FPS; fi
+        if [[ -n ${SYSTEM_PROMPT:-} ]]; then model_args+=,system_prompt=$SYSTEM_PROMPT; fi
+    fi
+    if [[ -n ${EXTRA:-} ]]; then model_args+=,$EXTRA; fi
     if [[ -n ${SEED:-} ]]; then model_args+=,seed=$SEED; fi
     if [[ -n ${RECEIPTS:-} && -n $pruning ]]; then model_args+=,receipts=$output/receipts.jsonl; fi
     model_args+=$pruning

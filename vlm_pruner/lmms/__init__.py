@@ -13,6 +13,8 @@ _PACKAGE = "vlm_pruner.lmms"
 # lmms-eval's name of the model -> classes for plain prompts ("simple") and for messages ("chat", which it prefers).
 MODELS = {
     "vlm_pruner_llava": (f"{_PACKAGE}.llava.Llava", None),
+    "vlm_pruner_llava_vid": (f"{_PACKAGE}.llava.LlavaVideo", None),
+    "vlm_pruner_llava_onevision": (f"{_PACKAGE}.llava.LlavaOnevision", None),
     "vlm_pruner_qwen2_vl": (f"{_PACKAGE}.chat.Qwen2VLSimple", f"{_PACKAGE}.chat.Qwen2VL"),
     "vlm_pruner_qwen2_5_vl": (f"{_PACKAGE}.chat.Qwen25VLSimple", f"{_PACKAGE}.chat.Qwen25VL"),
     "vlm_pruner_qwen3_vl": (f"{_PACKAGE}.chat.Qwen3VLSimple", f"{_PACKAGE}.chat.Qwen3VL"),

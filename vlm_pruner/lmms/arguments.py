@@ -55,12 +55,67 @@ class Arguments:
         if self.device is not None and self.device_map is not None:
             raise ArgumentError(f"device={self.device} and device_map={self.device_map}: give one of them")
 
+    def inputs(self) -> dict[str, Any]:
+        """The settings that decide what the model sees, for the result file: those of the family alone."""
+        shared = {entry.name for entry in fields(Arguments)}
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in shared}
+
 
 @dataclass(frozen=True)
 class LlavaArguments(Arguments):
     """conv_template: the conversation template that the checkpoint was trained with, as in `llava.eval`."""
 
     conv_template: str = "vicuna_v1"
+
+
+POOL_MODES = ("average", "bilinear", "max")
+NEWLINES = ("grid", "frame", "one_token", "no_token")
+
+
+@dataclass(frozen=True)
+class LlavaOnevisionArguments(LlavaArguments):
+    """As lmms-eval's `llava_onevision`, with its defaults.
+
+    max_frames_num: frames of every video, from the first to the last. mm_spatial_pool_mode: how they are pooled.
+    mm_spatial_pool_stride: 2, as no other is ever used.
+    """
+
+    conv_template: str = "qwen_1_5"
+    max_frames_num: int = 32
+    mm_spatial_pool_mode: str = "bilinear"
+    mm_spatial_pool_stride: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_frames_num < 1:
+            raise ArgumentError(f"max_frames_num={self.max_frames_num} must be at least 1")
+        if self.mm_spatial_pool_stride != 2:
+            raise ArgumentError(
+                f"mm_spatial_pool_stride={self.mm_spatial_pool_stride} would be ignored: LLaVA always pools by 2"
+            )
+        _check_choice("mm_spatial_pool_mode", self.mm_spatial_pool_mode, POOL_MODES)
+
+
+@dataclass(frozen=True)
+class LlavaVideoArguments(LlavaOnevisionArguments):
+    """As lmms-eval's `llava_vid`, with its defaults, which take the place of what the checkpoint says.
+
+    video_fps: frames per second, as long as there are no more than max_frames_num. force_sample: always that many.
+    mm_newline_position: where newline tokens stand. add_time_instruction: say in the prompt when the frames are.
+    """
+
+    max_frames_num: int = 20
+    mm_spatial_pool_mode: str = "average"
+    mm_newline_position: str = "grid"
+    video_fps: float = 1.0
+    force_sample: bool = False
+    add_time_instruction: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.video_fps > 0:
+            raise ArgumentError(f"video_fps={self.video_fps} must be above 0")
+        _check_choice("mm_newline_position", self.mm_newline_position, NEWLINES)
 
 
 @dataclass(frozen=True)
@@ -84,6 +139,15 @@ class ChatArguments(Arguments):
             raise ArgumentError(f"min_pixels={least} is more than max_pixels={most}")
         if self.max_num_frames < 1:
             raise ArgumentError(f"max_num_frames={self.max_num_frames} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Qwen3Arguments(ChatArguments):
+    """As lmms-eval's `qwen3_vl`, with its defaults. What the paper used for Qwen3-VL is not known."""
+
+    max_pixels: int | None = 1605632
+    min_pixels: int | None = 256 * 28 * 28
+    system_prompt: str | None = "You are a helpful assistant."
 
 
 A = TypeVar("A", bound=Arguments)

@@ -19,7 +19,7 @@ from llava.eval.checkpoint import DTYPES
 from vlm_pruner.asking.frames import read_film
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.images import to_rgb
-from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
+from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments, Qwen3Arguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
 from vlm_pruner.lmms.ledger import count_visuals
@@ -166,7 +166,9 @@ class Qwen25VLSimple(ChatModelSimple):
 
 class Qwen3VL(ChatModel):
     families = ("qwen3_vl", "qwen3_vl_moe")
+    arguments_class = Qwen3Arguments
 
 
 class Qwen3VLSimple(ChatModelSimple):
     families = Qwen3VL.families
+    arguments_class = Qwen3Arguments

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 and 1.6 for lmms-eval, from checkpoints in the original layout or in transformers'.
+"""LLaVA-1.5 and 1.6, LLaVA-Video and LLaVA-OneVision for lmms-eval, from LLaVA's own checkpoints.
 
 Loading, prompts and pictures are those of `llava.eval`, so that a question gives the same answer through either door.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -15,8 +17,14 @@ from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.eval.batch import Prepared, check_receipt, kept_per_row
 from llava.eval.checkpoint import load_checkpoint
 from llava.eval.engine import LlavaEngine
+from llava.eval.films import Film, read_film
 from llava.eval.questions import Question
-from vlm_pruner.lmms.arguments import ArgumentError, LlavaArguments
+from vlm_pruner.lmms.arguments import (
+    ArgumentError,
+    LlavaArguments,
+    LlavaOnevisionArguments,
+    LlavaVideoArguments,
+)
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
 from vlm_pruner.lmms.model import PrunedModel, Reply
@@ -32,6 +40,22 @@ class _Engine(LlavaEngine):
         return super()._prompt(placed)
 
 
+class _QwenEngine(_Engine):
+    """Marks of several pictures stand on one line, with spaces between them, as lmms-eval writes them."""
+
+    def _prompt(self, question: Question) -> str:
+        items = len(question.images) + len(question.videos)
+        if items and DEFAULT_IMAGE_TOKEN not in question.asked:
+            marks = " ".join([DEFAULT_IMAGE_TOKEN] * items)
+            question = replace(question, asked=f"{marks}\n{question.asked}")
+        return super()._prompt(question)
+
+    def _film(self, video: str | Path) -> Film:
+        """Of a folder of frames always as many as of a long video, as lmms-eval has it for MVBench."""
+        settings = replace(self.videos, force=True) if Path(video).is_dir() else self.videos
+        return read_film(Path(video), settings)
+
+
 class Llava(PrunedModel):
     """`vlm_pruner_llava`: plain prompts, images before the question unless the task places them."""
 
@@ -39,6 +63,8 @@ class Llava(PrunedModel):
     arguments_class = LlavaArguments
     default_length = 1024  # as lmms-eval's own LLaVA
     arguments: LlavaArguments
+
+    engine_class: ClassVar[type[LlavaEngine]] = _Engine
 
     def load(self) -> None:
         self._checkpoint = load_checkpoint(self._flags(Decoding(self.default_length)))
@@ -51,7 +77,7 @@ class Llava(PrunedModel):
     def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
         if decoding.repetition_penalty is not None or decoding.top_k is not None:
             raise ArgumentError("repetition_penalty and top_k are not known to LLaVA's generation; leave them out")
-        engine = _Engine(self._checkpoint, self.method, self._flags(decoding))
+        engine = self.engine_class(self._checkpoint, self.method, self._flags(decoding))
         items = [engine.prepare(self._question(document)) for document in documents]
         with self.pruned(sum(len(item.pixels) for item in items)) as pruning:
             ids = engine.generate_ids(items)
@@ -82,7 +108,7 @@ class Llava(PrunedModel):
             raise ValueError(f"{document.name} places {marks} images in its text, but has {len(images)}")
         return Question(document.position, document.doc_id, document.context, document.context, images)
 
-    def _flags(self, decoding: Decoding) -> Namespace:
+    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
         """What `llava.eval`'s generators know as their command line."""
         own = self.arguments
         return Namespace(
@@ -91,8 +117,50 @@ class Llava(PrunedModel):
             device=None if own.device_map else str(self.device), compat=own.compat, image_folder="",
             batch_size=own.batch_size, seed=own.seed, temperature=decoding.temperature, top_p=decoding.top_p,
             num_beams=decoding.num_beams, max_new_tokens=decoding.max_new_tokens,
-            image_token_length=None, image_token_start_index=None,
+            image_token_length=None, image_token_start_index=None, **more,
         )  # fmt: skip
+
+
+class LlavaOnevision(Llava):
+    """`vlm_pruner_llava_onevision`: pictures, several of them padded to squares, and videos."""
+
+    arguments_class = LlavaOnevisionArguments
+    engine_class = _QwenEngine
+    arguments: LlavaOnevisionArguments
+
+    def load(self) -> None:
+        super().load()
+        if not self.config.takes_videos:
+            raise ArgumentError(
+                f"{self.arguments.pretrained} is a {self.config.model_type}; this model takes LLaVA on Qwen2, "
+                "--model vlm_pruner_llava LLaVA-1.5 and 1.6"
+            )
+
+    def _question(self, document: Document) -> Question:
+        shown = list(document.look() or ())
+        videos = tuple(Path(one) for one in shown if isinstance(one, str))
+        if not videos:
+            return super()._question(document)
+        if len(videos) < len(shown):
+            raise TypeError(f"{document.name} shows videos and other things together, which no task of lmms-eval does")
+        return Question(document.position, document.doc_id, document.context, document.context, videos=videos)
+
+    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
+        own = self.arguments
+        settings = {"max_frames_num": own.max_frames_num, "force_sample": True}
+        return super()._flags(decoding, **{**settings, "mm_spatial_pool_mode": own.mm_spatial_pool_mode, **more})
+
+
+class LlavaVideo(LlavaOnevision):
+    """`vlm_pruner_llava_vid`: LLaVA-Video."""
+
+    arguments_class = LlavaVideoArguments
+    arguments: LlavaVideoArguments
+
+    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
+        own = self.arguments
+        names = ("video_fps", "force_sample", "add_time_instruction", "mm_newline_position")
+        return super()._flags(decoding, **{name: getattr(own, name) for name in names}, **more)
 
 
 def count_new(ids: Sequence[int], end: int | None) -> int:

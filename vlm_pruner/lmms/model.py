@@ -23,6 +23,7 @@ from vlm_pruner.lmms.arguments import ArgumentError, Arguments, build_method, jo
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document, in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger
+from vlm_pruner.lmms.prompts import use_the_fields_prompts
 from vlm_pruner.methods import Pruner
 from vlm_pruner.provenance import environment
 from vlm_pruner.receipts import ImageReceipt
@@ -68,6 +69,7 @@ class PrunedModel(lmms):
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> PrunedModel:
+        use_the_fields_prompts()
         return cls(**join(simple_parse_args_string(arg_string), additional_config or {}))
 
     @abstractmethod
@@ -174,9 +176,11 @@ class PrunedModel(lmms):
         super().clean()
 
     def _report(self, seconds: float, tokens: int) -> None:
-        """Speed and kept tokens go into lmms-eval's result file, under `throughput`."""
+        """Speed, kept tokens and the settings of pictures and videos go into lmms-eval's results, as `throughput`."""
         speed = tokens / seconds if seconds else 0.0
-        log_metrics(seconds, tokens, speed, additional_metrics=self._ledger.summary(self.task_dict))
+        used = {"settings": self.arguments.inputs()}
+        logger.info(f"{self._description()}: {used['settings']}")
+        log_metrics(seconds, tokens, speed, additional_metrics={**self._ledger.summary(self.task_dict), **used})
         self._reported = True
         if (complaint := self._ledger.complaint(self.task_dict)) is not None:
             logger.warning(complaint)
