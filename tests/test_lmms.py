@@ -34,6 +34,7 @@ from vlm_pruner.lmms.arguments import (
     LlavaOnevisionArguments,
     LlavaVideoArguments,
     Qwen3Arguments,
+    as_numbers,
     build_method,
     join,
     read_arguments,
@@ -385,6 +386,7 @@ def test_defaults_are_lmms_evals_own_and_every_result_says_them() -> None:
         "mm_spatial_pool_stride": 2, "mm_newline_position": "grid", "video_fps": 1.0, "force_sample": False,
         "add_time_instruction": False,
     }  # fmt: skip
+    assert as_numbers(video)["mm_spatial_pool_mode=average"] == 1 and as_numbers(video)["force_sample"] == 0
     one = LlavaOnevisionArguments(pretrained="x").inputs()
     assert (one["max_frames_num"], one["mm_spatial_pool_mode"]) == (32, "bilinear")
     qwen = Qwen3Arguments(pretrained="x").inputs()

@@ -185,6 +185,17 @@ def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str,
     return joined
 
 
+def as_numbers(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Settings for lmms-eval's result file, whose `throughput` takes numbers only: a word becomes `name=word`: 1."""
+    numbers = {}
+    for name, value in settings.items():
+        if isinstance(value, str):
+            numbers[f"{name}={value}"] = 1.0
+        elif value is not None:
+            numbers[name] = float(value)
+    return numbers
+
+
 def build_method(arguments: Arguments) -> Pruner | None:
     """The method that the arguments describe; None for the dense model, as with a ratio of 0."""
     given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}

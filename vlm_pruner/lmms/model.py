@@ -19,7 +19,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from vlm_pruner.decoder.pruning import Pruning, prune
-from vlm_pruner.lmms.arguments import ArgumentError, Arguments, build_method, join, read_arguments
+from vlm_pruner.lmms.arguments import ArgumentError, Arguments, as_numbers, build_method, join, read_arguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document, in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger
@@ -178,9 +178,9 @@ class PrunedModel(lmms):
     def _report(self, seconds: float, tokens: int) -> None:
         """Speed, kept tokens and the settings of pictures and videos go into lmms-eval's results, as `throughput`."""
         speed = tokens / seconds if seconds else 0.0
-        used = {"settings": self.arguments.inputs()}
-        logger.info(f"{self._description()}: {used['settings']}")
-        log_metrics(seconds, tokens, speed, additional_metrics={**self._ledger.summary(self.task_dict), **used})
+        logger.info(f"{self._description()}: {self.arguments.inputs()}")
+        metrics = {**self._ledger.summary(self.task_dict), **as_numbers(self.arguments.inputs())}
+        log_metrics(seconds, tokens, speed, additional_metrics=metrics)
         self._reported = True
         if (complaint := self._ledger.complaint(self.task_dict)) is not None:
             logger.warning(complaint)
