@@ -1,4 +1,4 @@
-"""The checkpoint under evaluation: loading it as the command line says, and what the run has to know about it."""
+"""The checkpoint under evaluation: loading it from the command line's flags, and its visual tokens per picture."""
 
 from __future__ import annotations
 

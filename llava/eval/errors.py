@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UsageError(ValueError):
-    """What the user asked for cannot be done; one line that names the value and the remedy. Exit code 2."""
+    """The request is impossible; one line that names the value and the remedy. Exit code 2."""
 
 
 class ItemError(ValueError):

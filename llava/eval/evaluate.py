@@ -1,4 +1,4 @@
-"""From a command line to an answer file: what every ``model_vqa_*`` module does, given its benchmark's task."""
+"""From a command line to an answer file: the run that all ``model_vqa_*`` modules share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EngineFactory = Callable[[argparse.Namespace, "Pruner | None"], runner.Engine[An
 class Task:
     """What a benchmark adds to the shared run: its files, its prompt (in the questions), and the reply's field name.
 
-    ``settings``: those of its own flags that decide the answers.
+    ``settings``: its own flags that affect the answers.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Task:
 
 
 def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFactory | None = None) -> int:
-    """Parse, run, and turn bad input into one line and exit code 2."""
+    """Parses and runs; bad input becomes one line and exit code 2."""
     args = build_parser(task).parse_args(argv)
     try:
         return evaluate(task, args, engine_factory or load_engine)
@@ -69,7 +69,7 @@ def build_parser(task: Task) -> argparse.ArgumentParser:
 
 
 def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory) -> int:
-    """Answer the questions of ``args``; the exit code says whether more items failed than are allowed."""
+    """Answers the questions of ``args``; the exit code is 1 if more items failed than allowed."""
     method = options.build_method(args)
     options.check_arguments(args)
     items = chunk(task.read(args), args.num_chunks, args.chunk_idx)[: args.limit]
@@ -94,7 +94,7 @@ def _answer(
     task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
     load: Callable[[], runner.Engine[Any]], quiet: bool = False,
 ) -> None:  # fmt: skip
-    """What is missing in ``answers``; the model is loaded only if something is."""
+    """Answers what ``answers`` lacks; loads the model only if something is missing."""
     if any(item.index not in answers.done for item in items):
         runner.run(load(), items, answers, args.batch_size, task.reply_field, title=task.name, quiet=quiet)
 
@@ -108,7 +108,7 @@ def describe(task: Task, args: argparse.Namespace, method: Pruner | None) -> dic
 
 
 def load_engine(args: argparse.Namespace, method: Pruner | None) -> runner.Engine[Any]:
-    """The real model; imported late so that bad flags are told without waiting for transformers."""
+    """Loads the real model. The late import lets bad flags fail without waiting for transformers."""
     from llava.eval.engine import LlavaEngine
 
     return LlavaEngine.from_arguments(args, method)

@@ -1,4 +1,4 @@
-"""Pictures of a question file: found below the image folder and opened, or an error for that item alone."""
+"""Pictures of a question file, found in the image folder and opened; a failure concerns that item alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def open_image(folder: Path, image: str | bytes | Image.Image, as_released: bool
 
 
 def resolve(folder: Path, name: str) -> Path:
-    """``folder/name``, refusing names that lead out of the folder.
+    """``folder/name``; refuses names that lead out of the folder.
 
-    The check is on the name alone: links that the owner of the folder placed inside it are the owner's business.
+    Only the name is checked: links inside the folder are up to its owner.
     """
     relative = Path(name)
     if "\0" in name or relative.is_absolute() or ".." in relative.parts:

@@ -1,6 +1,6 @@
-"""Part files: what each of several processes has answered, until it is merged into the answer file.
+"""Part files: each process's answers until they are merged into the answer file.
 
-Parts survive a kill. Any later run of the same configuration, with any number of processes, takes them over first.
+Parts survive a kill. Any later run of the same configuration takes them over first, with any number of processes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def left_behind(answers: str | Path) -> list[Path]:
 
 
 def merge(answers: str | Path, run: dict[str, Any], retry_errors: bool = False) -> AnswerFile:
-    """Moves all parts into the answer file, which is in order then; returns it, closed.
+    """Moves all parts into the answer file, in question order, and returns it closed.
 
-    Killed half-way and called again, it loses nothing and writes nothing twice.
+    If it is killed midway, calling it again loses no line and repeats none.
     """
     parts = left_behind(answers)
     with AnswerFile(answers, run, retry_errors) as whole:

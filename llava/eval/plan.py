@@ -1,7 +1,7 @@
-"""The commands of a benchmark script: asking for them, and running them in this process.
+"""The commands of a benchmark script: listing them, and running them in this process.
 
-A script calls its interpreter by $VENV_PYTHON. Given one that only writes down its arguments, it says what it would
-run. Making the mini benchmarks is done at once, because the script goes on with the files.
+A script calls its interpreter through $VENV_PYTHON. With a stub that only records its arguments, the script lists what
+it would run. The mini benchmarks are made right away, because the script goes on to read their files.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ printf '%s\\0' "$#" "$@" >> "$0.plan"
 """
 
 
-# Modules with a `main(arguments) -> exit code` that may share this process. accelerate's launcher may not.
+# Modules whose `main(arguments) -> exit code` can share this process; accelerate's launcher cannot.
 _OURS = ("llava.", "vlm_pruner.")
 _READABLE = 300  # characters of a message
 
 
 @dataclass(frozen=True)
 class Plan:
-    """commands: arguments of each call of the interpreter, in order. problem: why the script stopped, if it did."""
+    """commands: the arguments of each interpreter call, in order. problem: why the script stopped, if it did."""
 
     commands: tuple[tuple[str, ...], ...]
     problem: str = ""
@@ -55,7 +55,7 @@ def plan_of(script: Sequence[str], environment: Mapping[str, str]) -> Plan:
 
 
 def finished(plan: Plan) -> Path | None:
-    """The result file of the plan's scorer, if it is there and whole."""
+    """The result file of the plan's scorer, if it exists and is complete."""
     named = [command[place + 1] for command in plan.commands for place, word in _pairs(command) if word == "--json"]
     for path in map(Path, named[-1:]):
         with contextlib.suppress(OSError, ValueError):
@@ -65,9 +65,9 @@ def finished(plan: Plan) -> Path | None:
 
 
 def execute(command: Sequence[str]) -> str:
-    """Runs `python COMMAND...`; what went wrong in one line, or nothing.
+    """Runs `python COMMAND...`; returns the error as one line, or "".
 
-    What our own commands print to stdout, such as a scorer's table, is left out: its numbers are in the result file.
+    The stdout of our own commands, such as a scorer's table, is dropped: its numbers are in the result file.
     """
     if command[0] != "-m" or not command[1].startswith(_OURS):
         code = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL).returncode
@@ -85,7 +85,7 @@ def execute(command: Sequence[str]) -> str:
 
 
 def _essence(said: str) -> str:
-    """The last lines of an output, as far as they fit one line to be read; progress bars are not kept."""
+    """The last lines of an output that fit one readable line; progress bars are dropped."""
     lines = [line.split("\r")[-1].strip() for line in said.strip().split("\n")]
     chosen: list[str] = []
     for line in reversed(lines):
@@ -116,7 +116,7 @@ def _pairs(command: Sequence[str]) -> Iterator[tuple[int, str]]:
 
 
 def _commands(words: str) -> Iterator[tuple[str, ...]]:
-    """Each command is the number of its arguments, and they; all of them end with NUL."""
+    """Each command is its number of arguments followed by the arguments, all ended by NUL."""
     pieces = iter(words.split("\0")[:-1])
     for count in pieces:
         yield tuple(next(pieces) for _ in range(int(count)))

@@ -1,4 +1,4 @@
-"""Several processes that answer one question file together, as ``accelerate launch`` and ``torchrun`` start them."""
+"""Several processes, started by ``accelerate launch`` or ``torchrun``, that answer one question file together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)  # processes that are done wait for the slowest one
+PATIENCE = timedelta(days=7)  # finished processes wait for the slowest one
 
 
 @dataclass(frozen=True)
 class Team:
-    """This process among ``size``. Context manager: inside it the processes can wait for each other."""
+    """This process among ``size``. Inside its context the processes can wait for each other."""
 
     rank: int = 0
     size: int = 1
@@ -30,7 +30,7 @@ class Team:
         return list(items[self.rank :: self.size])
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Blocks until every process gets here."""
         if self.size > 1:
             import torch.distributed
 
@@ -51,7 +51,7 @@ class Team:
 
 
 def this_process() -> Team:
-    """From the variables that the launchers set; alone without them."""
+    """Read from the launchers' environment variables; a team of one without them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in os.environ for name in names):
         return Team()

@@ -1,4 +1,4 @@
-"""The prompt string of one question, as LLaVA's evaluation builds it."""
+"""One question's prompt, built as LLaVA's evaluation builds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Question files: reading them item by item, and splitting them over runs."""
+"""Question files: reading them item by item, and splitting them across runs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Question:
 
 @dataclass(frozen=True)
 class BrokenQuestion:
-    """A line that is not a question; it is recorded in the answers with its error."""
+    """A line that is not a question; the answers record it with its error."""
 
     index: int
     error: str
@@ -57,7 +57,7 @@ Parse = Callable[[int, dict[str, Any]], Question]  # place in the file, record
 
 
 def read_lines(path: str | Path, parse: Parse) -> list[Item]:
-    """Every non-empty line of a JSON-lines file; unreadable lines are kept as such."""
+    """Every non-empty line of a JSON-lines file; unreadable ones become broken questions."""
     lines = [(f"line {n}", raw) for n, raw in enumerate(_read_bytes(path).split(b"\n"), start=1) if raw.strip()]
     return _some([_read(raw, place, index, parse) for index, (place, raw) in enumerate(lines)], path)
 
@@ -76,7 +76,7 @@ def read_list(path: str | Path, parse: Parse) -> list[Item]:
 
 
 def read_records(records: Iterable[Any], path: str | Path, parse: Parse) -> list[Item]:
-    """Every record; one that ``parse`` refuses is kept as such."""
+    """Every record; those that ``parse`` refuses become broken questions."""
     return _some([_read(record, f"entry {i + 1}", i, parse) for i, record in enumerate(records)], path)
 
 

@@ -1,4 +1,4 @@
-"""The one loop below all answer generators: prepare ahead, generate in batches, write in order, count failures."""
+"""The loop of all answer generators: prepare ahead, generate in batches, write in order, count failures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Engine(Protocol[P]):
 
 @dataclass(frozen=True)
 class Prepared(Generic[P]):
-    """An item with its tensors, or with the error that takes their place."""
+    """An item with its tensors, or with the error that prevented them."""
 
     item: Item
     tensors: P | None
@@ -54,7 +54,7 @@ def run(
     engine: Engine[P], items: Sequence[Item], answers: AnswerFile, batch_size: int = 1, reply_field: str = "text",
     title: str = "", workers: int = 2, quiet: bool = False,
 ) -> None:  # fmt: skip
-    """Answer what ``answers`` lacks. Batches are written as they finish."""
+    """Answers the items that ``answers`` lacks and writes each batch when it is done."""
     missing = [item for item in items if item.index not in answers.done]
     with _progress(len(items), len(missing), title, quiet) as bar:
         for batch in _batches(_prepare_ahead(engine, missing, 2 * batch_size + workers, workers), batch_size):
@@ -85,7 +85,7 @@ def _answered(item: Item, reply: Reply, model_id: str, reply_field: str) -> Line
 
 
 def _failed(item: Item, error: str | None, model_id: str, reply_field: str) -> Line:
-    """Marked with ``error``, so that no scorer takes the empty text for an answer."""
+    """Marked with ``error`` so that no scorer mistakes the empty text for an answer."""
     return {**_line(item, "", model_id, reply_field, {}), "error": error or "unknown error"}
 
 
@@ -118,7 +118,7 @@ def _prepare(engine: Engine[P], item: Item) -> Prepared[P]:
 
 
 def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers: int) -> Iterator[Prepared[P]]:
-    """Items in order, ``ahead`` of them read and preprocessed by threads while the model works."""
+    """Items in order; threads read and preprocess up to ``ahead`` of them while the model works."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     pending: deque[Future[Prepared[P]]] = deque()
     try:

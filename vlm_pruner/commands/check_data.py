@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(name: str, finding: Finding, most: int | None = 3) -> str:
-    """One line for what is there, one for each missing file, and ``most`` of the missing pictures."""
+    """One line per complete benchmark or missing file, and at most ``most`` missing pictures."""
     notes = [f"  note: {line}" for line in finding.releases]
     if finding.complete:
         pictures = f", {finding.asked} pictures" if finding.asked else ""

@@ -5,14 +5,14 @@
     METHODS=all BENCHMARKS="pope mme" bash scripts/v1_5/reproduce.sh MODEL
     MINI=1 bash scripts/v1_5/reproduce.sh
 
-What there is to run is what the benchmark scripts say: each is asked for its commands, which are then run here, so that
-the checkpoint stays loaded. Results that exist are kept, an interrupted benchmark goes on where it stopped, and one
-whose data are missing is told at the end and makes the exit code 1.
+The benchmark scripts define the runs: each lists its commands, which then run in this process so that the checkpoint
+stays loaded. Existing results are kept, an interrupted benchmark resumes where it stopped, and benchmarks without data
+are listed at the end and make the exit code 1.
 
-Flags, or in the environment METHODS, RATIOS and BENCHMARKS: names of methods (for VLM-Pruner with :B for another token
-batch than the paper's 16), or all; shares of removed tokens; names of scripts. --plan prints what would be run, and no
-more. DATA, MINI and ALLOW_ERRORS are the benchmark scripts' own; flags that are not known here go to the generators.
-Several GPUs: start it once for each, with METHODS or BENCHMARKS of its own.
+Flags, or the environment variables METHODS, RATIOS and BENCHMARKS: names of methods (vlm-pruner:B for a token batch
+other than the paper's 16), or all; shares of removed tokens; names of scripts. --plan only prints what would run. DATA,
+MINI and ALLOW_ERRORS are the benchmark scripts' own; other flags go to the answer generators. With several GPUs, start
+it once per GPU, each with its own METHODS or BENCHMARKS.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one benchmark of one arm: its result file, or why there is none."""
+    """One benchmark of one arm: its result file, or the reason why there is none."""
 
     result: Path | None
     problem: str = ""
@@ -129,7 +129,7 @@ def _check_ratio(word: str) -> None:
 
 
 def reproduce(arms: Sequence[Arm], scripts: Sequence[str], environment: Mapping[str, str], flags: Sequence[str]) -> int:
-    """Runs what has no result yet, prints how far it is, and ends with the table and what is missing."""
+    """Runs what has no result yet, prints progress, and ends with the table and the list of failures."""
     jobs = [(arm, script) for arm in arms for script in scripts]
     outcomes, start = [], time.monotonic()
     for number, (arm, script) in enumerate(jobs, start=1):
@@ -156,7 +156,7 @@ def run_one(arm: Arm, script: str, environment: Mapping[str, str], flags: Sequen
 
 
 def _run(plan: Plan) -> str:
-    """Runs a script's commands up to the first that fails; what it said, or nothing."""
+    """Runs a script's commands up to the first failure; returns its message, or ""."""
     for command in plan.commands:
         if problem := execute(command):
             return problem
@@ -164,7 +164,7 @@ def _run(plan: Plan) -> str:
 
 
 def _papers_methods() -> list[str]:
-    """The paper's methods as far as they exist here, its own first."""
+    """The paper's methods that exist here, its own first."""
     known = methods.names()
     return sorted((name for name in LABELS if name in known), key=lambda name: name != "vlm-pruner")
 

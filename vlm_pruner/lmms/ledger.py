@@ -16,7 +16,7 @@ Key = tuple[Any, ...]  # task, split, document
 
 
 class NotPruned(RuntimeError):
-    """Pruning was asked for and did not happen. A score of such a run would carry the wrong name."""
+    """Pruning was requested and did not happen; the run's score would carry the wrong name."""
 
 
 class Ledger:
@@ -59,9 +59,9 @@ class Ledger:
             self._file.__exit__(*exception)
 
     def add(self, document: Document, visuals: int, kept: Sequence[ImageReceipt]) -> None:
-        """`kept` is the receipt's part about the document, which shows `visuals` images and videos.
+        """`kept` is the document's part of the receipt; the document shows `visuals` images and videos.
 
-        Raises NotPruned if the receipt tells of fewer: some were not seen, and so not pruned.
+        Raises NotPruned if the receipt has fewer: pruning did not see the rest.
         """
         if len(kept) < visuals:
             raise NotPruned(
@@ -89,7 +89,7 @@ class Ledger:
         }
 
     def complaint(self, tasks: Mapping[str, Any] | None = None) -> str | None:
-        """What a reader of the scores must know, if pruning left documents as they were."""
+        """A warning for readers of the scores if pruning left documents untouched."""
         counts = self._counts(tasks)
         bare = sum(not pictures for _, _, pictures in counts)
         untouched = sum(bool(pictures) and before == after for before, after, pictures in counts)

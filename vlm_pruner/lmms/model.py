@@ -1,4 +1,4 @@
-"""What all models of the plug-in share: settings, processes, batches, progress, and what was kept."""
+"""Shared by all models of the plug-in: settings, processes, batches, progress, and receipts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Reply:
 class PrunedModel(lmms):
     """A vision-language model, dense or pruned. A subclass loads one and answers batches.
 
-    Whatever goes wrong is raised: an answer that could not be given is never scored as an empty one.
+    Every failure raises: a missing answer is never scored as an empty one.
     """
 
     arguments_class: ClassVar[type[Arguments]] = Arguments

@@ -1,4 +1,4 @@
-"""The paper's main tables, shipped as `paper_tables.csv` exactly as printed, and what is wrong in them.
+"""The paper's main tables, shipped as `paper_tables.csv` exactly as printed, and their misprints.
 
 A score is on the paper's scale: MME is a sum of at most 2800, OCRBench points of 1000, all others are percent.
 """
@@ -37,7 +37,7 @@ COLUMNS = {
     "okvqa": Column("OKVQA", "OKVQA", 2),
 }
 
-# What a printed number must mean, by (model, method, benchmark).
+# Misprinted cells by (model, method, benchmark): the printed number and the one that is meant.
 MISPRINTS = {("LLaVA-1.5-13B", DENSE, "mme"): (2826.0, 1826.0)}
 
 

@@ -54,8 +54,8 @@ class ResultRow:
     files: dict[str, Path] = field(default_factory=dict)
 
 
-# Names that methods are printed with, and where the paper's setting is not the default. A method without a remark has
-# the paper's setting.
+# Printed names of methods, and the paper's settings where they are not the defaults. A label without settings means the
+# paper's.
 LABELS = {
     "vlm-pruner": "VLM-Pruner",
     "fastv": "FastV",
@@ -89,7 +89,7 @@ def read_results(paths: Iterable[str | Path], model: str | None = None) -> list[
 
 
 def rows_of(results: Sequence[Result]) -> list[ResultRow]:
-    """Results put together to rows, in order of first appearance.
+    """Results grouped into rows, in order of first appearance.
 
     Raises TableError if two results would share a cell.
     """
@@ -186,7 +186,7 @@ def known_tokens(model: str) -> int | None:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """Each result's method as it is printed, with the settings that part from the usual ones."""
+    """Each result's method as printed, with the settings that differ from the usual ones."""
     usual: dict[str, Mapping[str, Any]] = {}
     labels = []
     for result in results:
@@ -201,7 +201,7 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 
 def _usual(method: str) -> dict[str, Any]:
-    """The paper's settings of a method, else its defaults; nothing of a method that this version does not know."""
+    """The paper's settings of a method, else its defaults; empty for a method that this version lacks."""
     if method not in methods.names():
         return {}
     return {field.name: field.default for field in fields(methods.get(method))} | PUBLISHED.get(method, {})

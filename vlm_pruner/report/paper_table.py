@@ -1,4 +1,4 @@
-"""The paper's tables with our results in them: model x budget x method, ours, the paper's, and the difference."""
+"""The paper's tables beside our results: model x budget x method, with the difference."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ OURS, ERROR, PAPER, DIFFERENCE = "ours", "s.e.", "paper", "diff"
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table. values: by benchmark, and the average; what is missing there is not known.
+    """One line of a table. values: by benchmark, and the average; unknown ones are left out.
 
-    flagged: the cells whose printed number is not what is meant.
+    flagged: the cells whose printed number is a misprint or rests on one.
     """
 
     budget: Budget
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class ModelTable:
-    """One model's part: its lines in the paper's order, and what a reader has to know about them."""
+    """One model's part: its lines in the paper's order, with notes."""
 
     model: str
     lines: tuple[Line, ...]
