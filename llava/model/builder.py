@@ -37,6 +37,7 @@ from llava.model.multimodal_encoder.siglip_encoder import SiglipImageProcessor
 from llava.model.tokenizer import load_tokenizer, mark_tokens
 
 Llava: TypeAlias = LlavaLlamaForCausalLM | LlavaQwenForCausalLM
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is all that transformers 5 writes
 ImageProcessor: TypeAlias = CLIPImageProcessorPil | SiglipImageProcessor
 
 CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that do not say
@@ -186,10 +187,11 @@ def load_image_processor(source: Source) -> ImageProcessor:
         return SiglipImageProcessor(vision["image_size"])
     folders = [folder for folder in (source.tower, source.folder) if folder is not None]
     for folder in folders:
-        if (folder / "preprocessor_config.json").is_file():
-            processor = CLIPImageProcessorPil.from_pretrained(folder)
-            _check_processor(processor, folder / "preprocessor_config.json", source)
-            return processor
+        for name in PROCESSOR_FILES:
+            if (folder / name).is_file():
+                processor = CLIPImageProcessorPil.from_pretrained(folder)
+                _check_processor(processor, folder / name, source)
+                return processor
     raise CheckpointError(
         f"no preprocessor_config.json in {' or '.join(map(str, folders))}; copy it from the vision tower's repository"
     )

@@ -26,7 +26,11 @@ class ProcessedChat(Chat):
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
         AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
-        processor = load_processor(str(folder))
+        try:
+            processor = load_processor(str(folder))
+        except ImportError as error:
+            missing = " ".join(str(error).split()).partition(". ")[0]
+            raise ValueError(f"{name} cannot be opened here: {missing}; pip install torchvision") from None
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return cls(model.to(device).eval(), processor, name)
 
@@ -44,7 +48,7 @@ class ProcessedChat(Chat):
         inputs = self.processor(text=[text], return_tensors="pt", **visuals)
         inputs = inputs.to(self.model.device, self.model.dtype)
         ids, config = inputs["input_ids"], self.model.config
-        placeholders = [config.image_token_id] + [config.video_token_id] * self.takes_video
+        placeholders = {config.image_token_id, *([config.video_token_id] if self.takes_video else [])}
         visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
         return Prompt(dict(inputs), ids.shape[1] - visual, visual)
 

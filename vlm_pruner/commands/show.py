@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,5 +107,5 @@ def draw_kept(chat: Any, picture: Image.Image, question: str, method: Pruner, st
 
     answer = chat.ask(picture, question, method, max_new_tokens=1)
     if not answer.images:
-        print(f"{method.name} pruned nothing of this picture", file=sys.stderr)
+        raise ValueError(f"{method.name} found no visual tokens in this picture; try another --method")
     return draw_overlay(picture, answer.images[0].kept(), style)

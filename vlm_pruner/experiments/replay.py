@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from types import TracebackType
 from typing import Any
 
@@ -76,6 +77,7 @@ class Replay:
         self.forget()
 
     def _remembering(self, number: int, layer: Any, forward: Forward) -> Forward:
+        @wraps(forward)  # whoever looks at a layer's arguments sees its own
         def remembering(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             cache = cache_of(kwargs)
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):
