@@ -1,1 +1,1 @@
-"""All that happens inside a running decoder, and nothing else."""
+"""Everything that happens inside a running decoder, and nothing else."""

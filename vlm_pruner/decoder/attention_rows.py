@@ -1,8 +1,8 @@
-"""Single rows of a decoder layer's attention, recomputed: whichever kernel the model runs, no [T, T] map is made.
+"""Recomputes single rows of a decoder layer's attention: no [T, T] map, whatever kernel the model runs.
 
-The layer's own code makes queries and keys, whatever it does to them (norms, biases, partial or interleaved rotary
-embedding, scaling). transformers' attention modules hand them to a function that the configuration names. A copy of
-the layer, which shares its weights, names a function of ours, which takes the softmax of the rows that are asked for.
+The layer's own code computes queries and keys, with all that it does to them (norms, biases, partial or interleaved
+rotary embedding, scaling). transformers' attention modules pass them to a function that the configuration names. A copy
+of the layer with shared weights names our function instead, which takes the softmax of the requested rows.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class _Found(Exception):
 
 
 class _Rows:
-    """What the attention function is to compute, and its result."""
+    """The rows that the attention function should compute, and its result."""
 
     def __init__(self, allowed: Tensor, positions: Tensor | None) -> None:
         self.allowed = allowed  # bool [heads or 1, Q, keys]
-        self.positions = positions  # of the Q rows among the queries that come; None: all of them
+        self.positions = positions  # of the Q rows among the incoming queries; None: all of them
         self.attention: Tensor | None = None
 
 
 class _Keys:
-    """Stands in for the layer's cache: takes nothing in, and hands out the keys that are known already."""
+    """Replaces the layer's cache: stores nothing, and returns the keys that are already known."""
 
     def __init__(self, keys: Tensor | None) -> None:
         self._keys = keys
@@ -46,7 +46,7 @@ class _Keys:
 
 
 def check_attention(layer: nn.Module) -> None:
-    """Raises PruningError if the layer's attention cannot be asked for rows."""
+    """Raises PruningError if rows of the layer's attention cannot be recomputed."""
     attention = _attention_of(layer)
     module = None if attention is None else sys.modules.get(type(attention[1]).__module__)
     if not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
@@ -59,20 +59,20 @@ def check_attention(layer: nn.Module) -> None:
 def rows_before(call: LayerCall, mask: LayerMask, row: int, positions: Tensor, keys: Tensor) -> Tensor:
     """Attention of the tokens at `positions`, long [Q], of one batch row: float32 [heads, Q, past + T].
 
-    keys: [key heads, >= past + T, head size], of that row, as the layer's cache hands them on.
+    keys: [key heads, >= past + T, head size], of that row, as the layer's cache returns them.
     """
     wanted = _Rows(mask.allowed(row, positions), None)
     return _run(_cut(call, row, positions), _Keys(keys[None, :, : mask.past + mask.new]), wanted)
 
 
 def rows_now(call: LayerCall, mask: LayerMask, row: int, positions: Tensor) -> Tensor:
-    """The same of a layer whose keys are not known yet, and that has no cached ones."""
+    """The same for a layer that has not run yet and has no cached keys."""
     wanted = _Rows(mask.allowed(row, positions), positions)
     return _run(_cut(call, row, torch.arange(mask.new, device="cpu")), _Keys(None), wanted)
 
 
 def _cut(call: LayerCall, row: int, positions: Tensor) -> LayerCall:
-    """The call of some tokens of one batch row."""
+    """The call restricted to some tokens of one batch row."""
     rows = call.hidden.shape[0]
 
     def own(part: Tensor) -> Tensor:
@@ -119,15 +119,15 @@ def _attention_of(layer: nn.Module) -> tuple[str, nn.Module] | None:
 
 
 def _copy(module: nn.Module, **changes: Any) -> nn.Module:
-    """A second module around the same weights, without hooks: those are for the model's own runs."""
+    """A second module around the same weights, without hooks, which belong to the model's own runs."""
     twin = object.__new__(type(module))
-    kept = {name: value for name, value in vars(module).items() if name != "forward"}  # accelerate's, say
+    kept = {name: value for name, value in vars(module).items() if name != "forward"}  # such as accelerate's
     vars(twin).update({**kept, **{name: {} for name in _HOOKS}, **changes})
     return twin
 
 
 class _Config:
-    """A configuration that names another attention function."""
+    """A configuration that names a different attention function."""
 
     def __init__(self, config: Any) -> None:
         self._config = config
@@ -156,7 +156,7 @@ def _attention_rows(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> Any:
-    """In place of attention. query: [1, heads, Q, head size], key: [1, key heads, keys, head size]."""
+    """Replaces attention. query: [1, heads, Q, head size], key: [1, key heads, keys, head size]."""
     wanted: _Rows = module.vlm_pruner_rows
     queries, keys = query[0].float(), key[0].float()
     if wanted.positions is not None:
@@ -169,7 +169,7 @@ def _attention_rows(
     scores = scores.masked_fill(~wanted.allowed.to(scores.device), -torch.inf)
     if s_aux is None:
         wanted.attention = scores.softmax(dim=-1)
-    else:  # each head has a sink that takes its share of attention
+    else:  # each head's sink takes a share of attention
         sinks = s_aux.reshape(-1, 1, 1).expand(-1, scores.shape[1], 1).to(scores)
         wanted.attention = torch.cat([scores, sinks], dim=-1).softmax(dim=-1)[..., :-1]
     raise _Found

@@ -1,4 +1,4 @@
-"""torch.autocast: choosing and merging compute outside it; the model's own code runs as the caller asked."""
+"""torch.autocast: choosing and merging run outside it; the model's own code runs as the caller set it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def outside_autocast(like: Tensor) -> AbstractContextManager[Any]:
 
 
 class Autocast:
-    """The setting of autocast on `like`'s device at this moment, to be entered again later."""
+    """The current autocast setting on `like`'s device, to enter again later."""
 
     def __init__(self, like: Tensor) -> None:
         self._device = like.device.type

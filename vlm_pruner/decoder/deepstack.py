@@ -1,7 +1,7 @@
 """DeepStack (Qwen3-VL): features that a decoder adds to its visual tokens after each of the first layers.
 
-The decoder adds them by the long sequence's positions. Those due after a layer that runs on the short sequence are
-taken out of its hands, and added here, to the visual tokens that are left.
+The decoder adds them at the long sequence's positions. After a layer that runs on the short sequence, this module adds
+them instead, to the remaining visual tokens.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from vlm_pruner.decoder.packing import Packing
 
 
 class DeepStack:
-    """The features due after the pruned layer and the layers behind it, in the order of layers.
+    """Features due after the pruned layer and later ones, in order of layers.
 
-    visual:   bool [B, T], where the visual tokens are in the long sequence.
+    visual:   bool [B, T], marks the visual tokens in the long sequence.
     features: one [visual tokens, d] per layer; rows in the order of `visual`'s True entries.
     """
 
@@ -23,18 +23,18 @@ class DeepStack:
         self._pending = list(features)
 
     def shorten(self, packing: Packing) -> None:
-        """Compact mask and features to the tokens that `packing` keeps."""
+        """Restricts mask and features to the tokens that `packing` keeps."""
         index = packing.index.to(self._visual.device)
         visual = self._visual.gather(1, index)
         if packing.valid is not None:
             visual &= packing.valid.to(visual.device)
-        number = self._visual.flatten().cumsum(0).view_as(self._visual) - 1  # of each visual token, counted from 0
+        number = self._visual.flatten().cumsum(0).view_as(self._visual) - 1  # index of each visual token, from 0
         kept = number.gather(1, index)[visual]
         self._visual = visual
         self._pending = [features[kept.to(features.device)] for features in self._pending]
 
     def add(self, hidden: Tensor) -> Tensor:
-        """`hidden` [B, L, d], the output of the next layer, with what is due after it."""
+        """Adds the features due after the next layer to its output `hidden` [B, L, d]."""
         if not self._pending:
             return hidden
         hidden = hidden.clone()

@@ -1,7 +1,7 @@
-"""Guards around the methods through which a model is run, so that no way in misses them.
+"""Guards every method that runs a model, so that no call bypasses pruning.
 
-A forward pre-hook is not called by `model.forward(...)`, which PEFT and others use. So while a context is open,
-`forward` and `generate` themselves are wrapped, on the one object, and compiled versions of it run eagerly.
+`model.forward(...)`, which PEFT and others use, does not run forward pre-hooks. So while a context is open, `forward`
+and `generate` themselves are wrapped, on that one object, and compiled versions of it run eagerly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NOTHING = object()
 
 
 def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> Call:
-    """Has `owner.name(...)` run `around(original, args, kwargs)`. Returns what puts the original back."""
+    """Makes `owner.name(...)` run `around(original, args, kwargs)`. Returns a function that restores the original."""
     own, original = vars(owner).get(name, _NOTHING), getattr(owner, name)
 
     @functools.wraps(original)
@@ -36,7 +36,7 @@ def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], 
 
     def undo() -> None:
         if vars(owner).get(name) is not method:
-            return  # somebody has wrapped it meanwhile, as accelerate's `prepare` does: closed, it lets all pass
+            return  # another wrapper came on top, such as accelerate's `prepare`; ours now passes calls through
         del vars(owner)[name]
         if own is not _NOTHING:
             vars(owner)[name] = own
@@ -50,7 +50,7 @@ def _with_self(signature: inspect.Signature) -> inspect.Signature:
 
 
 class Hook:
-    """A pre-hook that runs while `active()`, and keeps a model from being copied with it."""
+    """A pre-hook that runs while `active()`, and prevents copies of its model."""
 
     def __init__(self, function: Call, active: Callable[[], bool]) -> None:
         self._function = function
@@ -64,7 +64,7 @@ class Hook:
 
 
 def refuse_copies(*ignored: Any) -> NoReturn:
-    """In place of what copy and pickle call."""
+    """Replaces the method that copy and pickle call."""
     raise PruningError(
         "this model is being pruned, and a copy would take pruning's hooks along; copy or pickle it before the pruning "
         "context is opened or after it is closed (save_pretrained works inside)"
@@ -76,10 +76,10 @@ _EAGER: dict[str, Any] = {"contexts": 0, "stance": None}
 
 
 def run_compiled_versions_eagerly() -> Call:
-    """While contexts are open, whatever torch.compile has made of a model runs as plain Python, hooks included.
+    """While contexts are open, compiled versions of a model run as plain Python, hooks included.
 
-    A compiled version ignores hooks that come later, and one that is compiled inside the context would keep them. The
-    setting is the process's. Returns what ends it for this context.
+    A compiled version ignores hooks added later, and one compiled inside the context would keep them. The setting is
+    process-wide. Returns a function that ends it for this context.
     """
     import torch
 

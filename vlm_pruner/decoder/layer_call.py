@@ -1,4 +1,4 @@
-"""A decoder layer and the arguments that it is about to run on; and a cache's stand-in that notes the layer's keys."""
+"""A decoder layer with the arguments that it is about to run on, and a stand-in cache that records its keys."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_pruner.decoder.masks import LayerMask
 
 @dataclass(frozen=True)
 class LayerCall:
-    """The layer numbered `index`, as a pre-hook meets it: its cache does not hold the new tokens yet."""
+    """Layer `index` as its pre-hook sees it: its cache does not hold the new tokens yet."""
 
     layer: nn.Module
     index: int
@@ -37,16 +37,16 @@ class LayerCall:
         return cache_of(self.kwargs)
 
     def past(self) -> int:
-        """Tokens that the layer's cache holds."""
+        """Number of tokens in the layer's cache."""
         return 0 if self.cache is None else int(self.cache.get_seq_length(self.index))
 
     def mask(self, past: int, prompts: Tensor | None = None) -> LayerMask:
-        """past: keys before this call's, by which the mask counts. prompts: see LayerMask."""
+        """The layer's mask. past: keys that precede this call's in it. prompts: see LayerMask."""
         rows, new = self.hidden.shape[:2]
         return LayerMask(self.kwargs.get("attention_mask"), rows, past, new, prompts)
 
     def with_hidden(self, hidden: Tensor) -> LayerCall:
-        """With other hidden states, wherever they stood."""
+        """The same call with other hidden states, positional or by name."""
         if self.args:
             return replace(self, args=(hidden, *self.args[1:]))
         return replace(self, kwargs={**self.kwargs, "hidden_states": hidden})
@@ -55,21 +55,21 @@ class LayerCall:
         return replace(self, kwargs=with_cache(self.kwargs, cache))
 
     def updated(self, arguments: dict[str, Any]) -> LayerCall:
-        """With other arguments by name."""
+        """The same call with other arguments by name."""
         return replace(self, kwargs={**self.kwargs, **arguments})
 
 
 class KeyTap:
-    """Stands in for a cache (or for none) during one layer, and notes the keys that the layer adds.
+    """Stands in for a cache (or for none) during one layer, and records the keys that the layer adds.
 
-    They are the cache's entries (after rotary embedding), but whole and in order for every kind of cache, static or
-    quantised, and also without a cache.
+    These are the cache's entries (after rotary embedding), complete and in order for every kind of cache, static or
+    quantised, and even without a cache.
     """
 
     def __init__(self, cache: Any) -> None:
         self._cache = cache
         self.keys: Tensor | None = None  # [B, key heads, T, head size]
-        self.all_keys: Tensor | None = None  # the same, preceded by those of earlier calls; unused room may follow
+        self.all_keys: Tensor | None = None  # the same, after those of earlier calls; unused room may follow
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys = keys

@@ -1,7 +1,7 @@
-"""Attention masks: which keys a layer's queries may look at, in whichever form the attention at hand takes it.
+"""Attention masks: which keys a layer's queries may attend to, in the form that the layer's attention takes.
 
-The caller's mask may hide more than padding: a picture, another prompt packed into the same row, or whatever a mask of
-four dimensions says. So the mask of a shortened sequence is the long one, gathered along queries and keys.
+A caller's mask may hide more than padding: a picture, another prompt packed into the same row, or anything else that a
+4-D mask encodes. So the mask of a short sequence is the long one, gathered along queries and keys.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vlm_pruner.errors import CacheError, PruningError
 
 @dataclass(frozen=True)
 class Columns:
-    """The keys that a short sequence has, among those of the long one.
+    """The keys of a short sequence, among those of the long one.
 
-    index: long [B or 1, C], positions in the long sequence. valid: bool [B or 1, C], False for padding that packing
-    made; None if there is none. past: how many of the C were cached before this call.
-    unknown: whether another context filled the cache, so that nobody knows which positions the cached ones had.
+    index: long [B or 1, C], positions in the long sequence. valid: bool [B or 1, C], False for padding from
+    packing; None if there is none. past: how many of the C were cached before this call.
+    unknown: whether another context filled the cache, which leaves the positions of the cached keys unknown.
     """
 
     index: Tensor
@@ -34,12 +34,12 @@ class Columns:
 
 @dataclass(frozen=True)
 class LayerMask:
-    """What a decoder layer is given as attention_mask in a call of B rows of `new` tokens, after `past` cached ones.
+    """A decoder layer's attention_mask in a call of B rows of `new` tokens, after `past` cached ones.
 
     given: None (causal, nothing hidden), [B, keys] (FlashAttention) or [B or 1, heads or 1, new, keys], boolean or
     additive. There may be more columns than past + new: a static cache's unused room.
-    prompts: long [new], which prompt each token belongs to, where FlashAttention tells several in one row apart by
-    their position ids and without a mask; None otherwise.
+    prompts: long [new], the prompt that each token belongs to, if FlashAttention separates several in one row by their
+    position ids, without a mask; None otherwise.
     """
 
     given: Tensor | None
@@ -57,7 +57,7 @@ class LayerMask:
 
     @cached_property
     def _counts(self) -> tuple[Tensor, Tensor] | None:
-        """For every new token, on the CPU: does any token look at it; does another one. Bool [B, new] each."""
+        """For every new token, on the CPU: whether any, and whether another, token attends to it. Bool [B, new]."""
         if self.given is None:
             return None
         if self.given.ndim == 2:
@@ -76,9 +76,9 @@ class LayerMask:
         return self._counts[0][row]
 
     def hidden_tokens(self, row: int) -> Tensor | None:
-        """Bool [new], on the CPU: the row's new tokens that no other token looks at. None if there are no such tokens.
+        """Bool [new], on the CPU: the row's new tokens that no other token attends to. None if there are none.
 
-        Of use for visual tokens. The last token is the exception: nothing comes after it that could look.
+        Meant for visual tokens. The last token is an exception: no token follows it that could attend to it.
         """
         if self._counts is None:
             return None
@@ -87,7 +87,7 @@ class LayerMask:
         return hidden if bool(hidden.any()) else None
 
     def leading_padding(self) -> list[int]:
-        """For every row, how many of its first new tokens nobody looks at; at most all but one."""
+        """For every row, how many of its first new tokens no token attends to; at most all but one."""
         if self._counts is None:
             return [0] * self.rows
         shown = self._counts[0].int()
@@ -95,7 +95,7 @@ class LayerMask:
         return first.clamp(max=self.new - 1).tolist()
 
     def allowed(self, row: int, positions: Tensor) -> Tensor:
-        """Bool [heads or 1, Q, past + new]: what the row's new tokens at `positions`, long [Q], may look at."""
+        """Bool [heads or 1, Q, past + new]: keys that the row's new tokens at `positions`, long [Q], may attend to."""
         total = self.past + self.new
         device = positions.device if self.given is None else self.given.device
         positions = positions.to(device)
@@ -111,9 +111,9 @@ class LayerMask:
         return causal[None]
 
     def looking_at(self, row: int, positions: Tensor) -> Tensor:
-        """Bool [new], on the CPU: the row's new tokens that may look at one of those at `positions`, long [n].
+        """Bool [new], on the CPU: the row's new tokens that may attend to one of those at `positions`, long [n].
 
-        For tokens after all of these; without a mask of four dimensions all that are shown may.
+        For tokens after all of these. Without a 4-D mask, all shown tokens may.
         """
         if self.prompts is not None:
             return (self.prompts[:, None] == self.prompts[positions]).any(dim=1)
@@ -124,10 +124,10 @@ class LayerMask:
         return looking.cpu() & self.shown(row)
 
     def gathered(self, packing: Packing | None, columns: Columns, width: int) -> Tensor:
-        """The mask of the short sequence, in the form of the long one. Only for a mask that is given.
+        """The mask of the short sequence, in the form of the long one. Only if there is a mask.
 
-        packing: which new tokens stay as queries; None if all do. width: columns to be made, with unused room.
-        Raises CacheError if the mask hides cached tokens of which nobody knows where they are.
+        packing: the new tokens that stay as queries; None if all do. width: number of columns, including unused room.
+        Raises CacheError if the mask hides cached tokens whose positions are unknown.
         """
         assert self.given is not None
         if columns.unknown:
@@ -154,12 +154,12 @@ class LayerMask:
 
 
 def _allowed(mask: Tensor) -> Tensor:
-    """As booleans, True where a key may be looked at."""
+    """Converts to booleans, True for visible keys."""
     return mask > torch.finfo(mask.dtype).min / 2 if mask.is_floating_point() else mask.bool()
 
 
 def _queries(mask: Tensor, packing: Packing) -> Tensor:
-    """[B, heads, L, keys] of [B or 1, heads, T, keys]."""
+    """Gathers queries: [B or 1, heads, T, keys] to [B, heads, L, keys]."""
     index = packing.index.to(mask.device)
     if len(index) == 1:
         return mask.index_select(2, index[0])
@@ -168,7 +168,7 @@ def _queries(mask: Tensor, packing: Packing) -> Tensor:
 
 
 def _keys(mask: Tensor, index: Tensor) -> Tensor:
-    """[B, heads, Q, C] of [B or 1, heads, Q, keys], at index [B or 1, C]."""
+    """Gathers keys: [B or 1, heads, Q, keys] to [B, heads, Q, C], at index [B or 1, C]."""
     if len(index) == 1:
         return mask.index_select(3, index[0])
     mask = mask.expand(len(index), -1, -1, -1)

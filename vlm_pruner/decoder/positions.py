@@ -1,4 +1,4 @@
-"""Position ids of short sequences: renumbered where a method asks for it, restarted where prompts share a row."""
+"""Position ids of short sequences: renumbered if a method requests it, restarted if prompts share a row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vlm_pruner.errors import PruningError
 
 
 def positions_after_padding(call: dict[str, Any], cache: Any) -> dict[str, Tensor]:
-    """Position ids that start at 0 after each row's padding, for a decoder call that gives a mask and no positions.
+    """Position ids that start at 0 after each row's padding, for a decoder call with a mask and no positions.
 
-    The decoder would count padding too. To attention that makes no difference, which sees distances only, but the
-    keys are turned differently then, and methods that look at them choose other tokens than without padding.
+    The decoder would count padding too. Attention depends on distances only and would not change, but keys would be
+    rotated differently, and methods that read keys would choose other tokens than without padding.
     """
     mask = call.get("attention_mask")
     if call.get("position_ids") is not None or not isinstance(mask, Tensor) or mask.ndim != 2:
@@ -31,10 +31,10 @@ def positions_after_padding(call: dict[str, Any], cache: Any) -> dict[str, Tenso
 
 
 def prompts_of(call: LayerCall, attention: str) -> Tensor | None:
-    """Long [T], on the CPU: which of several prompts in one row each token belongs to; None if there is one.
+    """Long [T], on the CPU: the prompt that each token belongs to, of several in one row; None if there is one.
 
-    FlashAttention tells prompts apart by position ids that start anew, by transformers' rule; other kinds of attention
-    get a mask that says so.
+    By transformers' rule, FlashAttention separates prompts where position ids restart; other kinds of attention get a
+    mask for that.
     """
     positions = call.kwargs.get("position_ids")
     masked = call.kwargs.get("attention_mask") is not None
@@ -48,13 +48,13 @@ def prompts_of(call: LayerCall, attention: str) -> Tensor | None:
 
 
 def restarted(prompts: Tensor, packing: Packing | None) -> Tensor:
-    """Position ids [1, L] that start anew with each prompt, for tokens of `prompts` [T] that `packing` keeps.
+    """Position ids [1, L] that restart with each prompt, for tokens of `prompts` [T] that `packing` keeps.
 
-    Only where they start counts: the rotary phases are given.
+    Only the restarts matter, because the rotary phases are passed separately.
     """
     kept = prompts if packing is None else prompts[packing.index[0].cpu()]
     index = torch.arange(len(kept), device="cpu")
-    first = torch.searchsorted(kept, kept)  # prompts are in order, so each one's first token is found by number
+    first = torch.searchsorted(kept, kept)  # prompts are in order, so their numbers locate each one's first token
     positions = (index - first)[None]
     return positions if packing is None else positions.to(packing.index.device)
 
@@ -62,9 +62,9 @@ def restarted(prompts: Tensor, packing: Packing | None) -> Tensor:
 def renumbered(
     call: LayerCall, mask: LayerMask, packing: Packing | None, state: ShortCache | None, positions: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Consecutive positions [B, L] of what is left, and by how much each row's have moved by now, long [B].
+    """Consecutive positions [B, L] of the remaining tokens, and how far each row's have moved so far, long [B].
 
-    positions: long [B or 1, T], as an earlier stage made them; None for the call's own. Raises PruningError if a row
+    positions: long [B or 1, T], from an earlier stage; None for the call's own. Raises PruningError if a row
     holds several prompts.
     """
     rows = call.hidden.shape[0]
@@ -82,7 +82,7 @@ def renumbered(
     _check_one_prompt(kept, alive)
     rank = alive.long().cumsum(dim=1) - 1
     first = kept.gather(1, alive.long().argmax(dim=1, keepdim=True))
-    last = alive.long().cumsum(dim=1).argmax(dim=1, keepdim=True)  # where the count of tokens is reached
+    last = alive.long().cumsum(dim=1).argmax(dim=1, keepdim=True)  # where the token count is reached
     ranked = first + rank.clamp(min=0)
     moved = (kept - ranked).gather(1, last)[:, 0]
     return ranked - lost[:, None], lost + moved

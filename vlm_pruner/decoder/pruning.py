@@ -1,8 +1,8 @@
 """Prunes a decoder while it runs. All entry points go through this module.
 
-Forward pre-hooks on the decoder's layers do the work, so no transformers code is copied or replaced. `stage.py` says
-what happens at the layers before which tokens are dropped: most methods have one such stage, some several. While
-decoding, the layers from a stage on hold a shorter cache than those before, and get masks of that length.
+Forward pre-hooks on the decoder's layers do the work, so no transformers code is copied or replaced. `stage.py` defines
+a stage, a layer at which tokens are dropped; most methods have one, some several. While decoding, the layers from a
+stage on hold a shorter cache than those before, and get masks of that length.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ FitOf = Callable[[TokenLayout], Fit | None]
 
 
 class PruningWarning(UserWarning):
-    """Pruning was asked for, and nothing was pruned, or less than was asked for."""
+    """Pruning was requested, and nothing was pruned, or less than requested."""
 
 
 @dataclass
 class _Answer:
-    """A prompt that was prefilled without a cache, and what was chosen for it, stage by stage.
+    """A prompt that was prefilled without a cache, and the choices for it, stage by stage.
 
-    embeddings: [B, T, d], as they enter the decoder. length: of the last call that continued the prompt.
+    embeddings: [B, T, d], inputs of the decoder. length: of the last call that continued the prompt.
     """
 
     embeddings: Tensor
@@ -70,7 +70,7 @@ class _Answer:
 
 
 class _Thread(threading.local):
-    """What belongs to one thread's forward calls. Python calls `__init__` anew in every thread."""
+    """The state of one thread's forward calls. Python calls `__init__` again in every thread."""
 
     def __init__(self) -> None:
         self.run = Run()
@@ -81,10 +81,10 @@ class _Thread(threading.local):
 class DecoderPruning:
     """Context manager: while it is open, a transformers decoder drops visual tokens before layer `method.layer`.
 
-    Announce each prefill's visual tokens with `expect`; `receipts` then says what was kept. What decoding must know of
-    a shortened cache is kept here, and nothing on the modules, so a context may be closed between forward calls and
-    opened again. Several threads may run the decoder: each has its own state, and a call that is still running in
-    another thread when the context is closed ends pruned.
+    Announce each prefill's visual tokens with `expect`; `receipts` then records what was kept. All state of shortened
+    caches lives here and none on the modules, so a context may be closed between forward calls and opened again.
+    Several threads may run the decoder: each has its own state, and a call that still runs in another thread when the
+    context closes finishes pruned.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class DecoderPruning:
         self._set_up()
 
     def _set_up(self) -> None:
-        """All that no copy takes along."""
+        """Sets up everything that copies do not share."""
         self.receipts: list[Receipt] = []
         self._tower = TowerTap(self._tower_parts) if self._tower_parts else None
         context = object()
@@ -111,7 +111,7 @@ class DecoderPruning:
         self._thread = _Thread()
         self._lock = threading.RLock()
         self._open = False
-        self._calls: dict[int, int] = {}  # threads inside a call of the model -> how deep
+        self._calls: dict[int, int] = {}  # thread inside a call of the model -> depth of nesting
         self._undo: list[Call] = []
         self._warned: set[str] = set()
 
@@ -140,7 +140,7 @@ class DecoderPruning:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around a call of the model. Opens the context for its duration where it is not open."""
+        """Wraps a call of the model; opens the context for its duration if it is not open."""
         thread = threading.get_ident()
         with self._lock:
             if not self._undo:
@@ -182,7 +182,7 @@ class DecoderPruning:
             raise
 
     def _install(self) -> None:
-        """Puts all hooks on; `_undo` takes them off."""
+        """Installs all hooks; `_undo` removes them."""
         self._undo = [
             module.register_forward_pre_hook(hook, with_kwargs=True).remove for module, hook in self._needed_hooks()
         ]
@@ -196,10 +196,10 @@ class DecoderPruning:
         _ACTIVE.discard(self.decoder)
 
     def _needed_hooks(self) -> list[tuple[nn.Module, Call]]:
-        """(module, pre-hook) pairs. None without need: a module with hooks costs more to call, whatever they do."""
+        """(module, pre-hook) pairs. Only necessary ones: any hook makes its module slower to call."""
         first, layers = min(self._stages), list(self.decoder.layers)
         hooks: list[tuple[nn.Module, Call]] = []
-        hooks.append((self.decoder, self._before_decoder))  # not called if this is opened in the decoder's own forward
+        hooks.append((self.decoder, self._before_decoder))  # does not run if opened inside the decoder's own forward
         if (FROM_FIRST_LAYER | FROM_QUESTION) & self.method.needs:
             hooks.append((layers[0], self._before_layer_0))
         deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
@@ -216,12 +216,12 @@ class DecoderPruning:
     def expect(
         self, spans: list[list[VisualSpan]], by_position: str | None = None, call: dict[str, Any] | None = None
     ) -> None:
-        """Visual spans of this thread's next forward call, one list per batch row; empty lists where there are none.
+        """Announces the visual spans of this thread's next forward call, one list per batch row, possibly empty.
 
-        by_position: the name of an argument of that call, if there is one, that counts positions in the long sequence.
-        call: its arguments by name. Raises PruningError, before the model runs, if tokens are to be dropped and the
-        call cannot follow: labels, packed sequences, layers that a backward pass would run again. Warns, once, if a
-        span has fewer tokens than are to be kept; all are kept then.
+        by_position: the name of an argument of that call that counts positions in the long sequence, if any. call: its
+        arguments by name. Raises PruningError, before the model runs, if tokens are to be dropped and the call cannot
+        follow: labels, packed sequences, layers that a backward pass would run again. Warns once if a span has fewer
+        tokens than the budget, which keeps all of them.
         """
         self._thread.run = Run()
         tasks = plan(spans, self.method, self._depth)
@@ -238,16 +238,16 @@ class DecoderPruning:
         self._thread.run.tasks = tasks
 
     def provide(self, pictures: Sequence[TowerOutput]) -> None:
-        """Pictures of the next prefill that the vision tower encoded before this was opened, read off by a TowerTap."""
+        """Provides pictures of the next prefill that the tower encoded before the context opened, from a TowerTap."""
         if self._tower:
             self._tower.provide(pictures)
 
     def arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The decoder's arguments, by name, with which to call it while this is open. Mostly the same.
+        """The arguments, by name, for a call of the decoder while the context is open. Mostly unchanged.
 
-        If the first layer's cache is short too, the decoder cannot count positions and padding by it. And a prompt's
-        positions start after its padding, so that a row's keys are what they are without it. With `prune` a hook sees
-        to that; code that opens this inside the decoder's own forward calls `arguments` there.
+        If the first layer's cache is short too, the decoder cannot count positions and padding by it. Also, a prompt's
+        positions start after its padding, so that a row's keys do not depend on padding. With `prune`, a hook does
+        this; code that opens the context inside the decoder's own forward calls `arguments` there.
         """
         cache = cache_of(kwargs)
         if self._thread.run.drops:
@@ -285,7 +285,7 @@ class DecoderPruning:
         return call.args, call.kwargs
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The way of a call through the layers, each stage once: tap before the layer before, cut before its own."""
+        """Takes a call through the layers, each stage once: tap before layer K-1, cut before layer K."""
         run, first = self._thread.run, min(self._stages)
         if index <= first:
             run.arguments = {}
@@ -301,7 +301,7 @@ class DecoderPruning:
         return call.args, call.kwargs
 
     def _before_short_layer(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same for a layer after all stages: one call, as there are many such layers and every token meets them."""
+        """The same for a layer after all stages; kept short, because there are many and every token passes them."""
         arguments = self._thread.run.arguments
         return (args, {**kwargs, **arguments}) if arguments else None
 
@@ -333,7 +333,7 @@ class DecoderPruning:
                 f"{type(self.method).__name__} is on, but no visual tokens in this prompt: nothing was pruned"
             )
 
-    # Without a cache every step of an answer is a prefill of all that there is by then
+    # Without a cache, every step of an answer is a prefill of everything so far
 
     def _earlier_choices(self, first: LayerCall) -> list[list[Selection]] | None:
         """The prompt's own choices, if this call without a cache continues its answer by one token."""
@@ -369,9 +369,9 @@ def _image_receipts(tasks: list[Task], method: Pruner, fit: FitOf | None) -> lis
 
 
 class Pruning(DecoderPruning):
-    """What `prune` gives: a context for a whole model, which finds its visual tokens by itself.
+    """The result of `prune`: a context for a whole model, which finds its visual tokens itself.
 
-    It can be opened again after it was closed, but not inside itself.
+    It can be opened again after it was closed, but not while it is open.
     """
 
     def __init__(self, model: nn.Module, method: Pruner) -> None:
@@ -407,7 +407,7 @@ class Pruning(DecoderPruning):
             return forward(*args, **kwargs)
 
     def _around_model(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Notes what the entry does not see."""
+        """Records arguments that the entry does not see."""
         if not self._active():
             return forward(*args, **kwargs)
         self._thread.by_position = counting_positions(named_arguments(self.model, args, kwargs))
@@ -418,7 +418,7 @@ class Pruning(DecoderPruning):
             self._thread.by_position = None
 
     def _around_generate(self, generate: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Keeps the context's hooks until the last token, though another thread may close it meanwhile."""
+        """Keeps the context's hooks until the last token, even if another thread closes it in between."""
         if not self._active():
             return generate(*args, **kwargs)
         with self.running():
@@ -432,7 +432,7 @@ def prune(model: nn.Module, method: Pruner) -> Pruning:
             out = model.generate(**inputs)
         pruning.receipts[-1].images[0].indices
 
-    Raises UnsupportedModelError for a model that no adapter knows, and PruningError for a setting that does not fit
-    the model; both before anything is changed.
+    Raises UnsupportedModelError for a model that no adapter supports, and PruningError for a setting that does not suit
+    the model; both before anything changes.
     """
     return Pruning(model, method)

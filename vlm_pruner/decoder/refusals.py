@@ -12,9 +12,9 @@ from vlm_pruner.errors import PruningError
 
 
 def check_not_compiled(outer: Iterable[nn.Module], layers: Iterable[nn.Module]) -> None:
-    """Raises PruningError if torch.compile has taken over one of the modules, and with it whether hooks are called.
+    """Raises PruningError if one of the modules is compiled, because then its hooks may not run.
 
-    outer: modules with decoder layers inside. A single layer's compiled `forward` does no harm: hooks run around it.
+    outer: modules with decoder layers inside. A single layer's compiled `forward` is fine: hooks run around it.
     """
     for module in {*outer, *layers}:
         if module._compiled_call_impl is not None:
@@ -44,7 +44,7 @@ def check_not_checkpointed(layers: Iterable[nn.Module]) -> None:
 
 
 def check_room_is_hidden(cache: Any, mask: Any, attention: str | None) -> None:
-    """Raises PruningError if FlashAttention is given a static cache and no mask: it then looks at unused room too."""
+    """Raises PruningError for FlashAttention with a static cache and no mask, which attends to unused room too."""
     if mask is None and getattr(cache, "is_compileable", False) and "flash" in (attention or ""):
         raise PruningError(
             f"attn_implementation={attention!r} with a static cache and no padding: transformers passes no mask, and "
@@ -53,9 +53,9 @@ def check_room_is_hidden(cache: Any, mask: Any, attention: str | None) -> None:
 
 
 def counting_positions(call: dict[str, Any]) -> str | None:
-    """The name of an argument of a call of the whole model that counts positions of the un-pruned sequence, if any.
+    """The name of an argument of the model's call that counts positions of the un-pruned sequence, if any.
 
-    Labels are for every position, and a tensor of logits to keep is of positions.
+    Labels have an entry per position, and a tensor of logits_to_keep contains positions.
     """
     named = [name for name in ("labels", "logits_to_keep") if isinstance(call.get(name), Tensor)]
     return named[0] if named else None
@@ -65,7 +65,7 @@ _VARLEN = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 def check_not_packed(call: Mapping[str, Any]) -> None:
-    """Raises PruningError if a call says by lengths where the sequences are that share a row."""
+    """Raises PruningError if a call separates sequences in one row by their lengths."""
     given = [name for name in _VARLEN if call.get(name) is not None]
     if given:
         raise PruningError(
@@ -78,7 +78,7 @@ _KNOWN = {"hidden_states", "attention_mask", "position_ids", "position_embedding
 
 
 def check_known_arguments(call: LayerCall) -> None:
-    """Raises PruningError if a layer is given something else for every token, which would have to be cut as well."""
+    """Raises PruningError if a layer gets another per-token argument, which would have to be shortened too."""
     check_not_packed(call.kwargs)
     rows, length = call.hidden.shape[:2]
     name = type(call.layer).__name__

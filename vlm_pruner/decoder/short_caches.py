@@ -1,4 +1,4 @@
-"""Key-value caches that hold fewer tokens from the pruned layer on: what later calls must know about each."""
+"""Key-value caches that hold fewer tokens from the pruned layer on, and what later calls must know about them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vlm_pruner.errors import CacheError
 class ShortCache:
     """A cache after a prefill that dropped tokens. Later tokens are appended to all layers alike.
 
-    dropped:   tokens that the layers before the pruned one hold and those from it on do not.
-    positions: long [B or 1, P], where the first P tokens that are held stood in the long sequence; None if another
-               context filled the cache, and nobody knows.
-    valid:     bool [B, P], False for padding that packing made; None if there is none.
-    lost:      long [B], by how much positions have moved, for methods that renumber.
+    dropped:   tokens in the layers before the pruned one that those from it on lack.
+    positions: long [B or 1, P], positions in the long sequence of the first P cached tokens; None if another context
+               filled the cache, which leaves them unknown.
+    valid:     bool [B, P], False for padding from packing; None if there is none.
+    lost:      long [B], how far positions have moved, for methods that renumber.
     """
 
     dropped: int
@@ -32,10 +32,10 @@ class ShortCache:
     lost: Tensor | None = None
 
     def columns(self, held: int, device: torch.device) -> Columns:
-        """The first `held` tokens that the pruned layers hold."""
+        """The first `held` tokens in the pruned layers' cache."""
         if self.positions is None:
             return Columns(torch.arange(held, device=device)[None], None, held, unknown=True)
-        positions = self.positions[:, :held]  # shorter after a rejected draft was taken back
+        positions = self.positions[:, :held]  # shorter after a rejected draft
         known = positions.shape[1]
         later = torch.arange(known, held, device=positions.device).expand(len(positions), -1) + self.dropped
         valid = None
@@ -46,7 +46,7 @@ class ShortCache:
 
 @dataclass(frozen=True)
 class Room:
-    """A cache as a call of pruned layers finds it.
+    """A cache at the start of a call of the pruned layers.
 
     state: None if all its layers hold the same tokens. full, held: tokens in the layers before the pruned one (without
     those of this call) and from it on.
@@ -59,7 +59,7 @@ class Room:
     def columns(self, packing: Packing | None, like: Tensor) -> Columns:
         """The keys that the pruned layers see, by position in the long sequence: cached ones, then the call's own.
 
-        packing: which of the call's own stay; None if all do. like: [B, T, ...], the call's own.
+        packing: which of the call's own tokens stay; None if all do. like: [B, T, ...], the call's own tokens.
         """
         rows, new = like.shape[:2]
         nothing_dropped = ShortCache(0, torch.arange(0, device=like.device)[None])
@@ -71,19 +71,19 @@ class Room:
         return Columns(torch.cat(parts, dim=1), valid, self.held, past.unknown)
 
     def in_short(self, columns: Columns) -> Columns:
-        """The same keys as a mask counts them that was made for the cached tokens that are left (layer 0)."""
+        """The same keys, counted as by a mask that covers only the remaining cached tokens (layer 0)."""
         past = torch.arange(self.held, device=columns.index.device).expand(len(columns.index), -1)
         own = columns.index[:, self.held :] - (self.full - self.held)
         return Columns(torch.cat([past, own], dim=1), columns.valid, self.held)
 
     def after(self, columns: Columns, dropped: int, lost: Tensor | None) -> ShortCache:
-        """What later calls must know, when this one dropped `dropped` more tokens of each row."""
+        """The state for later calls, after this one dropped `dropped` more tokens of each row."""
         positions = None if columns.unknown else columns.index
         return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost)
 
 
 def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, new_length: int) -> Tensor | None:
-    """Bool [rows, past_length + new_length], of which either part may be all True; None if both are."""
+    """Bool [rows, past_length + new_length]; a part that is None counts as all True. None if both are."""
     if past is None and new is None:
         return None
     device = (past if new is None else new).device  # type: ignore[union-attr]
@@ -96,7 +96,7 @@ _FILLED_BY: WeakKeyDictionary[Any, object] = WeakKeyDictionary()  # cache -> the
 
 
 class ShortCaches:
-    """The caches that one stage of one context has shortened, for as long as their owners keep them alive."""
+    """The caches that one stage of one context has shortened, while their owners keep them alive."""
 
     def __init__(self, context: object) -> None:
         self._known: WeakKeyDictionary[Any, ShortCache] = WeakKeyDictionary()
@@ -108,12 +108,12 @@ class ShortCaches:
             _FILLED_BY[cache] = self._context
 
     def forget(self, cache: Any) -> None:
-        """The cache is empty: whatever was noted of it is over."""
+        """Forgets a cache that is empty."""
         if cache is not None:
             self._known.pop(cache, None)
 
     def get(self, cache: Any) -> ShortCache | None:
-        """What was last noted of `cache`, unless another context has pruned it since."""
+        """The last state of `cache`, unless another context has pruned it since."""
         if cache is None or _FILLED_BY.get(cache) is not self._context:
             return None
         return self._known.get(cache)
@@ -121,8 +121,8 @@ class ShortCaches:
     def recall(self, cache: Any, *, rows: int, full: int, held: int) -> ShortCache | None:
         """State of `cache`, or None if all its layers hold the same tokens.
 
-        full, held: tokens in the layers before the pruned one and from it on. Raises CacheError if the cache was
-        changed in a way that leaves unknown which tokens its layers hold.
+        full, held: tokens in the layers before the pruned one and from it on. Raises CacheError if a change to the
+        cache leaves unknown which tokens its layers hold.
         """
         if cache is None or full == held == 0:
             self.forget(cache)
@@ -144,7 +144,7 @@ class ShortCaches:
 
 
 def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
-    """A cache that someone else filled. One row without padding explains itself; several rows do not."""
+    """Adopts a cache that another context filled: one row without padding is unambiguous, several rows are not."""
     if full == held:
         return None
     if rows == 1:
@@ -158,8 +158,8 @@ def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
 def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:
     """Position ids and mask for a decoder whose first layer's cache holds `held` tokens after some were dropped.
 
-    Positions go on from the long sequence; the mask is cut down to the tokens that are held. Raises CacheError if
-    other tokens are fed than those after the cached ones: `generate` counts them by the first layer too.
+    Positions continue the long sequence; the mask is cut to the cached tokens. Raises CacheError if the new tokens are
+    not those after the cached ones: `generate` counts them by the first layer too.
     """
     tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
     new, long = tokens.shape[1], held + state.dropped
@@ -170,7 +170,7 @@ def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict
     elif mask is None and new > 1 and int(positions[0, 0]) != long:
         _refuse(int(positions[0, 0]), long)
     if isinstance(mask, Tensor) and mask.ndim == 4 and getattr(cache_of(kwargs), "is_compileable", False):
-        # `generate` makes it before the decoder runs, with padding where the long sequence has it.
+        # `generate` builds it before the decoder runs, with the long sequence's padding.
         changed["attention_mask"] = _static_mask(mask, state, held, new)
     elif isinstance(mask, Tensor) and mask.ndim in (2, 4):
         if mask.shape[-1] != long + new:
@@ -180,7 +180,7 @@ def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict
 
 
 def _held_columns(mask: Tensor, state: ShortCache, long: int, held: int, new: int) -> Tensor:
-    """Of a mask [..., long + new], the columns of the tokens that are held, and of the new ones."""
+    """The columns of a mask [..., long + new] that belong to cached and new tokens."""
     tokens = torch.empty(mask.shape[0], new, device=mask.device)
     columns = Room(state, long, held).columns(None, tokens)
     return LayerMask(mask, mask.shape[0], long, new).gathered(None, columns, 0)

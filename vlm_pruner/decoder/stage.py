@@ -1,11 +1,12 @@
-"""One stage of pruning, in the order in which it happens: tap, choose, merge, pack, mask.
+"""One stage of pruning, in order: tap, choose, merge, pack, mask.
 
-    layer K-1     its keys are tapped on their way into the cache; with the hidden states entering layer K they decide
-    layer K       chosen visual tokens stay, are merged, and the sequence is packed; mask and rotary phases follow
-    layers K+1..  get the short mask and phases in place of the decoder's own
+    layer K-1     tap its keys on their way into the cache
+    layer K       choose visual tokens by these keys and the hidden states entering layer K, merge, pack the sequence,
+                  and gather mask and rotary phases
+    layers K+1..  replace the decoder's mask and phases by the short ones
 
-With K = 0 there is no layer before; the hidden states stand in for its keys. Of several stages, each takes the
-sequence, mask and phases that the one before has made for the decoder's.
+With K = 0 there is no layer before, and the hidden states stand in for its keys. Each of several stages starts from the
+sequence, mask and phases that the previous one made.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ from vlm_pruner.decoder.towers import TowerTap
 from vlm_pruner.decoder.views import Prefill
 from vlm_pruner.methods.base import Pruner, Selection
 
-Choices = dict[int, Selection]  # number of the task -> what stays of its image
+Choices = dict[int, Selection]  # task number -> the tokens that stay
 
 
 @dataclass
 class Run:
-    """One forward call of the decoder: what its hooks hand on to each other.
+    """The state of one forward call of the decoder, shared by its hooks.
 
-    tasks:     images, and what is left of each. prefill: whether this call is one, and not a step of decoding.
-    length:    tokens that entered the decoder, in each row, padding included; None before the first stage.
+    tasks:     the images, with what is left of each. prefill: whether this call is a prefill, not a decoding step.
+    length:    tokens per row that entered the decoder, padding included; None before the first stage.
     tap:       keys of the layer before the next stage. before, first: the calls of that layer and of layer 0, for
-               methods that ask to see them.
-    arguments: what layers get in place of the decoder's arguments, by name.
+               methods that need them.
+    arguments: replacements for the decoder's arguments to its layers, by name.
     positions: long [B or 1, L], for methods that renumber.
-    earlier:   for a call without cache that continues an answer: the prompt's choices, stage by stage.
-    made:      this call's choices likewise.
+    earlier:   the prompt's choices, stage by stage, if this call continues an answer without a cache.
+    made:      this call's choices, stage by stage.
     """
 
     tasks: list[Task] = field(default_factory=list)
@@ -66,7 +67,7 @@ class Run:
 
 
 class Stage:
-    """Drops tokens before decoder layer `layer`. Holds nothing of a forward call: that is in the Run."""
+    """Drops tokens before decoder layer `layer`. The state of a forward call is in its Run."""
 
     def __init__(self, decoder: nn.Module, method: Pruner, layer: int, caches: ShortCaches, tower: TowerTap | None):
         self.decoder = decoder
@@ -76,7 +77,7 @@ class Stage:
         self.tower = tower
 
     def tap(self, call: LayerCall, run: Run) -> LayerCall:
-        """Before the layer before: notes its keys, if tokens are to be dropped."""
+        """Before layer K-1: records its keys, if tokens are to be dropped."""
         run.tap = run.before = None
         if not run.drops:
             return call
@@ -86,7 +87,7 @@ class Stage:
         return call.with_cache(run.tap)
 
     def cut(self, call: LayerCall, run: Run) -> LayerCall:
-        """Before the layer itself: the call that it gets, on the short sequence."""
+        """Before layer K: returns its call on the short sequence."""
         rows, length = call.hidden.shape[:2]
         check_inside(run.tasks, rows, length)
         full, held = self._cached_tokens(call.cache, length)
@@ -95,7 +96,7 @@ class Stage:
         if run.length is None:
             run.length = length
         tap = self._take_tap(call, run)
-        if tap is None and state is None:  # nothing to drop, nothing was dropped: the decoder is left alone
+        if tap is None and state is None:  # nothing to drop now, nothing dropped before: leave the decoder alone
             run.tasks = [task.skipped(self.layer) for task in run.tasks]
             return call
         check_room_is_hidden(call.cache, call.kwargs.get("attention_mask"), self._attention)
@@ -114,7 +115,7 @@ class Stage:
         return self.decoder.config._attn_implementation or ""
 
     def _cached_tokens(self, cache: Any, new: int) -> tuple[int, int]:
-        """Cached tokens before this call: (layers below K, layers from K). Those below already hold its `new` ones."""
+        """Cached tokens before this call: (layers below K, layers from K). Those below already hold the `new` ones."""
         if cache is None:
             return 0, 0
         held = int(cache.get_seq_length(self.layer))
@@ -134,7 +135,7 @@ class Stage:
     # Choose, merge, pack
 
     def _drop(self, call: LayerCall, mask: LayerMask, tap: KeyTap, run: Run) -> tuple[LayerCall, Packing]:
-        """The call with the short sequence of merged hidden states, and how it was packed."""
+        """The call on the short sequence of merged hidden states, and its packing."""
         run.tasks = tasks = [task.without(mask.hidden_tokens(task.row)) for task in run.tasks]
         prefill = Prefill(self.decoder, self.method, tasks, call, mask, tap, run.before, run.first, self.tower)
         run.before = None
@@ -167,12 +168,12 @@ class Stage:
     def _arguments(
         self, short: LayerCall, call: LayerCall, mask: LayerMask, packing: Packing | None, room: Room, run: Run
     ) -> dict[str, Any]:
-        """What the layers from K on get in place of the decoder's arguments; what later calls need is kept for them."""
+        """Replacements for the arguments of the layers from K on. Also stores the state that later calls need."""
         columns = room.columns(packing, call.hidden)
         arguments: dict[str, Any] = {
             "attention_mask": self._short_mask(short, mask, packing, columns if self.layer else room.in_short(columns)),
-            # With gaps in them, FlashAttention takes position ids for several packed sequences and attends wrongly.
-            # The rotary phases, which stay those of the long sequence, are in position_embeddings.
+            # FlashAttention takes position ids with gaps for several packed sequences and attends wrongly. The rotary
+            # phases, still those of the long sequence, are in position_embeddings.
             "position_ids": None if mask.prompts is None else restarted(mask.prompts, packing),
         }
         lost = None
@@ -194,7 +195,7 @@ class Stage:
             return mask.gathered(packing, columns, width)
         valid = columns.valid
         if valid is None and static:
-            # A static cache hands on its unused room too. FlashAttention is told by the mask alone where that begins.
+            # A static cache returns its unused room too. Only the mask tells FlashAttention where that starts.
             valid = torch.ones(mask.rows, columns.index.shape[1], dtype=torch.bool, device=call.hidden.device)
         return self._causal_mask(call.hidden, valid, call.cache)
 
@@ -213,9 +214,9 @@ class Stage:
 
 
 def pack(tasks: list[Task], chosen: Choices, padding: list[int], like: Tensor) -> Packing:
-    """Keeps text and chosen tokens. Padding on the left goes too, so that rows are padded only to match each other.
+    """Keeps text and chosen tokens. Drops left padding too, so that rows are padded only to match each other.
 
-    padding: tokens on the left of each row that nobody looks at. like: [B, T, d], the sequence.
+    padding: number of tokens on each row's left that no token attends to. like: [B, T, d], the sequence.
     """
     rows, length = like.shape[:2]
     keep = torch.ones(rows, length, dtype=torch.bool, device=like.device)
@@ -230,7 +231,7 @@ def pack(tasks: list[Task], chosen: Choices, padding: list[int], like: Tensor) -
 
 
 def _take_out(keep: Tensor, task: Task, selection: Selection | None, padding: int) -> int:
-    """Sets `keep` [T] to the chosen tokens of an image. Returns how many tokens go beside the row's padding."""
+    """Sets `keep` [T] to the chosen tokens of an image. Returns how many tokens that drops, padding aside."""
     whole = task.image if task.hides_now or task.span is None else task.span
     keep[whole.index(keep.device)] = False
     gone = whole.length if not padding else int((whole.positions() >= padding).sum())

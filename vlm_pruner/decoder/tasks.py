@@ -1,4 +1,4 @@
-"""What is to be done to each image of a batch, what is left of it after each stage, and its receipt in the end."""
+"""One task per image of a batch: its budgets, what is left of it after each stage, and finally its receipt."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vlm_pruner.receipts import ImageReceipt
 
 @dataclass(frozen=True)
 class Task:
-    """One image of a batch row, and what is to be done to it.
+    """One image of a batch row, and how to prune it.
 
     image:   its visual span in the sequence that enters the decoder.
-    budgets: visual tokens to keep at each stage that is to come.
-    span:    where its remaining tokens are now, as long as a stage is to come; None if none remain.
-    kept:    the same tokens, counted within `image`, as the last stage chose them; None if all remain.
+    budgets: visual tokens to keep at each remaining stage.
+    span:    its remaining tokens in the current sequence, while stages remain; None if no token remains.
+    kept:    the same tokens, counted within `image`, in the last stage's choice; None if all remain.
     shown:   long, the tokens of `image` that the attention mask does not hide; None if it hides none.
-    steps:   (layer, visual tokens from there on) of each stage that is done.
+    steps:   (layer, visual tokens from it on) of each finished stage.
     """
 
     row: int
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def remaining(self) -> int:
-        """Tokens before the next stage."""
+        """Number of tokens before the next stage."""
         return 0 if self.span is None else self.span.length
 
     @property
@@ -54,17 +54,17 @@ class Task:
 
     @property
     def hides_now(self) -> bool:
-        """Whether the coming stage, the first, drops tokens that the mask hides, whatever is chosen."""
+        """Whether the next stage is the first, and drops tokens that the mask hides, whatever is chosen."""
         return self.shown is not None and not self.steps
 
     def skipped(self, layer: int) -> Task:
-        """After a stage before `layer` that left the sequence as it was."""
+        """The task after a stage before `layer` that left the sequence unchanged."""
         return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.remaining)))
 
     def without(self, hidden: Tensor | None) -> Task:
-        """The task of the tokens that the attention mask shows. hidden: bool [T] of the row's tokens; None: all shown.
+        """The task without the tokens that the attention mask hides. hidden: bool [T] of the row's tokens; None: none.
 
-        Before the first stage only: what is hidden there is gone afterwards.
+        Only before the first stage, which drops hidden tokens for good.
         """
         if hidden is None or self.steps or self.span is None:
             return self
@@ -75,10 +75,10 @@ class Task:
         return replace(self, span=span, kept=Selection(shown, shown), shown=shown)
 
     def reduced(self, selection: Selection | None, layer: int, new_positions: Tensor) -> Task:
-        """What is left after a stage. selection: None if all is kept.
+        """The task after a stage. selection: None if all is kept.
 
-        new_positions: long [B, T], where each position of the sequence has gone. It is read, and a GPU waited for,
-        only if a stage is to come.
+        new_positions: long [B, T], the new position of each old one. Read only if another stage follows, because that
+        waits for a GPU.
         """
         count = self.remaining if selection is None else len(selection.indices)
         kept = self.kept if selection is None else self._within_image(selection)
@@ -90,7 +90,7 @@ class Task:
         return replace(done, span=VisualSpan.at(now.tolist(), self.span.layout.part(indices)))
 
     def _within_image(self, chosen: Selection) -> Selection:
-        """A choice among the tokens that remained, counted in the whole image's tokens."""
+        """Converts a choice among the remaining tokens to indices within the whole image."""
         if self.kept is None:
             return chosen
         left = self.kept.indices.cpu()
@@ -98,7 +98,7 @@ class Task:
         return Selection(left[chosen.indices.cpu()], left[chosen.order.cpu()], pivots=pivots)
 
     def receipt(self, method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None) -> ImageReceipt:
-        """Once all stages are done. fit: tells how a picture was laid on its tokens' grid."""
+        """The receipt, after all stages. fit: maps a layout to how the picture was fitted to its grid."""
         every = torch.arange(self.image.length, device="cpu")
         kept = self.kept or Selection(every, every)
         indices = kept.indices.tolist()
@@ -121,7 +121,7 @@ class Task:
 
 
 def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task]:
-    """Tasks in order of row and position. Of a span that has fewer tokens than are to be kept, all are."""
+    """Tasks in order of row and position. A span with fewer tokens than its budget keeps all of them."""
     tasks = []
     stages = len(method.layers(depth))
     for row, row_spans in enumerate(spans):
@@ -138,7 +138,7 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task
 
 
 def too_small(image: VisualSpan, method: Pruner) -> bool:
-    """Whether the image has fewer tokens than `method` is to keep."""
+    """Whether the image has fewer tokens than `method` should keep."""
     return method.keep_tokens is not None and method.keep_tokens > image.length
 
 
@@ -153,5 +153,5 @@ def check_inside(tasks: list[Task], rows: int, length: int) -> None:
 
 
 def tokens_of(sequence: Tensor, span: VisualSpan) -> Tensor:
-    """[N, ...]: the rows of `sequence` [T, ...] at a span's positions. Read only: without gaps it is not a copy."""
+    """[N, ...]: the rows of `sequence` [T, ...] at a span's positions. Read-only: without gaps it is a view."""
     return sequence[span.index(sequence.device)]

@@ -1,4 +1,4 @@
-"""What a CLIP vision tower makes of each picture, recorded while it runs, for methods that choose by its attention."""
+"""Records a CLIP vision tower's work on each picture while it runs, for methods that choose by its attention."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vlm_pruner.errors import PruningError
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """What the tower made of one view.
+    """The tower's output for one view.
 
-    states:    [1 + N, c], the layer's output that features are taken from. projected: [N, d], the features behind the
-               projector. entered: [1 + N, c], normed input of that layer's attention; last: of the last layer's.
+    states:    [1 + N, c], output of the layer that supplies the features. projected: [N, d], the projected features.
+               entered: [1 + N, c], normed input of that layer's attention. last: the same for the last layer.
     """
 
     tower: ClipTower
@@ -30,7 +30,7 @@ class TowerOutput:
     last: Tensor
 
     def cls_attention(self) -> Tensor:
-        """Float32 [heads, N], attention of the class token in the layer that features come from, patch columns."""
+        """Float32 [heads, N], the class token's attention in the layer that supplies the features, patch columns."""
         attention: Any = self.tower.layers[self.tower.selected - 1].self_attn
         query = attention.q_proj(self.entered[:1]).unflatten(-1, (-1, attention.head_dim)).float()
         keys = attention.k_proj(self.entered).unflatten(-1, (-1, attention.head_dim)).float()
@@ -48,7 +48,7 @@ class TowerOutput:
 
 
 class TowerTap(threading.local):
-    """While its hooks are on, keeps what the tower makes of a coming prefill's pictures, for every thread by itself."""
+    """While its hooks are installed, records the tower's output for the next prefill's pictures, per thread."""
 
     def __init__(self, tower: ClipTower) -> None:
         self.tower = tower
@@ -57,7 +57,7 @@ class TowerTap(threading.local):
         self._used = False
 
     def hooks(self, active: Callable[[], bool] = lambda: True) -> list[Callable[[], Any]]:
-        """Puts the hooks on; returns what takes them off. They do nothing unless `active()`."""
+        """Installs the hooks, which do nothing unless `active()`. Returns functions that remove them."""
         layers, selected = self.tower.layers, self.tower.selected
         chosen: Any = layers[selected - 1]
         last: Any = layers[-1]
@@ -70,12 +70,12 @@ class TowerTap(threading.local):
         return [handle.remove for handle in handles]
 
     def forget(self) -> None:
-        """Drop all that was seen."""
+        """Drops all recorded pictures."""
         self._seen, self._pictures, self._used = {}, [], False
 
     @property
     def pictures(self) -> list[TowerOutput]:
-        """What was seen and not forgotten."""
+        """The recorded pictures."""
         return list(self._pictures)
 
     def provide(self, pictures: Sequence[TowerOutput]) -> None:
@@ -83,14 +83,13 @@ class TowerTap(threading.local):
         self._pictures, self._used = list(pictures), False
 
     def used(self) -> None:
-        """The pictures' prefill is over: when the next ones come, these go."""
+        """Marks the pictures' prefill as finished: the next pictures replace them."""
         self._used = True
 
     def find(self, embeddings: Tensor) -> TowerOutput:
-        """The picture whose projected features are `embeddings` [N, d].
+        """Finds the picture whose projected features are `embeddings` [N, d]. Raises PruningError if there is none.
 
-        By what they are, and not by their order: rows are repeated for beams, and pictures encoded ahead. Raises
-        PruningError if there is none.
+        Compares values rather than order, because beams repeat rows and pictures may be encoded ahead.
         """
         for picture in self._pictures:
             if picture.projected.shape == embeddings.shape:
@@ -116,7 +115,7 @@ class TowerTap(threading.local):
             self._pictures, self._used = [], False
         states, entered, last = (self._seen.get(name) for name in ("states", "entered", "last"))
         if states is None or entered is None or last is None or len(states) != len(projected):
-            return  # not the pictures that the tower has just encoded
+            return  # not the pictures just encoded
         parts = zip(states, projected, entered, last, strict=True)
         self._pictures += [TowerOutput(self.tower, *part) for part in parts]
         self._seen = {}

@@ -1,4 +1,4 @@
-"""What a method sees of an image in a running decoder, computed when it looks."""
+"""A method's view of an image in a running decoder, computed on access."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SUPPLIED = frozenset(
     {"text_hidden", "text_keys", "final_norm", "embeddings", "text_embeddings", "attend", "attend_next"}
 )
 FROM_TOWER = frozenset({"cls_attention", "patch_features", "patch_keys", "last_layer", "project"})
-FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are known by their embeddings
+FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are identified by their embeddings
 FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "attend", "attend_next"})
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prefill at the moment of choice: the batch before the pruned layer, and where its images are.
+    """A prefill at the moment of choice: the batch before the pruned layer, with its images.
 
     tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask. tap: the keys of the layer
-            before. before, first: the calls of that layer and of layer 0, if the method needs them. tower: what the
-            vision tower has seen, likewise.
+            before. before, first: the calls of that layer and of layer 0, if the method needs them. tower: the vision
+            tower's recordings, if the method needs them.
     """
 
     decoder: nn.Module
@@ -68,7 +68,7 @@ class Prefill:
         return PrefillView(self, task)
 
     def text_after(self, row: int, image: VisualSpan, spans: list[VisualSpan], mask: LayerMask) -> Tensor:
-        """Positions of the text tokens after an image that may look at it, long [T]: not visual, not hidden.
+        """Positions of the text tokens after an image that may attend to it, long [T]: not visual, not hidden.
 
         spans: of all images in the row, in the sequence that `mask` is of.
         """
@@ -80,7 +80,7 @@ class Prefill:
 
 
 class PrefillView(View):
-    """For reading only: the tensors may be parts of the batch itself."""
+    """Read-only: the tensors may be views of the batch itself."""
 
     def __init__(self, prefill: Prefill, task: Task) -> None:
         assert task.span is not None
@@ -121,7 +121,7 @@ class PrefillView(View):
 
     @property
     def _all_embeddings(self) -> Tensor:
-        """[N, d], of the whole image, tokens that the mask hides included."""
+        """[N, d], of the whole image, including tokens that the mask hides."""
         first = self._first("embeddings")
         return self._here(first.hidden[self._task.row], self._task.image.positions())
 
@@ -164,7 +164,7 @@ class PrefillView(View):
         return self._attention(rows)
 
     def _attention(self, rows: Callable[[Tensor], Tensor]) -> AttentionRows:
-        """Attention of text tokens, by number, to the image. rows: of positions, long [Q], to all keys."""
+        """Attention of text tokens, by index, to the image. rows: computes it from positions, long [Q], to all keys."""
         image, past = self._span.positions(), self._prefill.mask.past
 
         def attention(queries: Tensor) -> Tensor:
@@ -217,11 +217,11 @@ class PrefillView(View):
         return self._prefill.first
 
     def _here(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The rows of `tokens` at `positions`, beside the hidden states."""
+        """The rows of `tokens` at `positions`, on the hidden states' device."""
         return tokens[positions.to(tokens.device)].to(self.hidden.device)
 
     def _shown(self, tokens: Tensor) -> Tensor:
-        """Of all the image's tokens, those that the mask does not hide."""
+        """Restricts rows of all the image's tokens to those that the mask does not hide."""
         tokens = tokens.to(self.hidden.device)
         return tokens if self._task.shown is None else tokens[self._task.shown.to(tokens.device)]
 
