@@ -6,11 +6,17 @@ import argparse
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from vlm_pruner.cli import COMMANDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it to older Pythons
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -114,3 +120,12 @@ def test_log_entries_are_short_and_complete(heading: str, lines: list[str]) -> N
 def test_the_log_is_newest_first() -> None:
     dates = [heading[:10] for heading, _ in entries()]
     assert dates == sorted(dates, reverse=True)
+
+
+def test_contributing_says_why_every_dependency_is_there() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    names = {re.split(r"[\[<>=; ]", entry)[0] for entries in lists for entry in entries} - {"vlm-pruner"}
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Dependencies")[1]
+    missing = names - set(re.findall(r"[\w-]+", table))
+    assert not missing, f"CONTRIBUTING.md does not say why {', '.join(sorted(missing))} is a dependency"
