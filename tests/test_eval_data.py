@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from llava.eval import (
+    convert_okvqa_questions,
     evaluate,
     model_vqa_loader,
     model_vqa_mmbench,
@@ -252,6 +253,51 @@ def test_a_broken_file_is_one_line(benchmark: str, folder: Path, kind: str, caps
         else:
             check_refused(benchmark, folder, capsys, path.name)
         path.write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_check_data_on_a_broken_file_is_one_line(
+    benchmark: str, folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for picture in scoring.needs(benchmark).pictures:
+        (folder / picture).mkdir(parents=True, exist_ok=True)
+    for path in files_of(benchmark, folder)[1:]:
+        before = path.read_bytes()
+        path.write_bytes(BROKEN[kind](before.decode()))
+        code = main(["check-data", benchmark, "--data", str(folder.parent)])
+        error = capsys.readouterr().err
+        assert code in (0, 1, 2) and error.count("\n") == (code == 2), error
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_converting_a_broken_file_is_one_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = json.dumps({"questions": [{"image_id": 1, "question": "What?", "question_id": 1}]})
+    (tmp_path / "q.json").write_bytes(BROKEN[kind](text))
+    flags = ["--questions", str(tmp_path / "q.json"), "--out", str(tmp_path / "out.jsonl")]
+    assert convert_okvqa_questions.main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "q.json" in error and not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("benchmark", ["pope"], indirect=True)
+def test_the_table_of_a_broken_result_is_one_line(
+    benchmark: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = {"config": {"model_path": "x", "method": {"name": "random", "keep_tokens": 64}}}
+    (folder / "answers.jsonl.meta.json").write_text(json.dumps(run))
+    whole = score(benchmark, folder)[1]
+    path = folder / "result.json"
+    capsys.readouterr()
+    for content in [whole, *variants(whole, 4)]:
+        path.write_text(json.dumps(content), encoding="utf-8")
+        code = main(["table", str(path)])
+        error = capsys.readouterr().err
+        assert code in (0, 2) and "Traceback" not in error, error
+        assert code == 0 or error.count("\n") == 1, error
+    for kind in BROKEN.values():
+        path.write_bytes(kind(json.dumps(whole)))
+        assert main(["table", str(path)]) == 2 and capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_byte_order_mark_is_read_over(benchmark: str, folder: Path) -> None:

@@ -137,7 +137,7 @@ def test_what_is_refused(tmp_path, capsys):
     (tmp_path / "other.json").write_text('{"a": 1}')
     assert "other.json is not a result" in table(capsys, tmp_path / "other.json", code=2)
     (tmp_path / "torn.json").write_text("{")
-    assert "torn.json cannot be read" in table(capsys, tmp_path / "torn.json", code=2)
+    assert "torn.json is not valid JSON" in table(capsys, tmp_path / "torn.json", code=2)
     (tmp_path / "bare.json").write_text(json.dumps({"benchmark": "pope", "headline": {"value": 1}, "run": None}))
     assert ".meta.json" in table(capsys, tmp_path / "bare.json", code=2)
     (tmp_path / "empty").mkdir()

@@ -21,7 +21,8 @@ from llava.eval import evaluate
 from llava.eval.errors import ItemError
 from llava.eval.films import add_video_arguments
 from llava.eval.prompts import LETTER_ANSWER
-from llava.eval.questions import Item, Question, read_lines, require
+from llava.eval.questions import ID, Item, Question, read_lines, require
+from vlm_pruner.console import home
 
 
 def read(args: argparse.Namespace) -> list[Item]:
@@ -31,18 +32,22 @@ def read(args: argparse.Namespace) -> list[Item]:
 
 def _question(index: int, record: dict[str, Any]) -> Question:
     text, video = require(record, "question", str), require(record, "video", str)
-    options = record.get("options") or []
-    if not isinstance(options, list) or len(options) > len(string.ascii_uppercase):
+    options = require(record, "options", list) if record.get("options") is not None else []
+    if len(options) > len(string.ascii_uppercase) or not all(
+        isinstance(option, str | int | float) for option in options
+    ):
         raise ItemError(f"'options' is {str(options)[:60]}, not a list of at most 26 texts")
     lines = [text, *(f"{letter}. {option}" for letter, option in zip(string.ascii_uppercase, options, strict=False))]
     asked = "\n".join([*lines, LETTER_ANSWER] if options else lines)
     extra: dict[str, Any] = {name: record[name] for name in ("options", "answer") if name in record}
-    return Question(index, require(record, "question_id", object), asked, asked, videos=(video,), extra=extra)
+    return Question(index, require(record, "question_id", ID), asked, asked, videos=(video,), extra=extra)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_video_arguments(parser)
-    parser.add_argument("--video-folder", default="", help="videos; paths of the question file cannot leave it")
+    parser.add_argument(
+        "--video-folder", type=home, default="", help="videos; paths of the question file cannot leave it"
+    )
 
 
 TASK = evaluate.Task(

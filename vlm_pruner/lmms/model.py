@@ -166,9 +166,9 @@ class PrunedModel(lmms):
 
     def clean(self) -> None:
         """The evaluation's end. If lmms-eval's cache had every answer, what was kept is only in the receipts."""
-        if self.method is not None and not self._reported:
+        if not self._reported:
             self._report(0.0, 0)
-            if not self._ledger.writes:
+            if self.method is not None and not self._ledger.writes:
                 logger.warning(
                     "every answer came from lmms-eval's cache: what was kept is not known; with receipts=FILE among"
                     " --model_args the first run writes it"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from vlm_pruner import methods
+from vlm_pruner.console import one_line
 from vlm_pruner.report import paper_numbers
 from vlm_pruner.report.paper_numbers import COLUMNS, DENSE
+from vlm_pruner.scoring import ScoreError
+from vlm_pruner.scoring.records import field, read_json
 
 
 class TableError(ValueError):
@@ -49,9 +52,9 @@ class ResultRow:
     budget: Budget
     method: str
     label: str
-    scores: dict[str, float] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    errors: dict[str, float] = dataclasses.field(default_factory=dict)
+    files: dict[str, Path] = dataclasses.field(default_factory=dict)
 
 
 # Printed names of methods, and the paper's settings where they are not the defaults. A label without settings means the
@@ -126,26 +129,33 @@ def _plain(name: str) -> str:
 def _read(path: Path, model: str | None, required: bool = True) -> Result | None:
     """One file's result. A file that is no result is an error if `required`, else None."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(document, dict) or "headline" not in document or document.get("benchmark") not in COLUMNS:
+        document = read_json(path)
+    except ScoreError as error:
+        raise TableError(str(error)) from None
+    if not isinstance(document, dict) or "headline" not in document or str(document.get("benchmark")) not in COLUMNS:
         if required:
             raise TableError(f"{path} is not a result of 'vlm-pruner score BENCHMARK --json'; give such files")
         return None
-    run = document.get("run") or {}
-    config = run.get("config")
+    run = document.get("run")
+    config = run.get("config") if isinstance(run, dict) else None
     if config is None:
         raise TableError(
             f"{path} does not say which run made its answers: their .meta.json was not beside them when they were "
             "scored; put it back and score again"
         )
-    return _result(path, document, config, model)
+    try:
+        return _result(path, document, config, model)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TableError(
+            f"{path} is not a whole result of 'vlm-pruner score --json' ({type(error).__name__}: {one_line(error)});"
+            " score again"
+        ) from None
 
 
 def _result(path: Path, document: Mapping[str, Any], config: Mapping[str, Any], model: str | None) -> Result:
-    name = model or _model_name(str(config["model_path"]))
+    name = model or _model_name(field(config, "model_path", path, str))
     method = config.get("method") or {"name": DENSE}
+    field(method, "name", path, str)
     settings = {key: value for key, value in method.items() if key not in ("name", "reduction_ratio", "keep_tokens")}
     headline = document["headline"]
     failed = document.get("failed", 0)
@@ -157,7 +167,7 @@ def _result(path: Path, document: Mapping[str, Any], config: Mapping[str, Any], 
         settings=settings,
         benchmark=document["benchmark"],
         value=float(headline["value"]),
-        stderr=headline.get("stderr"),
+        stderr=None if headline.get("stderr") is None else float(headline["stderr"]),
         remarks=(f"{failed} of {document['n']} items failed and count as empty replies",) if failed else (),
     )
 
@@ -176,7 +186,7 @@ def _budget(method: Mapping[str, Any], model: str) -> Budget:
         return Budget(kept=round(100 * (1 - method["reduction_ratio"]), 1))
     tokens = known_tokens(model)
     if tokens is None:
-        return Budget(tokens=method["keep_tokens"])
+        return Budget(tokens=int(method["keep_tokens"]))
     return Budget(kept=round(100 * method["keep_tokens"] / tokens, 1))
 
 
