@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from transformers.utils import is_torchvision_available
 
 from llava.eval import model_vqa_loader
@@ -90,3 +91,13 @@ def test_the_page_opens_it(checkpoint: str, photo: str) -> None:
     assert names[0] == "vlm-pruner"
     method = settings.make(chat, names[0], 5, 1)
     assert chat.visual_tokens(read_image(photo)) > chat.ask(read_image(photo), "What", method, max_new_tokens=1).kept
+
+
+def test_the_embedded_model_says_that_it_knows_only_its_own_world(photo: str, capsys) -> None:
+    from vlm_pruner.commands import options
+    from vlm_pruner.experiments.mini import CHECKPOINT
+
+    own, other = Image.new("RGB", (336, 336)), Image.open(photo)
+    for model, picture, warned in ((CHECKPOINT, other, True), (CHECKPOINT, own, False), ("elsewhere", other, False)):
+        options.warn_of_other_worlds(str(model), [picture])
+        assert ("knows only the scenes of its own world" in capsys.readouterr().err) == warned

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     chat = options.load_chat(args)
     answers = _answer(chat, pictures, video, args, method)
     print(report(args, answers))
+    options.warn_of_other_worlds(args.model, [*pictures, *video])
     if method is not None:
         _show_kept(args, answers["pruned"], pictures, video)
     if args.json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
+from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_checkpoint
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -49,6 +49,12 @@ def load_chat(args: argparse.Namespace) -> Any:
 
     print(f"loading {args.model if Path(args.model) != CHECKPOINT else 'the embedded model'}", file=sys.stderr)
     return load(args.model, device=args.device, dtype=args.dtype)
+
+
+def warn_of_other_worlds(model: str, pictures: Sequence[Image.Image]) -> None:
+    """One line on standard error where the embedded model is asked about a picture that cannot be a scene of its."""
+    if Path(model) == CHECKPOINT and any(picture.size != SCENE for picture in pictures):
+        print(f"warning: {ONLY_ITS_OWN}", file=sys.stderr)
 
 
 def make_method(name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Pruner:

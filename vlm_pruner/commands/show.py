@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         for number, picture in enumerate(pictures)
         for method in arms
     ]
+    options.warn_of_other_worlds(args.model, pictures)
     budgets = len(args.keep.split(","))
     columns = args.columns or (budgets if budgets > 1 else min(len(arms), 4))
     for path in save_sheet(sheet(panels, columns), args.out):

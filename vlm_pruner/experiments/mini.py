@@ -10,6 +10,11 @@ from vlm_pruner.provenance import ROOT
 
 CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
 BENCHMARKS = ROOT / "playground" / "data" / "mini"
+SCENE = (336, 336)  # pixels of every scene of its world
+ONLY_ITS_OWN = (
+    "the embedded model knows only the scenes of its own world (docs/mini.md), and this picture is none of them: its "
+    "answer means nothing; give --model for real pictures"
+)
 
 
 def check_checkpoint(model: Path) -> None:
