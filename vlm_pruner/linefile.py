@@ -1,7 +1,7 @@
-"""A file of JSON lines that one process appends to and that a later run continues.
+"""A file of JSON lines that one process appends to and a later run continues.
 
-It survives kills, a torn last line, a full disk and a second writer. The run that makes the lines is described with
-them, in the first line or beside the file in `<file>.meta.json`. A file that another run made is refused or set aside.
+It survives kills, a torn last line, a full disk and a second writer. A description of the run comes with the lines, in
+the first line or beside the file in `<file>.meta.json`. A file from a different run is refused or set aside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LineFileError(ValueError):
 
 
 class LineFile:
-    """Context manager: opens, locks and repairs the file, reads what it holds, and appends.
+    """Context manager: opens, locks and repairs the file, reads its lines, and appends.
 
     run: what makes the lines. beside: describe it in `<file>.meta.json`, where two runs are the same if their "config"
     is; in the first line, all of it counts. flag: what errors call the file.
@@ -66,7 +66,7 @@ class LineFile:
         self._close()
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Hand the lines to the operating system at once. When the disk refuses, the file is as it was before."""
+        """Hands the lines to the operating system at once. If writing fails, the file is restored."""
         new = [dict(line) for line in lines]
         data = b"".join(map(encode, new))
         handle = self._open_handle()
@@ -82,7 +82,7 @@ class LineFile:
         self.lines += new
 
     def replace(self, lines: Iterable[Line]) -> None:
-        """Rewrite the file in one step: a kill leaves either the old or the new one."""
+        """Rewrites the file atomically: a kill leaves either the old or the new one."""
         new = list(lines)
         data = b"".join(map(encode, [*self._header(), *new]))
         _write_in_one_step(self.path, data)
@@ -104,7 +104,7 @@ class LineFile:
             self._continue()
 
     def _continue(self) -> None:
-        """Read the lines of the same run, drop a torn last one, and describe the run if that is not done yet."""
+        """Reads the lines of the same run, drops a torn last one, and describes the run if it is not described yet."""
         handle = self._open_handle()
         lines, self._size = _read(self.path, self._is_line, self._sidecar is None)
         if lines or os.fstat(handle).st_size:
@@ -133,7 +133,7 @@ class LineFile:
             raise LineFileError(f"{self.path} was made with another configuration ({shown}); {remedy}")
 
     def _stored(self, lines: list[Line]) -> Any:
-        """The description of the run that made the file; None where nothing says so."""
+        """The description of the run that made the file; None if there is none."""
         if self._sidecar is None:
             return lines[0] if lines else None
         try:
@@ -151,7 +151,7 @@ class LineFile:
         return [self.run] if self._sidecar is None else []
 
     def _rename(self) -> Path:
-        """Move the file, and its description, to the first free name."""
+        """Moves the file and its description to the first free name."""
         number = 1
         while (other := self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")).exists():
             number += 1
@@ -161,7 +161,7 @@ class LineFile:
         return other
 
     def _lock(self) -> int:
-        """A handle for appending that no other process has. Without fcntl (Windows) there is no lock."""
+        """Opens the file for appending with an exclusive lock. Without fcntl (Windows) there is no lock."""
         while True:
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             with contextlib.suppress(ImportError):
@@ -187,17 +187,17 @@ class LineFile:
 
 
 def read_lines(path: str | Path, is_line: Callable[[Line], bool] = lambda line: True) -> list[Line]:
-    """The complete lines of a file whose run is described beside it; none where the file is missing."""
+    """The complete lines of a file whose run is described beside it; empty if the file is missing."""
     return _read(Path(path), is_line, header=False)[0]
 
 
 def sidecar_of(path: str | Path) -> Path:
-    """Where the run that makes a file is described, if not in the file."""
+    """The path of a file's separate run description."""
     return Path(f"{path}.meta.json")
 
 
 def encode(line: Mapping[str, Any]) -> bytes:
-    """One line. Half a surrogate pair, which UTF-8 cannot hold, is written as JSON's escape."""
+    """Encodes one line. Half a surrogate pair, which UTF-8 cannot encode, becomes a JSON escape."""
     try:
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
@@ -205,7 +205,7 @@ def encode(line: Mapping[str, Any]) -> bytes:
 
 
 def _read(path: Path, is_line: Callable[[Line], bool], header: bool) -> tuple[list[Line], int]:
-    """Complete lines and their size in bytes; what follows the last newline was torn by a kill."""
+    """Complete lines and their size in bytes; anything after the last newline was torn by a kill."""
     if not path.exists():
         return [], 0
     *whole, torn = path.read_bytes().split(b"\n")

@@ -1,6 +1,6 @@
-"""`vlm-pruner ablate`: the comparison with the paper's ablations of VLM-Pruner as arms, beside the paper's figures.
+"""`vlm-pruner ablate`: compares the paper's ablations of VLM-Pruner, beside the paper's figures.
 
-Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
+Slow imports and torch load when the run starts, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXAMPLES = """examples:
   vlm-pruner ablate --budget 16 --token-batch 1 --out results/ablations-16
   vlm-pruner ablate --world crowded --scenes 50
 
-A run that was stopped goes on where it was when the same command is given again.
+To resume a run that was stopped, give the same command again.
 """
 
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, print the table; write table.txt, ablations.json and answers.jsonl into --out."""
+    """Answers, prints the table, and writes table.txt, ablations.json and answers.jsonl into --out."""
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.ablations import DEFAULT, VARIATIONS, ablation_arms, fits
     from vlm_pruner.experiments.verdicts import Rules

@@ -1,6 +1,6 @@
-"""`vlm-pruner bench`: how long a model's parts take on this machine, dense and pruned.
+"""`vlm-pruner bench`: times a model's parts on this machine, dense and pruned.
 
-Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
+Slow imports and torch load when the run starts, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   vlm-pruner bench --model path/to/checkpoint --device cuda
 
 Models by name have random weights: tiny, small, llava-1.5-7b, llava-1.5-13b, llava-next-7b, qwen2-vl-2b, qwen2-vl-7b,
-qwen2.5-vl-7b. A run that was stopped goes on where it was when the same command is given again.
+qwen2.5-vl-7b. To resume a run that was stopped, give the same command again.
 """
 SWEEP = (36, 64, 100, 144, 256, 400)  # squares, so that a LLaVA's tower can have them
 LEAST = 4  # tokens to keep: VLM-Pruner starts from four pivots
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Time all arms; print the tables and write them, results.json, runs.jsonl and speed.png into --out."""
+    """Times all arms, prints the tables, and writes them, results.json, runs.jsonl and speed.png into --out."""
     started = time.perf_counter()
     _check(args)
     from vlm_pruner.asking.opening import check_device
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     results = _results(args, model, machine, plans, sweeps, journal.records) | {"notes": notes}
     results["wall_seconds"] = time.perf_counter() - started
     _report(results, args.out)
-    journal.path.replace(args.out / "runs.jsonl")  # complete: the next run starts anew
+    journal.path.replace(args.out / "runs.jsonl")  # complete: the next run starts over
     return 0
 
 
@@ -96,7 +96,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> tuple[nn.Module, int]:
-    """The model, and the visual tokens of a picture as it is mostly used."""
+    """The model, and a picture's visual tokens at the usual size."""
     import torch
 
     from vlm_pruner.speed import models
@@ -107,12 +107,12 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, int]:
         built = models.build(args.model, **options, layers=args.layers, seed=args.seed)
         return built, models.PUBLISHED[args.model].visual_tokens
     if args.layers is not None:
-        raise ValueError("--layers is for models by name; a checkpoint has the layers that it has")
+        raise ValueError("--layers applies to models by name; a checkpoint has a fixed number of layers")
     return models.load(args.model, **options), 576
 
 
 def _plan(args: argparse.Namespace, native: int) -> tuple[list[Plan], dict[str, list[Plan]], list[str]]:
-    """Cases with their arms; per method the small cases that find its break-even; what was left out and why."""
+    """Cases with their arms, each method's small cases for its break-even, and what was left out and why."""
     from vlm_pruner.experiments.arms import DENSE, make_arms
     from vlm_pruner.speed.timing import Case
 
@@ -166,7 +166,7 @@ def _time(model: nn.Module, args: argparse.Namespace, plans: list[Plan]) -> Jour
 
 
 def _config(args: argparse.Namespace) -> dict[str, Any]:
-    """All that decides the figures; a journal with another description is not continued."""
+    """Everything that affects the figures; a journal with a different description is not continued."""
     skipped = {"out", "run", "command", "traceback", "machine"}
     return {name: value for name, value in sorted(vars(args).items()) if name not in skipped}
 

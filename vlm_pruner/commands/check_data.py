@@ -1,4 +1,4 @@
-"""``vlm-pruner check-data``: which files of the nine benchmarks are missing, down to the pictures of each question."""
+"""``vlm-pruner check-data``: lists missing files of the nine benchmarks, down to the pictures of each question."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Finding:
 
 
 def check(needs: Needs, data: Path) -> Finding:
-    """Look below ``data / needs.folder``; pictures only if the question file and their folder are there."""
+    """Looks below ``data / needs.folder``; checks pictures only if the question file and their folder exist."""
     root = data / needs.folder
     missing = {root / name: source for name, source in needs.files.items() if not (root / name).exists()}
     counted = [file for file in (needs.questions, *needs.labels) if file.count and (root / file.path).is_file()]
@@ -54,7 +54,7 @@ def check(needs: Needs, data: Path) -> Finding:
 
 
 def _other_release(path: Path, file: File) -> str | None:
-    """A file that has not as many entries as the release that the published scores used."""
+    """Reports a file whose number of entries differs from the release behind the published scores."""
     count = len(_entries(path, file.key))
     if count == file.count:
         return None

@@ -1,6 +1,6 @@
-"""`vlm-pruner compare`: methods x budgets x benchmarks, with intervals, verdicts and one way of counting.
+"""`vlm-pruner compare`: compares methods x budgets x benchmarks, with intervals, verdicts and one way of counting.
 
-Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
+Slow imports and torch load when the run starts, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   vlm-pruner compare --budget avg:250,flops:0.5            at equal average tokens, at equal FLOPs
   vlm-pruner compare --model DIR --questions-file mine/questions.jsonl --holm
 
-A run that was stopped goes on where it was when the same command is given again. docs/comparison.md: how to read it.
+To resume a run that was stopped, give the same command again. docs/comparison.md: how to read it.
 """
 
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, judge, and write table.txt, table.md, results.json, answers.jsonl and accuracy.png into --out."""
+    """Answers, judges, and writes table.txt, table.md, results.json, answers.jsonl and accuracy.png into --out."""
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.arms import possible_arms
     from vlm_pruner.experiments.verdicts import Rules
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """`all`: dense and every method there is, also the one that needs more than settings: it is named as not run."""
+    """Expands `all` to dense and every method, including one that needs more than settings, reported as not run."""
     from vlm_pruner import methods
 
     if "all" not in words:

@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown_checkpoint() -> str:
-    """The embedded model's folder, relative to here if it lies below."""
+    """The embedded model's folder, relative to the working folder if it is inside."""
     here = Path.cwd()
     return str(CHECKPOINT.relative_to(here) if CHECKPOINT.is_relative_to(here) else CHECKPOINT)
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises ValueError, before anything slow begins."""
+    """Raises ValueError before anything slow starts."""
     if importlib.util.find_spec("gradio") is None:
         raise ValueError("the demo page needs gradio: pip install 'vlm-pruner[demo]'")
     if not 0 <= args.port <= 65535:

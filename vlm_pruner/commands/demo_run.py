@@ -1,6 +1,6 @@
-"""`vlm-pruner demo-run`: the comparison with four arms on the embedded model, timed, with examples drawn.
+"""`vlm-pruner demo-run`: compares four arms on the embedded model, timed, and draws examples.
 
-Everything that is slow or needs torch is imported when the run starts, so that --help answers at once.
+Slow imports and torch load when the run starts, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   vlm-pruner demo-run --questions 600 --budgets 64,32,16
   vlm-pruner demo-run --methods dense,vlm-pruner --out results/mine
 
-A run that was stopped goes on where it was when the same command is given again.
+To resume a run that was stopped, give the same command again.
 """
 
 
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answer, print the table; write it, results.json, answers.jsonl and kept.png into --out."""
+    """Answers, prints the table, and writes it, results.json, answers.jsonl and kept.png into --out."""
     from vlm_pruner.drawing.sheet import save_sheet
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.arms import DENSE, possible_arms

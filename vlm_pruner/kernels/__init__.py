@@ -1,8 +1,8 @@
-"""The work of `vlm_pruner.selection` in fused GPU kernels, in Triton: the same results. `backend` chooses.
+"""`vlm_pruner.selection` as fused Triton kernels for GPUs, with the same results. `backend` chooses between them.
 
-Triton is optional and is imported only when a kernel is wanted. `VLM_PRUNER_KERNELS` in the environment decides:
+Triton is optional and imported only if a kernel is wanted. The environment variable `VLM_PRUNER_KERNELS` decides:
 off (default): never; auto: for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1).
-The default is off because the kernels have run in Triton's interpreter only, and on no GPU yet.
+The default is off because the kernels have run only in Triton's interpreter so far.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from vlm_pruner.selection import batched
 from vlm_pruner.selection.expansion import Expansion
 
 VARIABLE = "VLM_PRUNER_KERNELS"
-WINDOW = 64  # candidates judged at once: the largest token batch and number of pivots
+WINDOW = 64  # candidates judged at once, which limits the token batch and the number of pivots
 
 
 class Backend(Protocol):
-    """The four steps, for I images of one size: `selection.batched` says what each takes and gives."""
+    """The four steps for I images of one size; `selection.batched` documents each."""
 
     def screen_channels(self, hidden: Tensor, channels: int) -> Tensor: ...
     def choose_pivots(self, keys: Tensor, count: int) -> Tensor: ...
@@ -35,10 +35,10 @@ class Backend(Protocol):
 
 
 def backend(tensor: Tensor, *, torch_only: bool = False) -> Backend:
-    """What works on `tensor`: the kernels where they are wanted and can, plain torch otherwise.
+    """The backend for `tensor`: the kernels if wanted and possible, plain torch otherwise.
 
-    torch_only: the caller asks for something that the kernels do not offer. Nor have they gradients, or float64.
-    Raises PruningError if the environment asks for kernels that are missing.
+    torch_only: the caller needs something that the kernels do not offer. They also have no gradients and no float64.
+    Raises PruningError if the environment requests kernels and Triton is missing.
     """
     needs_gradient = torch.is_grad_enabled() and tensor.requires_grad
     if torch_only or needs_gradient or tensor.dtype == torch.float64 or not wanted(tensor):
@@ -47,18 +47,18 @@ def backend(tensor: Tensor, *, torch_only: bool = False) -> Backend:
 
 
 def wanted(tensor: Tensor) -> bool:
-    """Whether the environment asks for kernels on `tensor`. Raises PruningError if it does and they are missing."""
+    """Whether the environment requests kernels for `tensor`. Raises PruningError if it does and Triton is missing."""
     choice = os.environ.get(VARIABLE, "off")
     if choice == "off" or (choice == "auto" and not tensor.is_cuda):
         return False
     if choice not in ("auto", "on"):
         raise PruningError(f"{VARIABLE}={choice!r} must be auto, on or off")
-    installed = importlib.util.find_spec("triton") is not None  # asks the file system: too slow to ask for nothing
+    installed = importlib.util.find_spec("triton") is not None  # accesses the file system, so do it only if needed
     if choice == "on" and not installed:
         raise PruningError(f"{VARIABLE}=on, but Triton is not installed: pip install triton, or set it to auto")
     return installed
 
 
 def load() -> Backend:
-    """The module with the kernels' functions; imports Triton."""
+    """Imports the module with the kernels' functions, and with it Triton."""
     return cast(Backend, importlib.import_module("vlm_pruner.kernels.fused"))

@@ -1,4 +1,4 @@
-"""Similarity-weighted aggregation on the GPU: each program makes one kept token's row, or a strip of it."""
+"""Similarity-weighted aggregation on the GPU: each program computes one kept token's row, or a strip of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _fold_kernel(
 ):
     """Grid (kept tokens, strips of channels, images). hidden: [I, n, d], indices: [I, R], out: [I, R, d].
 
-    Each program looks through all of nearest [I, n] for its tokens: little beside their rows, and no sort is needed.
+    Each program scans all of nearest [I, n] for its tokens: cheap compared to their rows, and it avoids a sort.
     """
     j = tl.program_id(0)
     count = tl.num_programs(0)
@@ -50,7 +50,7 @@ def _fold_kernel(
 def fold(hidden: Tensor, indices: Tensor, nearest: Tensor, similarity: Tensor, self_weight: float) -> Tensor:
     """[I, R, d], as `selection.fold` of each image: hidden [I, N, d], indices [I, R], nearest, similarity [I, N].
 
-    Sums are taken in float32, token after token in ascending order. Has no gradient, and knows no negative weights.
+    Sums in float32, in ascending order of tokens. Has no gradient and does not support negative weights.
     """
     hidden, indices = hidden.contiguous(), indices.contiguous()
     nearest, similarity = nearest.contiguous(), similarity.contiguous()

@@ -1,12 +1,12 @@
-"""Several programs that work on one image together, and wait for each other within a launch.
+"""Barriers for several programs that work on one image together within a launch.
 
-Why that cannot deadlock: programs that wait need all C of their image to run. The grid never has more programs than
-the GPU has multiprocessors (`programs`), each fits on one, and kernels of other streams end without waiting for this
-one: so every program gets a place at some time, and none gives its place up.
+Why they cannot deadlock: a waiting program needs all C programs of its image to run. The grid never has more programs
+than the GPU has multiprocessors (`programs`), each fits on one, and kernels of other streams finish without waiting for
+this one. So every program eventually gets a multiprocessor and keeps it.
 
-Triton's interpreter runs programs one after the other and could not pass a barrier: there C is 1. The tests make them
-take turns at every access to memory, and notice each barrier that is left out. What they cannot show is when one
-program's writes, or one thread's, become visible to another.
+Triton's interpreter runs programs sequentially and could not pass a barrier, so C is 1 there. The tests interleave
+programs at every memory access, and detect each missing barrier. They cannot show when the writes of one program, or
+one thread, become visible to another.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 
 @triton.jit
 def wait_for_all(counter, passed, C: tl.constexpr):
-    """Waits for all C programs of the image. Returns how many barriers have been passed; `counter` counts arrivals.
+    """Waits for all C programs of the image. Returns the number of barriers passed; `counter` counts arrivals.
 
-    What other programs have written is then to be loaded past the first-level cache (.cg), which does not see it.
+    Load other programs' writes past the first-level cache (.cg) afterwards, which does not see them.
     """
     passed += 1
     tl.debug_barrier()  # all threads of this program have written
@@ -34,7 +34,7 @@ def wait_for_all(counter, passed, C: tl.constexpr):
 
 
 def programs(like: Tensor, images: int, blocks: int) -> int:
-    """Programs for each image: at most one for each block of tokens, and of all images one for each multiprocessor."""
+    """Programs per image: at most one per block of tokens, and over all images at most one per multiprocessor."""
     if not like.is_cuda:
         return 1
     processors = torch.cuda.get_device_properties(like.device).multi_processor_count
@@ -42,5 +42,5 @@ def programs(like: Tensor, images: int, blocks: int) -> int:
 
 
 def counters(like: Tensor, images: int) -> Tensor:
-    """Int [I], 0: a counter for each image, for one launch."""
+    """Int [I], zeros: one counter per image, for one launch."""
     return torch.zeros(images, dtype=torch.int32, device=like.device)

@@ -1,13 +1,12 @@
 """The whole expansion in one launch: `selection.expansion`'s algorithm, several images and several programs at once.
 
-Each image has C programs. Program c owns every C-th block of tokens: it alone writes their running similarity,
-distance and nearest kept token. Everything else (which candidate is next, what a window keeps) every program works
-out for itself from the same memory, so that all take the same branches and none has to tell another. Programs meet at
-a barrier (`barrier.py`) before shared memory is written and after. Ties are broken by the lowest index: ranks order by
-(score, index).
+Each image has C programs. Program c owns every C-th block of tokens: it alone writes their running similarity, distance
+and nearest kept token. Every program computes everything else (the next candidate, what a window keeps) on its own from
+the same memory, so all take the same branches without communicating. Programs meet at a barrier (`barrier.py`) before
+and after writes to shared memory. Ties go to the lowest index: ranks order by (score, index).
 
-Nothing of the result is known on the host until it is read, so there is no error for NaN as on the CPU: a token whose
-score is NaN ranks last, and exactly `budget` tokens are kept whatever the features hold.
+The host does not see the result until it reads it, so NaN raises no error as on the CPU: a token with a NaN score ranks
+last, and exactly `budget` tokens are kept whatever the features contain.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def _redundancy(similarity, distance, spatial_weight):
 
 @triton.jit
 def _score(sim, dist, tokens, mask, spatial_weight):
-    """Past the first-level cache (.cg), which does not see other multiprocessors' writes."""
+    """Loads past the first-level cache (.cg), which does not see other multiprocessors' writes."""
     similarity = tl.load(sim + tokens, mask=mask, other=0.0, cache_modifier=".cg")
     distance = tl.load(dist + tokens, mask=mask, other=0.0, cache_modifier=".cg")
     return _redundancy(similarity, distance, spatial_weight)
@@ -79,7 +78,7 @@ def _show(
     features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, P: tl.constexpr,
     BN: tl.constexpr, BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    """Keep the tokens with a slot >= 0, as the slot-th: update this program's own tokens. FIRST: no others are kept."""
+    """Keeps the tokens with a slot >= 0, as the slot-th, and updates this program's tokens. FIRST: none is kept yet."""
     kept = slot >= 0
     for block in range(c, tl.cdiv(n, BN), C):
         rows = block * BN + tl.arange(0, BN)
@@ -88,7 +87,7 @@ def _show(
         product = tl.where(kept[None, :], product, -_INFINITY)
         best = tl.max(product, axis=1)
         first = tl.min(tl.where((product == best[:, None]) & kept[None, :], slot[None, :], _NONE), axis=1)
-        first = tl.where(first < _NONE, first, 0)  # NaN is like none: the first pivot then
+        first = tl.where(first < _NONE, first, 0)  # NaN counts as nothing: the first pivot then
         token = tl.sum(tl.where(slot[None, :] == first[:, None], tokens[None, :], 0), axis=1)
         apart = tl.where(kept[None, :], _apart(coords, rows, inside, tokens, kept, P), _INFINITY)
         distance = tl.min(apart, axis=1)
@@ -146,7 +145,7 @@ def _next(sim, dist, free, rank, start, tau, n, spatial_weight, BJ: tl.constexpr
 def _judge(
     similarity, distance, gram, apart, valid, tau, size, budget, spatial_weight, B: tl.constexpr, W: tl.constexpr
 ):
-    """Slots [W]: as the how-manieth each of the window's candidates is kept, -1 if it is not. And the new size."""
+    """Slots [W]: the order in which each of the window's candidates is kept, -1 if it is not; and the new size."""
     place = tl.arange(0, W)
     slot = tl.full([W], -1, tl.int32)
     start = 0
@@ -162,7 +161,7 @@ def _judge(
             kept = mates & below
             count = tl.sum(kept.to(tl.int32), axis=0)
             earlier = place[:, None] < place[None, :]
-            if count > budget - size:  # the lowest scores of the batch, wherever the threshold is
+            if count > budget - size:  # the lowest scores of the batch, whatever the threshold
                 lower = (score[:, None] < score[None, :]) | ((score[:, None] == score[None, :]) & earlier)
                 turn = tl.sum((lower & mates[:, None]).to(tl.int32), axis=0)
                 kept = mates & (turn < budget - size)
@@ -180,9 +179,9 @@ def _judge(
 def _finish(
     free, near, rank, indices, nearest, counter, passed, c, n, BN: tl.constexpr, BJ: tl.constexpr, C: tl.constexpr
 ):
-    """indices <- the kept tokens, ascending; nearest <- for each token the position there of its kept token.
+    """indices <- the kept tokens, ascending; nearest <- each token's kept token, as a position in indices.
 
-    A kept token's is itself: rounding may make a duplicate look closer to another kept token.
+    A kept token points to itself, even if rounding makes a duplicate seem closer.
     """
     for block in range(c, tl.cdiv(n, BN), C):
         rows = block * BN + tl.arange(0, BN)
@@ -213,9 +212,9 @@ def _expand_kernel(
     P: tl.constexpr, B: tl.constexpr, W: tl.constexpr, BN: tl.constexpr, BJ: tl.constexpr, BS: tl.constexpr,
     BQ: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Grid (C, images). All arrays have one part for each image; see `expand`. BJ, BS: tokens looked at in one go.
+    """Grid (C, images). All arrays have one part per image; see `expand`. BJ, BS: tokens processed at once.
 
-    An argument is rounded to float32, and rounds are counted in float64: what rounding takes away comes by itself.
+    Arguments are rounded to float32 and rounds counted in float64, so each rounding remainder is passed separately.
     """
     c = tl.program_id(0)
     image = tl.program_id(1).to(tl.int64)
@@ -249,7 +248,7 @@ def _expand_kernel(
     lowest = start_tau.to(tl.float32)
     fresh = True  # a round begins
     tau = start_tau.to(tl.float32)
-    steps = 4 * budget + 8  # a window keeps a token, a round has one look in vain: never reached
+    steps = 4 * budget + 8  # each window keeps a token and each round has at most one empty one: never reached
     while (size < budget) & (steps > 0):
         steps -= 1
         if fresh:
@@ -258,7 +257,7 @@ def _expand_kernel(
             leader = tl.load(ranked, cache_modifier=".cg")
             lowest = _score(sim, dist, leader, leader >= 0, spatial_weight)
             tau = (start_tau + rounds * rise).to(tl.float32)
-            if lowest >= _LAST:  # only tokens that cannot be judged are left
+            if lowest >= _LAST:  # only tokens without a score remain
                 tau = _INFINITY
             start = 0
             before = size
@@ -282,10 +281,10 @@ def _expand_kernel(
                 similarity, distance, gram, apart, valid, tau, size, budget, spatial_weight, B, W
             )  # fmt: skip
             start += width
-        passed = wait_for_all(counter, passed, C)  # everyone has read
+        passed = wait_for_all(counter, passed, C)  # all programs have read
         if not fresh:
             _show(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
-        passed = wait_for_all(counter, passed, C)  # everyone has written
+        passed = wait_for_all(counter, passed, C)  # all programs have written
     _finish(free, near, rank, indices, nearest, counter, passed, c, n, BN, BS, C)
 
 
@@ -300,8 +299,8 @@ def expand(
     token_batch: int,
     spatial_weight: float,
 ) -> Expansion:
-    """As `selection.expand` of each image, always to the full budget, and without an error for NaN: see the module's
-    text. Of the Expansion, indices and order are [I, R], nearest and similarity [I, N].
+    """Like `selection.expand` for each image, but always to the full budget and without an error for NaN (see the
+    module). In the Expansion, indices and order are [I, R], nearest and similarity [I, N].
 
     features: float32 [I, N, q]. coords: [I, N, 2], or [I, N, 3] of videos. pivots: long [I, P].
     Raises ValueError if a token batch or the pivots do not fit a window.
@@ -328,6 +327,6 @@ def expand(
 
 
 def _parts(number: float) -> tuple[float, float]:
-    """A number in two of float32 precision, whose sum is the number to 48 bits."""
+    """Splits a number into two of float32 precision whose sum equals it to 48 bits."""
     first = float(np.float32(number))
     return first, number - first

@@ -1,6 +1,6 @@
-"""What `vlm_pruner.selection` offers, on the GPU and for several images of equal size at once, the first dimension.
+"""`vlm_pruner.selection` on the GPU, for several images of equal size at once (the first dimension).
 
-Import it only where Triton is installed.
+Import it only if Triton is installed.
 """
 
 from vlm_pruner.kernels.aggregation import fold

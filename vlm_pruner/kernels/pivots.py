@@ -1,4 +1,4 @@
-"""Pivots on the GPU, in one launch: each program owns some tokens, and the best of all programs is the next pivot."""
+"""Pivots on the GPU in one launch: each program owns some tokens; the best over all programs is the next pivot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_TOKEN = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def _score(keys, rows, pivot, step, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """[BLOCK_N]: step 0: L1 norms of the rows. Later: their distances to the pivot."""
+    """[BLOCK_N]: in step 0 the rows' L1 norms, later their distances to the pivot."""
     offsets = rows[:, None].to(tl.int64) * d
     total = tl.zeros([BLOCK_N], tl.float32)
     for start in range(0, d, BLOCK_D):
@@ -29,7 +29,7 @@ def _score(keys, rows, pivot, step, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.con
             total += tl.sum(apart * apart, axis=1)
     if step > 0:
         total = tl.sqrt(total)
-    return tl.where(total == total, total, -0.5)  # NaN: after every number, but before a pivot's second time
+    return tl.where(total == total, total, -0.5)  # NaN ranks after every number, but before repeating a pivot
 
 
 @triton.jit
@@ -65,7 +65,7 @@ def _pivots_kernel(
             first = tl.min(tl.where(total == top, rows, _NO_TOKEN), axis=0)
             token = tl.where(top > highest, first, token)
             highest = tl.maximum(highest, top)
-        half = step % 2 * C  # nobody writes where somebody may still read
+        half = step % 2 * C  # never write where another program may still read
         tl.store(best + half + c, highest)
         tl.store(best_token + half + c, token)
         passed = wait_for_all(counter, passed, C)
@@ -79,8 +79,8 @@ def _pivots_kernel(
 def choose_pivots(keys: Tensor, count: int) -> Tensor:
     """Long [I, count], as `selection.choose_pivots` of each of `keys` [I, N, k]. Ties go to the lowest index.
 
-    A key with NaN or infinity is no error here, where the host does not wait: it is farthest from nothing, and of such
-    keys each is chosen once at most.
+    A key with NaN or infinity raises no error, because the host does not wait: it never counts as farthest, and each
+    such key is chosen at most once.
     """
     keys = keys.contiguous()
     images, n, d = keys.shape

@@ -1,4 +1,4 @@
-"""Channel screening on the GPU, in three launches: how much channels vary, the q that vary most, unit rows of these."""
+"""Channel screening on the GPU in three launches: channel variances, the q largest, and unit rows of these."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @triton.jit
 def _spread_kernel(hidden, spread, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Grid (strips of channels, images): goes through the tokens of hidden [I, n, d] twice; spread: [I, d]."""
+    """Grid (strips of channels, images). Passes over the tokens of hidden [I, n, d] twice; spread: [I, d]."""
     image = tl.program_id(1).to(tl.int64)
     hidden += image * n * d
     columns = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -34,9 +34,9 @@ def _spread_kernel(hidden, spread, n, d, BLOCK_N: tl.constexpr, BLOCK_D: tl.cons
 
 @triton.jit
 def _largest_kernel(spread, chosen, d, q, BLOCK_D: tl.constexpr):
-    """A program for each image. chosen [I, q] <- the channels of largest spread [I, d], ascending; ties to the lowest.
+    """One program per image. chosen [I, q] <- the channels of largest spread [I, d], ascending; ties to the lowest.
 
-    The q-th largest is found bit by bit: a float that is not negative orders as its bits do, NaN behind infinity.
+    Finds the q-th largest bit by bit: non-negative floats order like their bits, with NaN after infinity.
     """
     image = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK_D)
@@ -75,7 +75,7 @@ def _unit_kernel(hidden, chosen, unit, n, d, q, BLOCK_N: tl.constexpr, BLOCK_Q: 
 def screen_channels(hidden: Tensor, channels: int) -> Tensor:
     """Unit rows [I, N, q], float32, on each image's channels of highest variance, of `hidden` [I, N, d].
 
-    Of equally varying channels the lower index wins.
+    Among equally varying channels the lower index wins.
     """
     hidden = hidden.contiguous()
     images, n, d = hidden.shape
@@ -86,6 +86,6 @@ def screen_channels(hidden: Tensor, channels: int) -> Tensor:
     _largest_kernel[(images,)](spread, chosen, d, q, BLOCK_D=triton.next_power_of_2(d), num_warps=8)
     unit = torch.empty(images, n, q, dtype=torch.float32, device=hidden.device)
     width = triton.next_power_of_2(q)
-    height = max(1, 2048 // width)  # tokens for each program: a block of at most 2,048 numbers, unless rows are longer
+    height = max(1, 2048 // width)  # tokens per program: a block of at most 2,048 numbers, unless rows are longer
     _unit_kernel[(triton.cdiv(n, height), images)](hidden, chosen, unit, n, d, q, BLOCK_N=height, BLOCK_Q=width)
     return unit

@@ -1,1 +1,1 @@
-"""Tables for a terminal and pictures of what was kept."""
+"""Turns results into tables, pages and figures."""
