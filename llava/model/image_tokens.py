@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from llava.model.llava_config import AnyLlavaConfig
 from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, limited_grid, unpadded_region
-from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import Lines, Released, TokenLayout, VisualSpan
 from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_layout
 
 
@@ -134,7 +134,8 @@ def _cut(grid: Tensor, across: int, down: int) -> Tensor:
 def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageTokens:
     corner = torch.tensor([[float(side), side - 1.0]])
     features = torch.cat([base.features, newline.to(base.features)[None]])
-    return ImageTokens(features, TokenLayout(torch.cat([base.layout.coords, corner]), base.layout.diagonal))
+    coords = torch.cat([base.layout.coords, corner])
+    return ImageTokens(features, TokenLayout(coords, base.layout.diagonal, Lines.of(1, side**2)))
 
 
 def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: AnyLlavaConfig) -> tuple[int, int]:

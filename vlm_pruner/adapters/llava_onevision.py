@@ -18,7 +18,7 @@ from vlm_pruner.adapters.llava_next import pairs
 from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
 from vlm_pruner.geometry.anyres import limited_grid
 from vlm_pruner.geometry.fit import Fit
-from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.geometry.layout import Lines, TokenLayout
 
 
 class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
@@ -61,4 +61,4 @@ def _with_newline(layout: TokenLayout) -> TokenLayout:
     """`layout` plus one token, a step to the right of its last."""
     newline = layout.coords[-1:].clone()
     newline[:, -2] += 1
-    return TokenLayout(torch.cat([layout.coords, newline]), layout.diagonal)
+    return TokenLayout(torch.cat([layout.coords, newline]), layout.diagonal, Lines.of(1, len(layout)))

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlm_pruner.decoder import newlines
 from vlm_pruner.decoder.autocast import outside_autocast
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.deepstack import DeepStack
@@ -146,7 +147,7 @@ class Stage:
             for number, selection in chosen.items():
                 row, span = tasks[number].row, tasks[number].span
                 assert span is not None
-                merged = self.method.merge(tokens_of(call.hidden[row], span), selection)
+                merged = newlines.merge(self.method, tokens_of(call.hidden[row], span), selection)
                 now = new_positions[row].index_select(0, span.positions_of(selection.indices))
                 hidden[row].index_copy_(0, now, merged)
         run.tasks = [task.reduced(chosen.get(number), self.layer, new_positions) for number, task in enumerate(tasks)]
@@ -157,7 +158,7 @@ class Stage:
     def _choose(self, prefill: Prefill, run: Run) -> Choices:
         asked = [number for number, task in enumerate(run.tasks) if not task.keeps_all]
         if run.earlier is None:
-            selections = [self.method.choose(prefill.view(run.tasks[number])) for number in asked]
+            selections = [newlines.choose(self.method, run.tasks[number], prefill.view) for number in asked]
         else:
             selections = run.earlier[len(run.made)]
         run.made.append(selections)

@@ -25,6 +25,7 @@ class Task:
     kept:    the same tokens, counted within `image`, in the last stage's choice; None if all remain.
     shown:   long, the tokens of `image` that the attention mask does not hide; None if it hides none.
     steps:   (layer, visual tokens from it on) of each finished stage.
+    newlines_follow: whether newlines are kept with their lines, beside the budget (see `newlines.py`).
     """
 
     row: int
@@ -34,6 +35,12 @@ class Task:
     kept: Selection | None = None
     shown: Tensor | None = None
     steps: tuple[tuple[int, int], ...] = ()
+    newlines_follow: bool = False
+
+    @property
+    def countable(self) -> int:
+        """Tokens before the next stage that count towards its budget."""
+        return 0 if self.span is None else counted(self.span, self.newlines_follow)
 
     @property
     def remaining(self) -> int:
@@ -42,15 +49,15 @@ class Task:
 
     @property
     def budget(self) -> int:
-        return min(self.budgets[0], self.remaining)
+        return min(self.budgets[0], self.countable)
 
     @property
     def keeps_all(self) -> bool:
-        return self.budget == self.remaining
+        return self.budget == self.countable
 
     @property
     def keeps_all_to_the_end(self) -> bool:
-        return min(self.budgets) >= self.remaining
+        return min(self.budgets) >= self.countable
 
     @property
     def hides_now(self) -> bool:
@@ -123,23 +130,31 @@ class Task:
 def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task]:
     """Tasks in order of row and position. A span with fewer tokens than its budget keeps all of them."""
     tasks = []
-    stages = len(method.layers(depth))
+    stages, follow = len(method.layers(depth)), method.newlines == "of-kept-rows"
     for row, row_spans in enumerate(spans):
         if method.per_frame:
             row_spans = [frame for span in row_spans for frame in span.frames()]
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
+            tokens = counted(span, follow)
             if (number > 0 and method.released) or too_small(span, method):
-                budgets = (span.length,) * stages
+                budgets = (tokens,) * stages
             else:
-                budgets = method.budgets(span.length, depth, span.released.rounding)
+                budgets = method.budgets(tokens, depth, span.released.rounding)
             image = span.as_released() if method.released else span
-            tasks.append(Task(row, image, budgets, image))
+            tasks.append(Task(row, image, budgets, image, newlines_follow=follow))
     return tasks
 
 
 def too_small(image: VisualSpan, method: Pruner) -> bool:
     """Whether the image has fewer tokens than `method` should keep."""
-    return method.keep_tokens is not None and method.keep_tokens > image.length
+    follow = method.newlines == "of-kept-rows"
+    return method.keep_tokens is not None and method.keep_tokens > counted(image, follow)
+
+
+def counted(span: VisualSpan, newlines_follow: bool) -> int:
+    """Tokens of a span that count towards a budget: all, or all but newlines."""
+    lines = span.layout.lines if newlines_follow else None
+    return span.length - (0 if lines is None else int(lines.newlines.sum()))
 
 
 def check_inside(tasks: list[Task], rows: int, length: int) -> None:

@@ -12,11 +12,35 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Lines:
+    """Which tokens are newlines, and of which tokens.
+
+    newlines: bool [N]. rows: long [N], the line that a newline ends or that a token lies in; -1 for tokens of no line.
+    """
+
+    newlines: Tensor
+    rows: Tensor
+
+    def part(self, tokens: Tensor) -> Lines:
+        """Of some of the tokens, long [n]."""
+        return Lines(self.newlines[tokens], self.rows[tokens])
+
+    @classmethod
+    def of(cls, lines: int, length: int, *, before: int = 0) -> Lines:
+        """`before` tokens of no line, then lines of `length` tokens and a newline each."""
+        within = torch.arange(length + 1, device="cpu").repeat(lines)
+        rows = torch.arange(lines, device="cpu").repeat_interleave(length + 1)
+        none = torch.full((before,), -1, device="cpu")
+        return cls(torch.cat([none, within]) == length, torch.cat([none, rows]))
+
+
+@dataclass(frozen=True)
 class TokenLayout:
     """Coordinates of one image's or one video's N visual tokens.
 
     coords:   float [N, 2], (x, y) in token units; for a video [N, 3], (t, x, y) with frame number t.
     diagonal: the largest possible distance in the picture, in token units (D_max of the paper).
+    lines:    which tokens are newlines, if some are.
 
     Distances are measured within a frame only. While a frame has no kept token, its tokens are judged by content alone;
     from its first kept token, the kept set then grows outwards.
@@ -24,6 +48,7 @@ class TokenLayout:
 
     coords: Tensor
     diagonal: float
+    lines: Lines | None = field(default=None, repr=False, compare=False)
     _copies: dict[tuple[torch.device, torch.dtype], Tensor] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -73,7 +98,8 @@ class TokenLayout:
 
     def part(self, tokens: Tensor) -> TokenLayout:
         """The layout of some of the tokens, long [n]."""
-        return TokenLayout(self.coords[tokens.to(self.coords.device)], self.diagonal)
+        tokens = tokens.to(self.coords.device)
+        return TokenLayout(self.coords[tokens], self.diagonal, self.lines and self.lines.part(tokens))
 
 
 @dataclass(frozen=True)

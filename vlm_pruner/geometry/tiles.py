@@ -26,7 +26,7 @@ import math
 import torch
 from torch import Tensor
 
-from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.geometry.layout import Lines, TokenLayout
 
 RELEASED_SIDE = 24  # the released code assumes this grid for every picture
 
@@ -43,7 +43,8 @@ def unpadded_layout(side: int, rows: int, columns: int) -> TokenLayout:
         return TokenLayout.grid(side, side)
     tiles = TokenLayout.grid(rows, columns + 1).coords
     base = base_coords(side, rows, max(columns, 1))
-    return TokenLayout(torch.cat([base, tiles]), math.hypot(rows, columns))
+    lines = Lines.of(rows, columns, before=side**2)
+    return TokenLayout(torch.cat([base, tiles]), math.hypot(rows, columns), lines)
 
 
 def released_layout(tokens: int) -> TokenLayout:

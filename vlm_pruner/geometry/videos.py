@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.geometry.layout import Lines, TokenLayout
 
 NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
 
@@ -23,13 +23,16 @@ NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
 def video_layout(frames: int, side: int, newlines: str) -> TokenLayout:
     """The layout of a video; `newlines` is one of NEWLINE_POSITIONS."""
     grid = TokenLayout.video(frames, side, side)
-    time, rows = torch.arange(frames), torch.arange(side)
+    time, rows = torch.arange(frames, device="cpu"), torch.arange(side, device="cpu")
     if newlines == "grid":
-        places = torch.cartesian_prod(time, rows, torch.arange(side + 1))[:, [0, 2, 1]]
-        return TokenLayout(places.float(), grid.diagonal)
+        columns = torch.arange(side + 1, device="cpu")
+        places = torch.cartesian_prod(time, rows, columns)[:, [0, 2, 1]]
+        return TokenLayout(places.float(), grid.diagonal, Lines.of(frames * side, side))
     ends = {"frame": time, "one_token": time[-1:], "no_token": time[:0]}[newlines]
-    corners = torch.stack([ends, torch.full_like(ends, side), torch.full_like(ends, side - 1)], dim=1)
+    corners = torch.stack([ends, torch.full_like(ends, side), torch.full_like(ends, side - 1)], dim=1).float()
     if newlines == "frame":
         each = grid.coords.reshape(frames, side * side, 3)
-        return TokenLayout(torch.cat([each, corners[:, None].float()], dim=1).flatten(0, 1), grid.diagonal)
-    return TokenLayout(torch.cat([grid.coords, corners.float()]), grid.diagonal)
+        coords = torch.cat([each, corners[:, None]], dim=1).flatten(0, 1)
+        return TokenLayout(coords, grid.diagonal, Lines.of(frames, side * side))
+    lines = Lines.of(1, len(grid)) if len(corners) else None
+    return TokenLayout(torch.cat([grid.coords, corners]), grid.diagonal, lines)

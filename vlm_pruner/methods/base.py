@@ -15,6 +15,8 @@ from vlm_pruner.methods.view import View
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+NEWLINES = ("prunable", "of-kept-rows")
+
 _LAYER_BEFORE = {"attend", "text_keys"}  # needs that only the layer before the pruned one can supply
 
 
@@ -56,6 +58,9 @@ class Pruner:
     per_frame:       whether each frame of a video has that budget and is pruned on its own, instead of the whole video.
     renumber:        whether the remaining tokens get consecutive positions. By default they keep their own, which
                      preserves where a token was in the picture; several methods' published code renumbers.
+    newlines:        what becomes of newline tokens (LLaVA-NeXT, LLaVA-OneVision, LLaVA-Video). "prunable": chosen and
+                     counted like any other token. "of-kept-rows": neither chosen nor counted, but kept, in addition to
+                     the budget, where their line keeps a token, as public ports of several methods do.
 
     by_settings: whether a name and settings suffice to build the method, because all its fields are numbers and words.
     """
@@ -65,6 +70,7 @@ class Pruner:
     layer: int = 2
     per_frame: bool = field(default=False, kw_only=True)
     renumber: bool = field(default=False, kw_only=True)
+    newlines: str = field(default="prunable", kw_only=True)
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
@@ -74,6 +80,10 @@ class Pruner:
         _check_budget(self.reduction_ratio, self.keep_tokens)
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
+        if self.newlines not in NEWLINES:
+            raise PruningError(f"newlines={self.newlines!r} is not one of {', '.join(map(repr, NEWLINES))}")
+        if self.newlines != "prunable" and self.released:
+            raise PruningError(f"newlines={self.newlines!r}: the released code counts newlines; leave one of them out")
         if self.layer == 0 and self.released:
             raise PruningError(
                 "layer=0: the released code cannot prune before the first decoder layer; use layer=1 or up"

@@ -1,0 +1,55 @@
+"""Newline tokens that follow their lines: not chosen, not counted, and kept where their line keeps a token.
+
+For methods with `newlines="of-kept-rows"`. The method sees the other tokens only, and merges those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.decoder.tasks import Task
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.view import View
+
+
+@dataclass(frozen=True)
+class WithNewlines(Selection):
+    """A choice among `content`, long [n], the tokens that are no newlines, and the newlines that go with it.
+
+    chosen: the method's own selection, counted within `content`.
+    """
+
+    content: Tensor = field(kw_only=True)
+    chosen: Selection = field(kw_only=True)
+
+
+def choose(method: Pruner, task: Task, look: Callable[[Task], View]) -> Selection:
+    """What stays of an image, or of what is left of it. look: what the method sees of a task."""
+    if not task.newlines_follow or task.span is None or task.span.layout.lines is None:
+        return method.choose(look(task))
+    lines = task.span.layout.lines
+    content = (~lines.newlines).nonzero().squeeze(1)
+    shown = task.shown
+    if not task.steps:
+        shown = content if shown is None else shown[content]
+    chosen = method.choose(look(replace(task, span=task.span.part(content), shown=shown)))
+    device = chosen.indices.device
+    content, newlines, rows = content.to(device), lines.newlines.to(device), lines.rows.to(device)
+    kept = content[chosen.indices]
+    ends = (newlines & torch.isin(rows, rows[kept][rows[kept] >= 0])).nonzero().squeeze(1)
+    order = torch.cat([content[chosen.order], ends])
+    pivots = None if chosen.pivots is None else content[chosen.pivots]
+    return WithNewlines(order.sort().values, order, pivots=pivots, content=content, chosen=chosen)
+
+
+def merge(method: Pruner, tokens: Tensor, selection: Selection) -> Tensor:
+    """[R, d], what stays of an image's `tokens` [N, d], merged by the method; newlines as they are."""
+    if not isinstance(selection, WithNewlines):
+        return method.merge(tokens, selection)
+    merged = tokens[selection.indices]
+    places = torch.searchsorted(selection.indices, selection.content[selection.chosen.indices])
+    return merged.index_copy(0, places, method.merge(tokens[selection.content], selection.chosen).to(merged))
