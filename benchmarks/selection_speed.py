@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.reference import reference_prune
 from vlm_pruner import CentrifugalPruner, TokenLayout, __version__
+from vlm_pruner.geometry.videos import video_layout
 
 GIB = 2**30
 TOKEN_BATCHES = (1, 16)
@@ -44,6 +45,7 @@ TOKEN_BATCHES = (1, 16)
 class Size:
     """A picture of height x width tokens with `hidden` channels, of which `keep` stay, and the bars at this size.
 
+    frames: of a video whose rows end with newline tokens, which `width` includes.
     faster: minimum ratio of the reference's time to the library's; None if the reference cannot run.
     leaner: the same for peak memory. seconds, gib: maximum for one call of the library.
     """
@@ -56,10 +58,11 @@ class Size:
     leaner: float | None = None
     seconds: float | None = None
     gib: float | None = None
+    frames: int = 1
 
     @property
     def tokens(self) -> int:
-        return self.height * self.width
+        return self.frames * self.height * self.width
 
 
 SIZES = {
@@ -67,6 +70,7 @@ SIZES = {
     "llava-1.5": Size(24, 24, 4096, 64, faster=40),
     "llava-next": Size(48, 60, 4096, 320, faster=60, leaner=20),
     "large": Size(128, 128, 4096, 1820, seconds=2, gib=1),
+    "llava-video": Size(14, 15, 3584, 1492, seconds=0.5, gib=0.3, frames=64),
 }
 STANDARD = ("llava-1.5", "llava-next", "large")
 
@@ -145,7 +149,9 @@ def milliseconds(calls: list[Callable[[], object]], repeats: int) -> list[list[f
 
 def measure(size: Size, repeats: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
     """One row per token batch: median times in ms with their spread, peak memory in bytes, and the ratios."""
-    states, keys, layout = picture(size.height, size.width, size.hidden, seed)
+    states, keys, layout = picture(size.frames * size.height, size.width, size.hidden, seed)
+    if size.frames > 1:
+        layout = video_layout(size.frames, size.height, "grid")
     states, keys = states.to(dtype), keys.to(dtype)
 
     def prepared(token_batch: int) -> Callable[[], list[int]]:
