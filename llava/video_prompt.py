@@ -1,4 +1,4 @@
-"""What LLaVA-Video is told of a video: which of its frames, and one sentence that says when they are."""
+"""LLaVA-Video's input for a video: a sample of its frames, and one sentence with their times."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sample_frames(
 
 
 def time_instruction(seconds: float, times: Sequence[float]) -> str:
-    """The sentence in front of a question about a video of `seconds` whose frames are at `times`."""
+    """The sentence that precedes a question about a video of `seconds` with frames at `times`."""
     listed = ",".join(f"{time:.2f}s" for time in times)
     return (
         f"The video lasts for {seconds:.2f} seconds, and {len(times)} frames are uniformly sampled from it. "

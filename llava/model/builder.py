@@ -37,10 +37,10 @@ from llava.model.multimodal_encoder.siglip_encoder import SiglipImageProcessor
 from llava.model.tokenizer import load_tokenizer, mark_tokens
 
 Llava: TypeAlias = LlavaLlamaForCausalLM | LlavaQwenForCausalLM
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the second is all that transformers 5 writes
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # transformers 5 writes only the second
 ImageProcessor: TypeAlias = CLIPImageProcessorPil | SiglipImageProcessor
 
-CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that do not say
+CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that give none
 
 _CHECKPOINT_REMEDY = "check the path or download the checkpoint first"
 
@@ -57,7 +57,7 @@ class Source:
 
 
 def model_class(config: AnyLlavaConfig) -> type[Llava]:
-    """The class that a configuration is of."""
+    """The model class for a configuration."""
     return LlavaQwenForCausalLM if isinstance(config, LlavaQwenConfig) else LlavaLlamaForCausalLM
 
 
@@ -71,7 +71,7 @@ def load_model(
     device_map: str | dict[str, Any] | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
 ) -> Llava:
-    """The model from a checkpoint in the original or in transformers' layout, ready for inference.
+    """Loads a checkpoint in the original or in transformers' layout, ready for inference.
 
     vision_tower: folder or Hub name of a tower to use instead of the checkpoint's; a relative `mm_vision_tower` of the
     checkpoint itself is relative to the checkpoint. dtype: float16 on a GPU and float32 on a CPU unless given.
@@ -82,7 +82,7 @@ def load_model(
     source = open_checkpoint(model_path, vision_tower)
     tensors = collect_tensors(source)
     if device_map is None and torch.device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
-        device_map = {"": str(device)}  # straight to the device, without a whole copy in main memory
+        device_map = {"": str(device)}  # straight to the device, without a full copy in main memory
     model, info = model_class(source.config).from_pretrained(
         None,
         config=source.config,
@@ -103,7 +103,7 @@ def load_model(
 def load_pretrained_model(
     model_path: str | Path,
     model_base: str | None = None,
-    model_name: str | None = None,  # LLaVA's signature; a name decides nothing here
+    model_name: str | None = None,  # part of LLaVA's signature; the name has no effect here
     load_8bit: bool = False,
     load_4bit: bool = False,
     device_map: str | dict[str, Any] | None = None,
@@ -129,9 +129,7 @@ def load_pretrained_model(
         options["dtype"] = options.pop("torch_dtype")
     model = load_model(model_path, device=device, device_map=device_map, **options)
     if isinstance(model, LlavaQwenForCausalLM) and len(tokenizer) < model.config.vocab_size:
-        model.resize_token_embeddings(
-            len(tokenizer)
-        )  # as the original does: ids beyond the vocabulary are never answers
+        model.resize_token_embeddings(len(tokenizer))  # like the original: ids beyond the vocabulary are never answers
     return tokenizer, model, image_processor, _context_length(model.config)
 
 
@@ -157,8 +155,8 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
 def collect_tensors(source: Source) -> Tensors:
     """All tensors of the model under its own names, checked for completeness and shape.
 
-    The checkpoint's own tower wins over the tower's folder, unless the caller chose the folder; LLaVA on Qwen2 was
-    trained together with its tower, so there a folder gives the tower's sizes only.
+    The checkpoint's own tower takes precedence over the tower's folder, unless the caller chose the folder. LLaVA on
+    Qwen2 was trained together with its tower, so a folder supplies only the tower's sizes.
     """
     on_disk = read_weights(source.folder, "checkpoint") | read_trained_beside(source.folder)
     tensors = layouts.from_original(on_disk) if source.original_layout else layouts.from_transformers(on_disk)
@@ -178,9 +176,9 @@ def collect_tensors(source: Source) -> Tensors:
 
 
 def load_image_processor(source: Source) -> ImageProcessor:
-    """The tower's image processor (Pillow's arithmetic, as LLaVA's training used it), or the checkpoint's own.
+    """The tower's image processor (with Pillow's arithmetic, as in LLaVA's training), or the checkpoint's own.
 
-    SigLIP's is fixed: no file has a say in it.
+    SigLIP's is fixed: no file can change it.
     """
     vision = source.config.mm_vision_config or {}
     if vision.get("model_type") == "siglip_vision_model":
@@ -198,14 +196,14 @@ def load_image_processor(source: Source) -> ImageProcessor:
 
 
 def _check_processor(processor: CLIPImageProcessorPil, path: Path, source: Source) -> None:
-    """A picture that is not square must come out as large as the tower's."""
+    """Raises unless a non-square picture comes out in the tower's size."""
     side = (source.config.mm_vision_config or {}).get("image_size")
     if side is None:
         return
     remedy = "copy the preprocessor_config.json of the vision tower's own repository there"
     try:
         pixels = processor(images=Image.new("RGB", (side, 2 * side)), return_tensors="np")["pixel_values"]
-    except Exception as error:  # settings of any kind, read by code that is not ours
+    except Exception as error:  # arbitrary settings, read by code that is not ours
         raise CheckpointError(
             f"{path} does not describe a picture's processing ({first_line(error)}); {remedy}"
         ) from None
@@ -218,7 +216,7 @@ def _check_processor(processor: CLIPImageProcessorPil, path: Path, source: Sourc
 
 
 def _check_quantized(raw: dict[str, Any], folder: Path) -> None:
-    """A checkpoint that was saved quantised needs the library that quantised it."""
+    """Raises unless the library that quantised the checkpoint is installed."""
     quantization = raw.get("quantization_config")
     if not isinstance(quantization, dict):
         return
@@ -250,7 +248,7 @@ _TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's 
 
 
 def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None) -> Path | None:
-    """The tower's folder; None if the checkpoint describes its tower, or names a published one that it may hold."""
+    """The tower's folder; None if the checkpoint describes its tower, or names a published one that it may contain."""
     if chosen is not None:
         return find_folder(chosen, "vision tower", "check the path")
     if config.mm_vision_tower is None:

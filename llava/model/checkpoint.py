@@ -82,9 +82,9 @@ def read_weights(folder: Path, role: str) -> Tensors:
 
 
 def read_trained_beside(folder: Path) -> Tensors:
-    """What LoRA training trained in full, such as the projector, and left beside the merged weights.
+    """Reads tensors that LoRA training trained in full, such as the projector, and stored beside the merged weights.
 
-    The merged files hold these tensors as they were before the training, or not at all.
+    The merged files contain their values from before the training, or lack them.
     """
     path = folder / "non_lora_trainables.bin"
     if not path.is_file():
@@ -104,7 +104,7 @@ def _read_file(path: Path) -> Tensors:
 
 
 def _read_bin(path: Path) -> Tensors:
-    """A legacy pickle file, read with weights-only loading: it cannot run code."""
+    """Reads a legacy pickle file with weights-only loading, which cannot run code."""
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -131,7 +131,7 @@ def _download(name: str, role: str, remedy: str) -> Path:
         folder = Path(snapshot_download(name, allow_patterns=[*small, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*small, "*.bin"]))
-    except Exception as error:  # the client raises many kinds: offline, not found, gated, timed out
+    except Exception as error:  # the client raises many kinds of error: offline, not found, gated, timed out
         reason = first_line(error)
         raise CheckpointError(f"{role} {name} is no folder and not on the Hub ({reason}); {remedy}") from None
     return folder

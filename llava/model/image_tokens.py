@@ -18,7 +18,7 @@ from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_lay
 class ImageTokens:
     """features: [N, d], ready to be spliced into the sequence. layout: coordinates of the same N tokens.
 
-    released_layout: where the released code believes them to be, if that is elsewhere.
+    released_layout: the coordinates that the released code assumes, if they differ.
     """
 
     features: Tensor
@@ -139,7 +139,7 @@ def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageToken
 
 
 def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: AnyLlavaConfig) -> tuple[int, int]:
-    """Tiles (across, down), checked against the number of tiles that were given."""
+    """Tiles (across, down), checked against the number of tiles in `features`."""
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if across * down != features.shape[0] - 1:
         raise ValueError(

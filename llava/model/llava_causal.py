@@ -1,4 +1,4 @@
-"""What LLaVA adds to a language model: pictures, videos and text in, logits or new tokens out."""
+"""LLaVA on top of a language model: pictures, videos and text in, logits or new tokens out."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vlm_pruner.decoder.cache_names import with_cache
 from vlm_pruner.decoder.refusals import counting_positions
 from vlm_pruner.geometry.layout import VisualSpan
 
-# Arguments that speak of the prompt's pictures: a generation's first forward call needs them, later ones must not.
+# The prompt's pictures: the first forward call of a generation needs them, later ones must not get them.
 _PREFILL_ONLY = ("images", "image_sizes", "modalities", "visual_spans", *PIXELS)
 
 
 class LlavaMetaForCausalLM(nn.Module):
-    """Goes before a transformers ...ForCausalLM in a class's bases; the model in `model` is a `LlavaMetaModel`.
+    """Precedes a transformers ...ForCausalLM in a class's bases; the model in `model` is a `LlavaMetaModel`.
 
-    Two ways to give pictures and videos, for `forward` and `generate` alike:
+    Pictures and videos can be passed in two ways, to `forward` and `generate` alike:
 
     - LLaVA's: one id -200 for each in `input_ids`, and `images`; for AnyRes also `image_sizes` as (width, height), and
       with videos `modalities`; see `encode_images`. `generate` returns the new tokens only.
@@ -32,7 +32,7 @@ class LlavaMetaForCausalLM(nn.Module):
     """
 
     def build(self, config: AnyLlavaConfig, model: LlavaMetaModel) -> None:
-        """For constructors. They go past the ...ForCausalLM's own, which would build a second, plain decoder."""
+        """For constructors, which skip the ...ForCausalLM's own: that would build a second, plain decoder."""
         self.model = model
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -47,7 +47,7 @@ class LlavaMetaForCausalLM(nn.Module):
     def encode_images(
         self, images: Images, image_sizes: ImageSizes | None = None, modalities: Modalities | None = None
     ) -> list[Tensor]:
-        """Each picture's or video's embeddings, [N, d], as they stand in the sequence."""
+        """Each picture's or video's embeddings, [N, d], in the order of the sequence."""
         return [item.features for item in encode_images(self.model, images, image_sizes, modalities)]
 
     def forward(
@@ -70,8 +70,8 @@ class LlavaMetaForCausalLM(nn.Module):
         """The language model's `forward`, with pictures; logits are [B, T, vocabulary] over the spliced sequence.
 
         cache: the key-value cache, which may also be called `past_key_values`, whichever transformers is installed.
-        logits_to_keep: logits of so many last positions only. Named because `generate` reads the signature, and asks
-        for the last position's alone where it can: those of a whole prompt take 2 % of a 7B's prefill, and 40 MB.
+        logits_to_keep: compute logits for only this many last positions. Named because `generate` reads the signature
+        and, if it can, asks for the last position alone: a whole prompt's logits take 2 % of a 7B's prefill, and 40 MB.
         """
         kwargs["logits_to_keep"] = logits_to_keep
         by_position = counting_positions(kwargs)
@@ -126,7 +126,7 @@ class LlavaMetaForCausalLM(nn.Module):
             return super().generate(input_ids, **kwargs)
         _refuse_without_cache(kwargs)
         prompt = prepare_prompt(
-            # Left, whatever the configuration says: new tokens are appended on the right.
+            # Left, whatever the configuration says, because new tokens are appended on the right.
             self.model,
             input_ids,
             kwargs.pop("attention_mask", None),
@@ -150,7 +150,7 @@ class LlavaMetaForCausalLM(nn.Module):
         visual_spans: list[list[VisualSpan]] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Beams repeat every row of the batch; transformers repeats tensors, and pictures must follow their rows."""
+        """Beams repeat every row of the batch. transformers repeats tensors; this repeats pictures with their rows."""
         pictures = {}
         if expand_size > 1 and input_ids is not None:
             given = {name: kwargs.pop(name) for name in ("image_sizes", *PIXELS) if kwargs.get(name) is not None}
@@ -163,7 +163,7 @@ class LlavaMetaForCausalLM(nn.Module):
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
-        # Named because transformers reads the signature to learn whether a model can start from embeddings.
+        # Named because transformers reads the signature to find out whether a model can start from embeddings.
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool = False,
         **kwargs: Any,
@@ -176,7 +176,7 @@ class LlavaMetaForCausalLM(nn.Module):
 
 
 def _has_image_ids(input_ids: Tensor) -> bool:
-    # Looking at the ids waits for the device, which a decoding step of one token must not.
+    # Reading the ids waits for the device, which a one-token decoding step must not do.
     return input_ids.shape[1] > 1 and bool((input_ids == IMAGE_TOKEN_INDEX).any())
 
 

@@ -1,8 +1,8 @@
-"""Every arm answers every question once: as fast as the cores allow, or timed.
+"""Lets every arm answer every question once: as fast as the cores allow, or timed.
 
-Untimed, all arms answer a batch before the next one begins, because they share the pictures' features and, where they
-prune behind the same layers, what these make of the prompts (`replay`). Several processes take batches in turn; one of
-them writes. Timed, nothing is shared and the arms take turns, so that a slow minute of the machine meets all alike.
+Untimed, all arms answer a batch before the next one starts, because they share the pictures' features and, if they
+prune after the same layers, those layers' output (`replay`). Several processes take batches in turn; one of them
+writes. Timed, arms share nothing and take turns, so that a slow minute of the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Worker:
-    """How a process gets its model. threads: torch's; None leaves the number alone."""
+    """How a process loads its model. threads: torch's; None leaves the number unchanged."""
 
     checkpoint: Path
     device: str
@@ -58,7 +58,7 @@ def rounds_of(
     first: int = 0,
     prefixes: bool = False,
 ) -> list[Round]:
-    """What the records lack. An arm that answered part of a batch answers all of it again."""
+    """The rounds that the records lack. An arm that answered part of a batch answers all of it again."""
     done = {(r["arm"], r["question_id"]) for r in records if r["benchmark"] == benchmark}
     rounds = []
     for turn, batch in enumerate(batches, start=first):
@@ -69,7 +69,7 @@ def rounds_of(
 
 
 def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
-    """The records of one round, arm by arm, with the first layers computed once."""
+    """Answers one round, arm by arm, with the first layers computed once."""
     depth = max((arm.method.layer for arm in one.arms if arm.method is not None), default=0)
     with Replay(answerer.model.get_model(), depth, one.prefixes):
         return [record for arm in one.arms for record in _records(answerer, one, arm)]
@@ -81,7 +81,7 @@ def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False)
 
 
 def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: bool) -> Record:
-    """One answer. kept: in order of selection, counted within the picture; None for the dense model."""
+    """The record of one answer. kept: in order of selection, counted within the picture; None if dense."""
     costs = {"seconds": reply.seconds, "kv_bytes": reply.kv_bytes} if timed else {}
     return {
         "arm": arm.key,
@@ -97,7 +97,7 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
 
 
 def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None:
-    """Why the arm cannot run on this model, found by asking it; None if it can."""
+    """Why the arm cannot run on this model, found by trying; None if it can."""
     try:
         answerer.answer([question], arm.method_for(0))
     except PruningError as error:
@@ -108,7 +108,7 @@ def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None
 def run(
     worker: Worker, answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, processes: int, advance: Advance
 ) -> None:
-    """Answer the rounds. Records reach the journal when a round is done."""
+    """Answers the rounds. Records reach the journal when a round is done."""
     done = (answer(answerer, one) for one in rounds) if processes == 1 else _in_parallel(worker, rounds, processes)
     for records in done:
         journal.write(records)
@@ -116,7 +116,7 @@ def run(
 
 
 def run_timed(answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, advance: Advance) -> None:
-    """Answer the rounds with no arm always first. The very first call, which pays for set-up, is not counted."""
+    """Answers the rounds with rotating order of arms. The very first call, which pays for set-up, does not count."""
     for number, one in enumerate(rounds):
         if number == 0:
             answerer.answer(one.batch, None)

@@ -37,11 +37,11 @@ Plan = Callable[[ModelFacts, Refusal], tuple[list[Arm], list[NotRun]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """How the experiment runs and how it is judged.
+    """How to run and judge the experiment.
 
-    batch_size: prompts at once. processes: None for one per core, four at most.
+    batch_size: prompts at once. processes: None means one per core, at most four.
     prefixes: questions about one picture share it in every layer, which costs exactness to float rounding (`replay`).
-    timed: arms take turns, share nothing, and run in one process, so that their times can be compared.
+    timed: arms take turns, share nothing and run in one process, so that their times are comparable.
     answerable: judge only the kinds of question that the dense model answers better than a fixed answer would.
     """
 
@@ -66,7 +66,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One that has run. left_out: kinds of question that were not judged. measured: by arm's key, if timed."""
+    """A finished experiment. left_out: kinds of question not judged. measured: by arm's key, if timed."""
 
     settings: Settings
     answerer: LlavaAnswerer
@@ -90,12 +90,12 @@ class Experiment:
         return time.perf_counter() - self.started
 
     def finish(self) -> None:
-        """Everything is reported: the same command starts anew."""
+        """Marks the run as reported: the same command then starts over."""
         self.journal.path.replace(self.settings.out / "answers.jsonl")
 
 
 def at_least_1(**values: int | None) -> None:
-    """Raises ValueError that names the flag of a value below 1."""
+    """Raises a ValueError that names the flag of any value below 1."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
@@ -104,9 +104,9 @@ def at_least_1(**values: int | None) -> None:
 def run(
     settings: Settings, benchmarks: Sequence[QuestionSet], plan: Plan, described: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """Load the model, let every arm answer every question that the journal lacks, and judge.
+    """Loads the model, lets every arm answer every question that the journal lacks, and judges.
 
-    described: joins the journal's header. A journal with another header is set aside.
+    described: added to the journal's header. A journal with a different header is set aside.
     """
     started = time.perf_counter()
     check_device(settings.device)
@@ -128,7 +128,7 @@ def run(
 
 
 def _describe(settings: Settings, arms: Iterable[Arm], benchmarks: Iterable[QuestionSet]) -> dict[str, Any]:
-    """Everything that decides the answers."""
+    """Describes everything that affects the answers."""
     return {
         "model": shown(settings.model),
         "weights_sha256": weights_sha256(settings.model),
@@ -174,7 +174,7 @@ def _answer(
 
 
 def _processes(settings: Settings) -> int:
-    """By default one for each core that torch would use, up to four: a small model's batches do not fill threads."""
+    """By default one per core that torch would use, up to four: a small model's batches do not fill several threads."""
     if settings.timed:
         return 1
     fitting = 1 if settings.device != "cpu" else min(MOST_PROCESSES, torch.get_num_threads())

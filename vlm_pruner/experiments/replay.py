@@ -77,7 +77,7 @@ class Replay:
         self.forget()
 
     def _remembering(self, number: int, layer: Any, forward: Forward) -> Forward:
-        @wraps(forward)  # whoever looks at a layer's arguments sees its own
+        @wraps(forward)  # so that its signature is the layer's own
         def remembering(hidden_states: Tensor, **kwargs: Any) -> Tensor:
             cache = cache_of(kwargs)
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):

@@ -19,7 +19,7 @@ class LlavaQwenModel(LlavaMetaModel, VLMPruner):
 
 
 class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
-    """LLaVA with a `VLMPruner` decoder in `model`. See `LlavaMetaForCausalLM` for the two ways to give pictures."""
+    """LLaVA with a `VLMPruner` decoder in `model`. See `LlavaMetaForCausalLM` for the two ways to pass pictures."""
 
     config_class = LlavaQwenConfig
     _no_split_modules = ("Qwen2DecoderLayer", "SiglipEncoderLayer", "CLIPEncoderLayer")

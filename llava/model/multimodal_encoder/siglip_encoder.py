@@ -1,4 +1,4 @@
-"""The SigLIP vision tower: pictures in, its last layer's features out; and the fixed processing of its pictures."""
+"""The SigLIP vision tower, which turns pictures into its last layer's features, and its fixed image processing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchFeature, SiglipVisionConfig, SiglipVisionModel
 
-# The original code's defaults, which are those of google/siglip-so400m-patch14-384; a tower's config.json overrides
-# them one by one.
+# The original code's defaults, from google/siglip-so400m-patch14-384; a tower's config.json overrides each.
 DEFAULTS: dict[str, Any] = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -29,7 +28,7 @@ _MEAN = _STD = 0.5
 class SiglipImageProcessor:
     """Scales pictures to the tower's square, whatever their shape, and their values to [-1, 1].
 
-    LLaVA's code fixes this processing; a checkpoint's preprocessor_config.json has no say in it.
+    LLaVA's code fixes this processing; a checkpoint's preprocessor_config.json is ignored.
     """
 
     def __init__(self, side: int) -> None:
@@ -69,9 +68,9 @@ def _picture(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
 
 
 class SiglipVisionTower(nn.Module):
-    """A SigLIP vision model without its last layer, whose features are taken before its final LayerNorm.
+    """A SigLIP vision model without its last layer; features come from before the final LayerNorm.
 
-    That is how LLaVA trains on it, whatever mm_vision_select_layer and mm_vision_select_feature are.
+    LLaVA trains on it that way, regardless of mm_vision_select_layer and mm_vision_select_feature.
     """
 
     def __init__(self, vision_config: dict[str, Any]) -> None:
@@ -85,7 +84,7 @@ class SiglipVisionTower(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
-        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)  # a level that newer versions dropped
+        tower = getattr(self.vision_tower, "vision_model", self.vision_tower)  # a level that newer versions removed
         embeddings = tower.embeddings(images.to(self.device, self.dtype))
         return tower.encoder(inputs_embeds=embeddings).last_hidden_state
 
