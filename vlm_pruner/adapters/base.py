@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn
 
 from vlm_pruner.adapters.clip_tower import ClipTower
@@ -156,6 +157,59 @@ def placeholder_positions(places: list[list[int]], sizes: list[int]) -> list[lis
             images.append(left[:size])
             left = left[size:]
     return rows
+
+
+def tokens_by_size(call: dict[str, Any], pixels: int) -> list[int]:
+    """Visual tokens of the call's pictures of any size. pixels: of a token's height and width."""
+    features = encoded(call, "image")
+    if features is not None:
+        return [len(tokens) for tokens in features]
+    if call.get("pixel_values") is None or call.get("image_sizes") is None:
+        return []
+    sizes: list[int] = (torch.as_tensor(call["image_sizes"]) // pixels).prod(dim=-1).tolist()
+    return sizes
+
+
+def lay_out_rows(call: dict[str, Any], token_id: int, sizes: list[int]) -> list[list[VisualSpan]]:
+    """Spans per row of pictures whose rows of tokens each end with a word, as the prompts of Pixtral's tower have it.
+
+    sizes: visual tokens of the call's pictures, in order.
+    """
+    if not sizes:
+        return lay_out(call, {})
+    where = placeholders(call, token_id)
+    check_not_cut(call, where)
+    rows = placeholder_positions(where, sizes)
+    return lay_out(call, {token_id: [_grid(picture) for row in rows for picture in row]})
+
+
+def _grid(where: list[int]) -> TokenLayout:
+    """Of the picture at positions `where` [N]: a row ends where the positions break off."""
+    rows = runs(where)
+    if len(set(rows)) != 1:
+        raise PruningError(
+            f"the {len(where)} placeholders of a picture do not form rows of {rows[0]}; give the prompt as the "
+            "processor returns it, with a break after every row"
+        )
+    return TokenLayout.grid(len(rows), rows[0])
+
+
+def has_class_token(tower: nn.Module) -> bool:
+    """Whether a vision tower puts a token before its patches, as CLIP does and SigLIP and Pixtral do not."""
+    embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
+    return hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token")
+
+
+def check_one_token_a_patch(model: nn.Module, tower: nn.Module) -> None:
+    """Raises PruningError if the model takes more or fewer features from its tower than one for each patch."""
+    strategy = model.config.vision_feature_select_strategy
+    wanted = "default" if has_class_token(tower) else "full"
+    if strategy != wanted:
+        what = "adds the class token, which has no place in" if wanted == "default" else "leaves out a patch of"
+        raise PruningError(
+            f"vision_feature_select_strategy={strategy!r} with {type(tower).__name__} {what} the picture; pruning "
+            f"needs {wanted!r}"
+        )
 
 
 def runs(positions: Sequence[int]) -> list[int]:

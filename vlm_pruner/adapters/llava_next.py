@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from vlm_pruner.adapters.base import Adapter, encoded, lay_out, named_arguments
+from vlm_pruner.adapters.base import Adapter, check_one_token_a_patch, encoded, lay_out, named_arguments
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.fit import Fit, Size
 from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
@@ -19,21 +19,11 @@ from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 
 
 class LlavaNextAdapter(Adapter):
-    """LlavaNextForConditionalGeneration, and the LlavaNextModel inside it.
-
-    select_strategy: the vision_feature_select_strategy that yields the tower's patches and nothing else.
-    """
-
-    select_strategy: ClassVar[str] = "default"  # leaves out CLIP's class token
+    """LlavaNextForConditionalGeneration, and the LlavaNextModel inside it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        strategy = model.config.vision_feature_select_strategy
-        if strategy != self.select_strategy:
-            raise PruningError(
-                f"vision_feature_select_strategy={strategy!r} does not give one token per position in the "
-                f"picture; pruning needs {self.select_strategy!r}"
-            )
+        check_one_token_a_patch(model, self.entry.vision_tower)
         vision = model.config.vision_config
         self._side = vision.image_size // vision.patch_size
 

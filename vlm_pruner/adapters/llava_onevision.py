@@ -8,7 +8,7 @@ each ends with one newline, one step to the right of the last token.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from vlm_pruner.geometry.layout import Lines, TokenLayout
 
 class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
     """LlavaOnevisionForConditionalGeneration, and the LlavaOnevisionModel inside it."""
-
-    select_strategy: ClassVar[str] = "full"  # SigLIP has no class token to leave out
 
     def fit(self, layout: TokenLayout) -> Fit:
         without_newline = TokenLayout(layout.coords[:-1], layout.diagonal)

@@ -70,8 +70,18 @@ def _check_positions(decoder: nn.Module, method: Pruner, layers: tuple[int, ...]
             f"{'renumber=True' if method.renumber else 'layer=0'}: {name} counts positions along "
             "three axes, and by the first layer's cache; use renumber=False, and layer=1 or higher"
         )
-    if method.renumber and not isinstance(getattr(decoder, "rotary_emb", None), nn.Module):
-        raise PruningError(f"renumber=True: {name} has no `rotary_emb` to ask for other positions; use renumber=False")
+    if method.renumber and not _turns_by_positions(getattr(decoder, "rotary_emb", None)):
+        raise PruningError(
+            f"renumber=True: {name} has no `rotary_emb` that gives the phases of position ids alone; use renumber=False"
+        )
+
+
+def _turns_by_positions(rotary: Any) -> bool:
+    """Whether it is a rotary embedding called with hidden states and position ids, and nothing else."""
+    if not isinstance(rotary, nn.Module):
+        return False
+    wanted = [one for one in inspect.signature(rotary.forward).parameters.values() if one.default is one.empty]
+    return "position_ids" in inspect.signature(rotary.forward).parameters and len(wanted) <= 2
 
 
 def _rotary(decoder: nn.Module) -> dict[str, Any]:
