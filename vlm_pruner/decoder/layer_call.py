@@ -13,7 +13,7 @@ from vlm_pruner.decoder.masks import LayerMask
 
 @dataclass(frozen=True)
 class LayerCall:
-    """Layer `index` as its pre-hook sees it: its cache does not hold the new tokens yet."""
+    """The layer numbered `index`, as a pre-hook meets it."""
 
     layer: nn.Module
     index: int
@@ -35,10 +35,6 @@ class LayerCall:
     @property
     def cache(self) -> Any:
         return cache_of(self.kwargs)
-
-    def past(self) -> int:
-        """Number of tokens in the layer's cache."""
-        return 0 if self.cache is None else int(self.cache.get_seq_length(self.index))
 
     def mask(self, past: int, prompts: Tensor | None = None) -> LayerMask:
         """The layer's mask. past: keys that precede this call's in it. prompts: see LayerMask."""

@@ -87,6 +87,8 @@ class DecoderPruning:
     context closes finishes pruned.
     """
 
+    _entered_at_decoder = False  # whether the decoder's own `forward` is where this is opened or announced
+
     def __init__(
         self, decoder: nn.Module, method: Pruner, *, tower: ClipTower | None = None, fit: FitOf | None = None
     ) -> None:
@@ -199,7 +201,8 @@ class DecoderPruning:
         """(module, pre-hook) pairs. Only necessary ones: any hook makes its module slower to call."""
         first, layers = min(self._stages), list(self.decoder.layers)
         hooks: list[tuple[nn.Module, Call]] = []
-        hooks.append((self.decoder, self._before_decoder))  # does not run if opened inside the decoder's own forward
+        if not self._entered_at_decoder:
+            hooks.append((self.decoder, self._before_decoder))
         if (FROM_FIRST_LAYER | FROM_QUESTION) & self.method.needs:
             hooks.append((layers[0], self._before_layer_0))
         deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
@@ -381,6 +384,7 @@ class Pruning(DecoderPruning):
         adapter.check(method)
         self.model = model
         self._adapter = adapter
+        self._entered_at_decoder = adapter.entry is self.decoder
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise PruningError("a pruning context cannot be copied or pickled: make one with vlm_pruner.prune")
@@ -404,6 +408,8 @@ class Pruning(DecoderPruning):
         by_position, self._thread.by_position = self._thread.by_position, None
         with self.running():
             self.expect(self._adapter.spans(args, kwargs), by_position, kwargs)
+            if self._entered_at_decoder:
+                args, kwargs = (), self.arguments(named_arguments(self.decoder, args, kwargs))
             return forward(*args, **kwargs)
 
     def _around_model(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -39,8 +39,9 @@ Choices = dict[int, Selection]  # task number -> the tokens that stay
 class Run:
     """The state of one forward call of the decoder, shared by its hooks.
 
-    tasks:     the images, with what is left of each. prefill: whether this call is a prefill, not a decoding step.
-    length:    tokens per row that entered the decoder, padding included; None before the first stage.
+    tasks:     images, and what is left of each. prefill: whether this call is one, and not a step of decoding.
+    length:    tokens that entered the decoder, in each row, padding included; None before the first stage.
+    cached:    tokens that its first layer held before.
     tap:       keys of the layer before the next stage. before, first: the calls of that layer and of layer 0, for
                methods that need them.
     arguments: replacements for the decoder's arguments to its layers, by name.
@@ -52,6 +53,7 @@ class Run:
     tasks: list[Task] = field(default_factory=list)
     prefill: bool = False
     length: int | None = None
+    cached: int = 0
     tap: KeyTap | None = None
     before: LayerCall | None = None
     first: LayerCall | None = None
@@ -95,7 +97,7 @@ class Stage:
         state = self.caches.recall(call.cache, rows=rows, full=full, held=held)
         run.prefill = bool(run.tasks) or full == 0
         if run.length is None:
-            run.length = length
+            run.length, run.cached = length, full if self.layer else held
         tap = self._take_tap(call, run)
         if tap is None and state is None:  # nothing to drop now, nothing dropped before: leave the decoder alone
             run.tasks = [task.skipped(self.layer) for task in run.tasks]
@@ -138,7 +140,9 @@ class Stage:
     def _drop(self, call: LayerCall, mask: LayerMask, tap: KeyTap, run: Run) -> tuple[LayerCall, Packing]:
         """The call on the short sequence of merged hidden states, and its packing."""
         run.tasks = tasks = [task.without(mask.hidden_tokens(task.row)) for task in run.tasks]
-        prefill = Prefill(self.decoder, self.method, tasks, call, mask, tap, run.before, run.first, self.tower)
+        prefill = Prefill(
+            self.decoder, self.method, tasks, call, mask, run.cached, tap, run.before, run.first, self.tower
+        )
         run.before = None
         with outside_autocast(call.hidden):
             chosen = self._choose(prefill, run)
@@ -226,14 +230,15 @@ def pack(tasks: list[Task], chosen: Choices, padding: list[int], like: Tensor) -
         keep[row, :count] = False
     for number, task in enumerate(tasks):
         selection = chosen.get(number)
-        if selection is not None or task.hides_now:
+        if selection is not None or task.whole is not None:
             counts[task.row] -= _take_out(keep[task.row], task, selection, padding[task.row])
     return Packing.of(keep, counts)
 
 
 def _take_out(keep: Tensor, task: Task, selection: Selection | None, padding: int) -> int:
-    """Sets `keep` [T] to the chosen tokens of an image. Returns how many tokens that drops, padding aside."""
-    whole = task.image if task.hides_now or task.span is None else task.span
+    """Sets `keep` [T] to the chosen tokens of an image. Returns how many tokens go beside the row's padding."""
+    whole = task.whole or task.span
+    assert whole is not None
     keep[whole.index(keep.device)] = False
     gone = whole.length if not padding else int((whole.positions() >= padding).sum())
     if task.span is None:

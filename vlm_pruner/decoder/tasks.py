@@ -24,8 +24,8 @@ class Task:
     span:    its remaining tokens in the current sequence, while stages remain; None if no token remains.
     kept:    the same tokens, counted within `image`, in the last stage's choice; None if all remain.
     shown:   long, the tokens of `image` that the attention mask does not hide; None if it hides none.
-    steps:   (layer, visual tokens from it on) of each finished stage.
-    newlines_follow: whether newlines are kept with their lines, beside the budget (see `newlines.py`).
+    whole:   at the stage that drops hidden tokens, whatever is chosen: `span` with them.
+    steps:   (layer, visual tokens from there on) of each stage that is done.
     """
 
     row: int
@@ -34,6 +34,7 @@ class Task:
     span: VisualSpan | None
     kept: Selection | None = None
     shown: Tensor | None = None
+    whole: VisualSpan | None = None
     steps: tuple[tuple[int, int], ...] = ()
     newlines_follow: bool = False
 
@@ -59,11 +60,6 @@ class Task:
     def keeps_all_to_the_end(self) -> bool:
         return min(self.budgets) >= self.countable
 
-    @property
-    def hides_now(self) -> bool:
-        """Whether the next stage is the first, and drops tokens that the mask hides, whatever is chosen."""
-        return self.shown is not None and not self.steps
-
     def skipped(self, layer: int) -> Task:
         """The task after a stage before `layer` that left the sequence unchanged."""
         return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.remaining)))
@@ -71,15 +67,15 @@ class Task:
     def without(self, hidden: Tensor | None) -> Task:
         """The task without the tokens that the attention mask hides. hidden: bool [T] of the row's tokens; None: none.
 
-        Only before the first stage, which drops hidden tokens for good.
+        At the first stage that drops tokens: what is hidden is gone afterwards.
         """
-        if hidden is None or self.steps or self.span is None:
+        if hidden is None or self.kept is not None or self.span is None:
             return self
         shown = (~hidden[self.span.positions()]).nonzero().squeeze(1)
         if len(shown) == self.span.length:
             return self
         span = self.span.part(shown) if len(shown) else None
-        return replace(self, span=span, kept=Selection(shown, shown), shown=shown)
+        return replace(self, span=span, kept=Selection(shown, shown), shown=shown, whole=self.span)
 
     def reduced(self, selection: Selection | None, layer: int, new_positions: Tensor) -> Task:
         """The task after a stage. selection: None if all is kept.
@@ -89,7 +85,7 @@ class Task:
         """
         count = self.remaining if selection is None else len(selection.indices)
         kept = self.kept if selection is None else self._within_image(selection)
-        done = replace(self, budgets=self.budgets[1:], kept=kept, steps=(*self.steps, (layer, count)))
+        done = replace(self, budgets=self.budgets[1:], kept=kept, whole=None, steps=(*self.steps, (layer, count)))
         if not done.budgets or self.span is None:
             return done
         indices = torch.arange(count, device="cpu") if selection is None else selection.indices.cpu()

@@ -111,11 +111,11 @@ class TowerTap(threading.local):
         self._seen["states"] = output[0] if isinstance(output, tuple) else output
 
     def _note_projected(self, projector: nn.Module, args: Any, projected: Tensor) -> None:
-        if self._used:
-            self._pictures, self._used = [], False
         states, entered, last = (self._seen.get(name) for name in ("states", "entered", "last"))
         if states is None or entered is None or last is None or len(states) != len(projected):
-            return  # not the pictures just encoded
+            return  # not the pictures that the tower has just encoded: a method projects rows of its own
+        if self._used:
+            self._pictures, self._used = [], False
         parts = zip(states, projected, entered, last, strict=True)
         self._pictures += [TowerOutput(self.tower, *part) for part in parts]
         self._seen = {}

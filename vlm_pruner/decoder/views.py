@@ -15,6 +15,7 @@ from vlm_pruner.decoder.autocast import Autocast
 from vlm_pruner.decoder.decoders import final_norm
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.masks import LayerMask
+from vlm_pruner.decoder.positions import prompts_of
 from vlm_pruner.decoder.tasks import Task, tokens_of
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
@@ -34,9 +35,9 @@ FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "atten
 class Prefill:
     """A prefill at the moment of choice: the batch before the pruned layer, with its images.
 
-    tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask. tap: the keys of the layer
-            before. before, first: the calls of that layer and of layer 0, if the method needs them. tower: the vision
-            tower's recordings, if the method needs them.
+    tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask.
+    full:   tokens that layer 0 had cached. tap: the keys of the layer before. before, first: the calls of that layer
+            and of layer 0, if the method needs them. tower: what the vision tower has seen, likewise.
     """
 
     decoder: nn.Module
@@ -44,6 +45,7 @@ class Prefill:
     tasks: list[Task]
     now: LayerCall
     mask: LayerMask
+    full: int
     tap: KeyTap
     before: LayerCall | None
     first: LayerCall | None
@@ -129,7 +131,7 @@ class PrefillView(View):
     def text_embeddings(self) -> Tensor:
         first, row = self._first("text_embeddings"), self._task.row
         spans = [one.image for one in self._prefill.tasks if one.row == row]
-        mask = first.mask(self._prefill.mask.past, self._prefill.mask.prompts)
+        mask = first.mask(self._prefill.full, prompts_of(first, self._prefill.decoder.config._attn_implementation))
         return self._here(first.hidden[row], self._prefill.text_after(row, self._task.image, spans, mask))
 
     @cached_property

@@ -34,5 +34,5 @@ class FastVPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        order = attention_order(view.attend(torch.tensor([-1])), view.budget)
+        order = attention_order(view.attend(torch.tensor([-1], device="cpu")), view.budget)
         return Selection.of(order)

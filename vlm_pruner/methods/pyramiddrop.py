@@ -77,5 +77,5 @@ class PyramidDropPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        order = attention_order(view.attend_next(torch.tensor([-1])), view.budget)
+        order = attention_order(view.attend_next(torch.tensor([-1], device="cpu")), view.budget)
         return Selection.of(order)

@@ -93,6 +93,6 @@ class QuestionResidualPruner(ResidualPruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        looked = view.attend_next(torch.arange(len(view.text_hidden))).mean(dim=(0, 1))
+        looked = view.attend_next(torch.arange(len(view.text_hidden), device="cpu")).mean(dim=(0, 1))
         weight = (looked / looked.max().clamp(min=torch.finfo(looked.dtype).tiny) + UNSEEN) ** self.attention
         return self._select(view.hidden, weight, view.budget)
