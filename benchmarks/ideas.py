@@ -5,7 +5,7 @@
     python benchmarks/ideas.py tune3   --scenes 40 --budgets 16,8 --split tune
 
 `suites.py` says what each suite compares. Scenes of the splits differ; what is chosen on "tune" is reported on "test".
-A run that was stopped goes on where it was. The last line is the path of a JSON document; tables lie beside it as .md.
+A stopped run resumes. The last line is the path of a JSON document; tables are beside it as .md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/prefill_parts.py --model playground/mini/checkpoint [--rounds 20]
 
-The layers are also called one after the other on random states, dense and shortened, with no pruning code at all: the
+The layers also run in order on random states, dense and shortened, with no pruning code at all: the
 ratio of these two is the most that any method can reach here. The last line is one JSON document, in milliseconds.
 """
 

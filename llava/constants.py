@@ -6,7 +6,7 @@ IGNORE_INDEX = -100
 """Label that the loss ignores."""
 
 IMAGE_TOKEN_INDEX = -200
-"""Id that stands for one picture in `input_ids`; it is outside every vocabulary."""
+"""Id of one picture in `input_ids`; outside every vocabulary."""
 
 DEFAULT_IMAGE_TOKEN = "<image>"
 DEFAULT_IMAGE_PATCH_TOKEN = "<im_patch>"

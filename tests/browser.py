@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages. Missing it is a reason to skip, except in CI, where it is an error."""
+"""A headless Chromium for tests of pages. Without it those tests skip, except in CI, where they fail."""
 
 from __future__ import annotations
 

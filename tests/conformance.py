@@ -1,4 +1,4 @@
-"""Where the golden inputs and outputs of the released code lie."""
+"""Finds the golden inputs and outputs of the released code."""
 
 from __future__ import annotations
 

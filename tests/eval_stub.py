@@ -1,4 +1,4 @@
-"""A model that is not one, for tests of the runner: deterministic replies, real files, no transformers.
+"""A stub model for tests of the runner: deterministic replies, real files, no transformers.
 
 Run as a program it is an answer generator with the whole command line, which tests kill and start again.
 """

@@ -1,4 +1,4 @@
-"""FlashAttention-2's functions, slow and in plain torch, put where transformers looks for the real ones.
+"""FlashAttention-2's functions in slow, plain torch, installed where transformers looks for the real ones.
 
 So transformers' own path to them runs: what it makes of masks, of caches and of position ids.
 """

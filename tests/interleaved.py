@@ -1,4 +1,4 @@
-"""Triton's interpreter with a launch's programs side by side: they take turns at every access to memory.
+"""Triton's interpreter with interleaved programs: a launch's programs take turns at every memory access.
 
 By itself the interpreter runs one program after the other, and would wait at a barrier for ever. Here each program is
 a thread, one of which runs at a time; who goes on after a load, a store or an atomic is drawn by lot. What a missing

@@ -1,4 +1,4 @@
-"""Picture files that a plain conversion to RGB gets wrong: 16 bits, transparency, EXIF orientation."""
+"""Picture files that plain conversion to RGB gets wrong: 16 bits, transparency, EXIF orientation."""
 
 from __future__ import annotations
 

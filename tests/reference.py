@@ -1,4 +1,4 @@
-"""Slow, obvious VLM-Pruner: the equations as they are written, every pair of tokens compared, one token at a time.
+"""Slow, obvious VLM-Pruner: the equations as printed, comparing every pair of tokens, one token at a time.
 
 Shares no code with the library. N x N x channels of memory for the similarities, as the published formula suggests;
 from 1,024 tokens on in blocks of rows, because few machines hold the 25 GB that 2,880 tokens would take.

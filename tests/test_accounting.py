@@ -1,4 +1,4 @@
-"""What a run reports of its cost: against sums written out, and against what the layers of a running model saw."""
+"""A run's reported cost: against sums written out, and against the layers of a running model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vlm-pruner ask` and `vlm-pruner show`, with tiny models of random weights, and what they say to bad input."""
+"""`vlm-pruner ask` and `vlm-pruner show`, with tiny models of random weights, and their errors for bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vlm-pruner bench`: shapes, prompts, figures and what it refuses."""
+"""`vlm-pruner bench`: shapes, prompts, figures and refusals."""
 
 from __future__ import annotations
 

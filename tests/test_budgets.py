@@ -1,4 +1,4 @@
-"""Budgets in every convention: read, solved for every method, and met by what the receipts of a run say."""
+"""Budgets in every convention: parsed, solved for every method, and met by the receipts of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""--budget at the answer generators and at the main job: what is asked for is what the answers were given with."""
+"""--budget in the answer generators and the demo: answers are made with the requested budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache under both of its names: the one that transformers has from 5.24 on, and the one before."""
+"""The cache under both of its names: transformers' since 5.24, and the one before."""
 
 from __future__ import annotations
 

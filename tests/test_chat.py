@@ -1,4 +1,4 @@
-"""Asking a checkpoint about a picture. What is said depends on the weights and is not tested; what is measured is."""
+"""Asking a checkpoint about a picture. Tests what is measured, not what is said, which depends on the weights."""
 
 from __future__ import annotations
 

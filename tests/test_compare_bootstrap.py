@@ -1,4 +1,4 @@
-"""The bootstrap over pictures: against a slow, obvious version, and in cases whose answer is known."""
+"""The bootstrap over pictures: against a slow, obvious version, and in cases with known answers."""
 
 from __future__ import annotations
 

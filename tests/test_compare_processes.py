@@ -1,4 +1,4 @@
-"""Several processes: the embedded model gives in two what it gives in one. Whatever its answers are."""
+"""Several processes: the embedded model gives the same answers in two as in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a comparison, from cells made by hand."""
+"""The table of a comparison, from hand-made cells."""
 
 from __future__ import annotations
 

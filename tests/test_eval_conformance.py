@@ -1,4 +1,4 @@
-"""The nine scorers against the official scorers' numbers, item by item where those are known."""
+"""The nine scorers against the official scorers' numbers, item by item if those are known."""
 
 from __future__ import annotations
 

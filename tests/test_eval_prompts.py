@@ -1,4 +1,4 @@
-"""Prompts are LLaVA's, character for character, and answer lines say what the scorers look for."""
+"""Prompts are LLaVA's, character for character, and answer lines contain what the scorers read."""
 
 from __future__ import annotations
 

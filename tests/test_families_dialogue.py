@@ -1,4 +1,4 @@
-"""Dialogue, for every supported family: turns that go on with the cache equal the dialogue given as one prompt.
+"""Dialogue, for every supported family: turns that continue the cache equal the dialogue as one prompt.
 
 docs/pruning_semantics.md has the definition. Qwen's own tests, in test_qwen_pruning.py, add batches of dialogues.
 """

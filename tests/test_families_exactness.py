@@ -1,4 +1,4 @@
-"""What pruning promises, for every supported family. tests/families.py has the list, and tests here run over it."""
+"""The guarantees of pruning, for every supported family in tests/families.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways of generating, for every supported family: beams, samples, caches, drafts, and a cache that was there before."""
+"""Ways of generating, for every supported family: beams, samples, caches, drafts, and a prefilled cache."""
 
 from __future__ import annotations
 

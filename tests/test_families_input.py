@@ -1,4 +1,4 @@
-"""Loudness, for every supported family: what is refused, what warns, and what the receipt then says."""
+"""Nothing fails silently, for every supported family: refusals, warnings, and the receipts that follow."""
 
 from __future__ import annotations
 

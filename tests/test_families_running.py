@@ -1,4 +1,4 @@
-"""How people run models today: FlashAttention, torch.compile, accelerate, training, wrappers, other doors."""
+"""The ways people run models: FlashAttention, torch.compile, accelerate, training, wrappers, other doors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be checked of the GPU kernels' last mile without a GPU: they compile for one, and the script runs."""
+"""The GPU kernels' last mile, as far as it can be tested without a GPU: they compile, and the script runs."""
 
 from __future__ import annotations
 

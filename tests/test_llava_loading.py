@@ -1,4 +1,4 @@
-"""Both checkpoint layouts load to the same model; whatever is wrong with a checkpoint is one line with a remedy."""
+"""Both checkpoint layouts load to the same model; any problem with a checkpoint is one line with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every token of an any-resolution picture is where its pixels are, whichever door its layout comes through."""
+"""Every token of an any-resolution picture lies where its pixels are, through either door."""
 
 from __future__ import annotations
 

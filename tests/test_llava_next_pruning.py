@@ -1,4 +1,4 @@
-"""Pruning LLaVA-NeXT in transformers' own classes: places, budgets, batches, and nothing left behind."""
+"""Pruning LLaVA-NeXT in transformers' own classes: coordinates, budgets, batches, and no trace afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The methods against what their public code chose and merged. Skipped where the conformance kit is absent."""
+"""The methods against their public code's choices and merges. Skipped without the conformance kit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compared methods inside running models: what they are shown is what the model computes, and the shared properties."""
+"""Compared methods inside running models: their views match what the model computes, and shared properties hold."""
 
 from __future__ import annotations
 

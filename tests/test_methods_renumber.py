@@ -1,4 +1,4 @@
-"""renumber=True: what is left of the sequence gets consecutive positions, as in several methods' published code."""
+"""renumber=True: the remaining tokens get consecutive positions, as in several methods' published code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual selection against an obvious version, and what only it promises."""
+"""Residual selection against an obvious version, and its own guarantees."""
 
 from __future__ import annotations
 

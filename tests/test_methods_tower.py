@@ -1,4 +1,4 @@
-"""Methods that choose by what the vision tower's class token looks at."""
+"""Methods that choose by the vision tower's class-token attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job, end to end, with a tiny model of random weights: 4 x 4 visual tokens, three decoder layers."""
+"""The demo run, end to end, with a tiny model of random weights: 4 x 4 visual tokens, three decoder layers."""
 
 from __future__ import annotations
 

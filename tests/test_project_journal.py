@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it stopped, and loses nothing that it had computed."""
+"""A killed run resumes where it stopped, and loses nothing that it had computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README promises is there: its Python runs, its commands and files exist, CI runs its test command."""
+"""The README keeps its promises: its Python runs, its commands and files exist, CI runs its test command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment is made when missing, left alone when current, and made again when a set-up was interrupted.
+"""The environment is created if missing, left alone if current, and recreated after an interrupted set-up.
 
 A stand-in for the interpreter writes down what it is asked to install, so nothing is downloaded.
 """

@@ -1,4 +1,4 @@
-"""What pruning costs in calls of Python functions: at most one more for each decoder layer, in any forward call."""
+"""Pruning's cost in Python calls: at most one more per decoder layer, in any forward call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pruning holds on to after a prefill: indices, and nothing of the size of hidden states or of N x N."""
+"""After a prefill, pruning keeps indices only: nothing as large as hidden states or N x N."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Shortening a batch: the host waits for no GPU between the layers' results and the short sequence.
+"""Shortening a batch: the host never waits for a GPU between the layers' output and the short sequence.
 
-Tensors on torch's meta device show it, without a GPU: they have shapes and no contents, and whoever asks for a number
-that only the device would know, or for a copy on the host, gets an error.
+Tensors on torch's meta device show it, without a GPU: they have shapes and no contents, and any code that asks for a
+number that only the device would know, or for a copy on the host, gets an error.
 """
 
 from __future__ import annotations

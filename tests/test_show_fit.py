@@ -1,4 +1,4 @@
-"""Tokens mapped back to the picture: each fit against what the processors themselves do with marked pixels."""
+"""Tokens mapped back to the picture: each fit against the processors' own treatment of marked pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vlm-pruner table`: result files to cells, comparison with the paper, what is missing, what is refused."""
+"""`vlm-pruner table`: result files to cells, comparison with the paper, missing results, refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo's server answers at all. Spoken to as a web server would, without one."""
+"""What the demo's server answers at all, tested as a web server would call it, without one."""
 
 from __future__ import annotations
 

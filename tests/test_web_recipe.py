@@ -1,4 +1,4 @@
-"""The lines that repeat an answer: they are run, not read."""
+"""The lines that reproduce an answer: the tests run them."""
 
 from __future__ import annotations
 

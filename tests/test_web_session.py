@@ -1,4 +1,4 @@
-"""The live page's work without the page: turns, visitors who leave, and what they are told. No model is loaded."""
+"""The live page's work without the page: turns, visitors who leave, and their messages. No model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that visitors upload: what is read, and what is said about the rest."""
+"""Pictures that visitors upload: which are read, and the messages for the rest."""
 
 from __future__ import annotations
 

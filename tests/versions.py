@@ -1,4 +1,4 @@
-"""What the installed transformers cannot do itself, dense or pruned. `scripts/test_oldest.sh` runs the oldest one."""
+"""Marks what this transformers cannot do itself, dense or pruned. `scripts/test_oldest.sh` runs the oldest one."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def one_line(error: BaseException) -> str:
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line: the problem, and how to get help.
 
-    In an argument of `type=Path` or `type=home`, `~` is the home folder: shells leave it as it is in --flag=~/file.
+    In an argument of `type=Path` or `type=home`, `~` is the home folder: shells do not expand it in --flag=~/file.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

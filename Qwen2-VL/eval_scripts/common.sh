@@ -1,4 +1,4 @@
-# What the scripts of lmms-eval share. Sourced, never run by itself.
+# Shared by the lmms-eval scripts. Source it; do not run it.
 #
 #   MODEL        checkpoint folder or Hub name    (default Qwen/Qwen2-VL-7B-Instruct)
 #   FAMILY       qwen2_vl, qwen2_5_vl, qwen3_vl, llava, llava_vid, llava_onevision or hf, which takes all others

@@ -1,4 +1,4 @@
-"""The two kinds of bad input: one stops the run before it starts, the other is recorded and the run goes on."""
+"""The two kinds of bad input: one stops the run before it starts, the other is recorded and the run continues."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ class UsageError(ValueError):
 
 
 class ItemError(ValueError):
-    """One item cannot be asked; the text is recorded in its answer line and the run goes on."""
+    """One item cannot be asked; the text is recorded in its answer line and the run continues."""

@@ -175,7 +175,7 @@ def check_generation(args: argparse.Namespace) -> None:
     if args.temperature < 0:
         raise UsageError(f"--temperature {args.temperature} must be 0 (greedy) or more")
     if args.temperature > 0 and args.batch_size > 1:
-        raise UsageError("sampling (--temperature above 0) draws for each item by itself: use --batch-size 1")
+        raise UsageError("sampling (--temperature above 0) draws for each item separately: use --batch-size 1")
     if args.device is not None and args.device_map is not None:
         raise UsageError(f"--device {args.device} and --device-map {args.device_map}: give one of them")
 

@@ -1,7 +1,7 @@
 """The commands of a benchmark script: listing them, and running them in this process.
 
 A script calls its interpreter through $VENV_PYTHON. With a stub that only records its arguments, the script lists what
-it would run. The mini benchmarks are made right away, because the script goes on to read their files.
+it would run. The mini benchmarks are made right away, because the script then reads their files.
 """
 
 from __future__ import annotations

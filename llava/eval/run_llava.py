@@ -49,7 +49,7 @@ def ask(args: argparse.Namespace) -> str:
     names = args.image_file.split(args.sep) if args.image_file else []
     pictures = tuple(read_image(home(name.strip()), as_released=released) for name in names)
     films = (Path(home(args.video)),) if args.video else ()
-    from llava.eval.engine import LlavaEngine  # late: bad flags are told without waiting for transformers
+    from llava.eval.engine import LlavaEngine  # late, so that bad flags fail without waiting for transformers
 
     engine = LlavaEngine.from_arguments(args, method)
     question = Question(0, 0, asked=args.query, prompt=args.query, images=pictures, videos=films)

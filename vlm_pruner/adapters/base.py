@@ -111,7 +111,7 @@ def _embeddings() -> PruningError:
 
 
 def check_not_cut(call: dict[str, Any], places: list[list[int]]) -> None:
-    """For families that end every picture with a word. places: as `placeholders` returns them.
+    """For families that end every picture with a word. places: from `placeholders`.
 
     Raises PruningError if a row ends with one, as in a prefill by chunks: each would be taken for a whole picture.
     """

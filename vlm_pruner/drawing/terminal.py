@@ -77,7 +77,7 @@ class _Cells:
         columns = max(len(row) for row in grid)
         digits = len(str(len(self.kept.order)))
         cell = next((size for size in (digits + 1, 2, 1) if columns * size <= self.width), 1)
-        together = -(-columns * cell // self.width)  # a cell stands for together x together tokens
+        together = -(-columns * cell // self.width)  # a cell covers together x together tokens
         numbered = cell > digits
         lines = []
         for top in range(0, len(grid), together):

@@ -1,14 +1,14 @@
-"""What several prefills of a batch have in common, computed once.
+"""Computes once what several prefills of a batch have in common.
 
-Methods that prune before layer 2 run the same layers 0 and 1 on the same prompts, one after another. While `Replay` is
-open, a layer that is given the input of its last long prefill again returns what it computed then: hidden states, and
-keys and values for the cache. Answers do not change by a bit.
+Methods that prune before layer 2 run the same layers 0 and 1 on the same prompts. While `Replay` is open, a layer that
+gets the input of its last long prefill again returns the recorded output: hidden states, and keys and values for the
+cache. Answers are the same to the bit.
 
-With `prefixes`, rows of a batch that begin alike share that beginning too, in every layer: questions about one picture
-share the picture, and what is left of it if the same tokens were kept. Answers then agree to float rounding.
+With `prefixes`, rows of a batch with a common beginning share it too, in every layer: questions about one picture share
+the picture, and its remaining tokens if the same ones were kept. Answers then agree to float rounding.
 
-Inputs are compared, so nothing has to be known of methods; a layer that gets anything else computes it. Times do
-change: nothing that is timed belongs in here.
+Replay compares inputs, so it needs to know nothing about methods, and computes any other input as usual. Times change,
+so never time anything inside.
 """
 
 from __future__ import annotations

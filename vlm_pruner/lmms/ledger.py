@@ -41,7 +41,7 @@ class Ledger:
                 _of_process(Path(path).expanduser(), rank, world_size), described, beside=True, other_run="set aside",
                 flag="receipts", is_line=_is_receipt,
             )  # fmt: skip
-            with self._file as file:  # a path that cannot be written is told before anything is asked
+            with self._file as file:  # fails for an unwritable path before any question is asked
                 self._receipts = {_key(line): line for line in file.lines}
             self.earlier, self.set_aside = set(self._receipts), self._file.set_aside
 

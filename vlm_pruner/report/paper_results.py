@@ -76,7 +76,7 @@ VISUAL_TOKENS = {"mini": 576}
 
 
 def read_results(paths: Iterable[str | Path], model: str | None = None) -> list[Result]:
-    """Every result file among `paths`; a folder stands for all result files below it.
+    """Every result file among `paths`; a folder means all result files below it.
 
     model: the name to give to all of them, for checkpoints whose own name does not tell.
     Raises TableError for a file that is not a result, and if nothing is found.
@@ -113,7 +113,7 @@ def rows_of(results: Sequence[Result]) -> list[ResultRow]:
 
 
 def paper_model(name: str) -> str | None:
-    """The paper's model that a checkpoint's name speaks of, as 'llava-v1.5-7b' of LLaVA-1.5-7B; None if of none."""
+    """The paper's model that a checkpoint's name means, as 'llava-v1.5-7b' means LLaVA-1.5-7B; None if none."""
     known = {_plain(model): model for model in paper_numbers.models()}
     plain = _plain(name)
     for old, new in (("v1.6vicuna", "next"), ("v1.6", "next"), ("v1.5", "1.5"), ("nextvicuna", "next")):

@@ -37,7 +37,7 @@ class ModelTable:
 
 
 def model_tables(rows: Sequence[ResultRow], models: Sequence[str] | None = None) -> list[ModelTable]:
-    """A table per model, the paper's models first. models: which ones; default: those that `rows` speak of."""
+    """A table per model, the paper's models first. models: which ones; default: those in `rows`."""
     wanted = list(models) if models is not None else _order({row.model: None for row in rows})
     return [_model_table(model, [row for row in rows if row.model == model]) for model in wanted]
 

@@ -21,7 +21,7 @@ from vlm_pruner.console import one_line
 from vlm_pruner.methods import Pruner
 
 MAX_QUESTION = 2000  # characters
-PATIENCE = 15.0  # seconds that an unwatched answer goes on
+PATIENCE = 15.0  # seconds that an unwatched answer continues
 TICK = 0.05  # seconds between two snapshots, at least
 
 State = Literal["waiting", "running", "done", "stopped", "failed"]
@@ -180,7 +180,7 @@ def check_question(question: str) -> None:
 
 
 def explain(error: Exception) -> str:
-    """The visitor's sentence for an error. Errors that they cannot mend go to the server's log."""
+    """The visitor's sentence for an error. Errors that they cannot fix go to the server's log."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the model ran out of memory on this picture: try a smaller one"
     if isinstance(error, ValueError):

@@ -1,4 +1,4 @@
-# What the benchmark scripts share. Sourced, never run by itself.
+# Shared by the benchmark scripts. Source it; do not run it.
 #
 #   MODEL   checkpoint folder               (default ./checkpoints/llava-v1.5-7b)
 #   DATA    folder of the benchmarks        (default ./playground/data/eval)
