@@ -245,6 +245,15 @@ def test_retry_errors_asks_only_what_failed_and_keeps_the_order(faulty: Path) ->
     assert "9x9" in lines[5]["text"] and sum("error" in line for line in lines) == 6
 
 
+def test_a_retried_answer_takes_its_questions_place(world: Path) -> None:
+    write_questions(world, [question(number, "late.png" if number == 2 else None) for number in range(6)])
+    assert run(world) == 1
+    Image.new("RGB", (9, 9)).save(world / "images" / "late.png")
+    assert run(world, "--retry-errors") == 0
+    lines = read(world / "answers.jsonl")
+    assert [line["metadata"]["index"] for line in lines] == list(range(6)) and "9x9" in lines[2]["text"]
+
+
 def test_a_model_error_is_not_turned_into_an_answer(world: Path) -> None:
     class Broken(StubEngine):
         def generate(self, batch: object) -> list:
