@@ -16,8 +16,10 @@ import pytest
 if find_spec("lmms_eval") is None:
     pytest.skip("lmms_eval is not installed; scripts/test_lmms_eval.sh makes an environment", allow_module_level=True)
 
+import tiny_llava_qwen
 import tiny_qwen_checkpoint
 import torch
+from llava_tiny import write_tokenizer
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
@@ -344,3 +346,68 @@ def test_videos(family: str, tmp_path: Path) -> None:
     assert {int(coords[0]) for coords in reply.kept[0].coords} == {0, 1, 2, 3}  # of 8 frames, two by two
     assert len(reply.kept[1].coords[0]) == 2
     assert all(one.n_after == one.n_before // 2 for one in reply.kept)
+
+
+_FILM_TASK = """\
+task: films
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function film_functions.films
+doc_to_text: !function film_functions.question
+doc_to_target: answer
+generation_kwargs: {{max_new_tokens: 4}}
+process_results: !function film_functions.score
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+lmms_eval_specific_kwargs:
+  default: {{end: "Answer with a letter."}}
+  llava_vid: {{end: "The best answer is:"}}
+metadata:
+  - version: 0.0
+"""
+_FILM_FUNCTIONS = """\
+def films(doc):
+    return [doc["film"]]
+
+
+def question(doc, lmms_eval_specific_kwargs=None):
+    return doc["question"] + " " + lmms_eval_specific_kwargs["end"]
+
+
+def score(doc, results):
+    return {"exact_match": 0.0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "end", "tokens"),
+    [
+        ("vlm_pruner_llava_vid", "The best answer is:", 5 * 12),
+        ("vlm_pruner_llava_onevision", "Answer with a letter.", 46),
+    ],
+)
+def test_films_are_asked_about_as_the_field_asks(model: str, end: str, tmp_path: Path) -> None:
+    """A folder of frames through lmms-eval: prompt, frames and tokens are those of its own models."""
+    checkpoint = tiny_llava_qwen.write(tmp_path)
+    write_tokenizer(checkpoint)
+    (tmp_path / "film").mkdir()
+    for number in range(9):
+        Image.new("RGB", (40, 30), (number,) * 3).save(tmp_path / "film" / f"{number}.png")
+    doc = {"film": str(tmp_path / "film"), "question": "w1 w2", "answer": "A"}
+    (tmp_path / "films.json").write_text(json.dumps(doc) + "\n")
+    (tmp_path / "films.yaml").write_text(_FILM_TASK.format(data=tmp_path / "films.json"))
+    (tmp_path / "film_functions.py").write_text(_FILM_FUNCTIONS)
+    receipts = tmp_path / "receipts.jsonl"
+    given = f"pretrained={checkpoint},device=cpu,max_frames_num=5,reduction_ratio=0.5,receipts={receipts}"
+    pooled = ",mm_spatial_pool_mode=bilinear" if model.endswith("vid") else ""
+    results = evaluate(model, given + pooled, "films", tmp_path)
+    (sample,) = results["samples"]["films"]
+    assert end in json.dumps(sample)
+    (image,) = json.loads(receipts.read_text().splitlines()[-1])["images"]
+    assert image["n_before"] == 5 * 3 * 4 and image["n_after"] == 30  # five frames of 3 x 3 tokens, a newline per row
+    throughput = results["throughput"]
+    assert throughput["avg_max_frames_num"] == 5 and throughput["avg_mm_spatial_pool_mode=bilinear"] == 1

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from llava_tiny import write_json
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
-from tests.llava_tiny import write_json
 
 SIDE, TILE = 6, 85  # one pixel row and column more than 6 patches of 14 see
 VISION: dict[str, Any] = {
