@@ -110,43 +110,42 @@ def _embeddings() -> PruningError:
     )
 
 
-def check_not_cut(call: dict[str, Any], places: list[list[int]]) -> None:
-    """For families that end every picture with a word. places: from `placeholders`.
+def check_not_cut(call: dict[str, Any], positions: list[list[int]]) -> None:
+    """For families that end every picture with a word. positions: from `placeholders`.
 
-    Raises PruningError if a row ends with one, as in a prefill by chunks: each would be taken for a whole picture.
+    Raises PruningError if a row ends with a picture, as in a chunked prefill: each part would count as a whole one.
     """
     last = call["input_ids"].shape[1] - 1
-    for row, places_of_row in enumerate(places):
-        if places_of_row and places_of_row[-1] == last:
+    for row, own in enumerate(positions):
+        if own and own[-1] == last:
             raise PruningError(f"row {row} ends within a picture; give the prompt uncut and in one forward call")
 
 
 def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> list[list[VisualSpan]]:
-    """Spans per row of a call's visuals: under each placeholder id the layouts of all rows' visuals, in order.
+    """Spans per row. visuals: for each placeholder id, the layouts of all rows' pictures or videos, in order.
 
-    An id without layouts means nothing visual: placeholders are words where no picture comes with them, since a model
-    may generate them too.
+    An id without layouts is not visual: without pictures, placeholders are words that a model may generate.
     """
     spans = rows_without_spans(call)
     for token_id, layouts in visuals.items():
         if layouts:
             in_order = iter(layouts)
-            places = placeholder_positions(placeholders(call, token_id), [len(layout) for layout in layouts])
-            for row_spans, own in zip(spans, places, strict=True):
+            by_row = placeholder_positions(placeholders(call, token_id), [len(layout) for layout in layouts])
+            for row_spans, own in zip(spans, by_row, strict=True):
                 row_spans += [VisualSpan.at(where, next(in_order)) for where in own]
     return spans
 
 
-def placeholder_positions(places: list[list[int]], sizes: list[int]) -> list[list[list[int]]]:
-    """Per row of `places`, as `placeholders` returns them, those of each of its images.
+def placeholder_positions(positions: list[list[int]], sizes: list[int]) -> list[list[list[int]]]:
+    """Splits each row of `positions`, from `placeholders`, into those of each of its images.
 
     sizes: visual tokens of the images of all rows, in order. Text may stand within an image. Raises PruningError if a
     row's placeholders are not those of whole images, as when a prompt is cut or prefilled in chunks.
     """
     wanted = iter(sizes)
-    rows: list[list[list[int]]] = [[] for _ in places]
+    rows: list[list[list[int]]] = [[] for _ in positions]
     for row, images in enumerate(rows):
-        left = places[row]
+        left = positions[row]
         while left:
             size = next(wanted, 0)
             if not 0 < size <= len(left):

@@ -41,9 +41,9 @@ class InternVLAdapter(Adapter):
 
     def _layouts(self, call: dict[str, Any], tiles: int) -> list[TokenLayout]:
         """Layouts of the call's pictures, which have `tiles` tiles in total."""
-        places = placeholders(call, self.model.config.image_token_id)
-        check_not_cut(call, places)
-        pictures = [length for row in places for length in runs(row)]
+        positions = placeholders(call, self.model.config.image_token_id)
+        check_not_cut(call, positions)
+        pictures = [length for row in positions for length in runs(row)]
         size = self._side**2
         if any(length % size for length in pictures) or sum(pictures) != tiles * size:
             raise PruningError(

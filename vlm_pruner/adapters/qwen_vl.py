@@ -45,10 +45,10 @@ class QwenVLAdapter(Adapter):
                 continue  # the placeholder is a word that the model generated
             where = placeholders(call, self._placeholders[kind])
             check_not_cut(call, where)
-            places = placeholder_positions(where, [math.prod(shape) for shape in shapes])
+            by_row = placeholder_positions(where, [math.prod(shape) for shape in shapes])
             in_order = iter(shapes)
             for row, row_spans in enumerate(spans):
-                row_spans += [self._span(place, next(in_order), call, row) for place in places[row]]
+                row_spans += [self._span(own, next(in_order), call, row) for own in by_row[row]]
         return spans
 
     def _shapes(self, call: dict[str, Any], kind: str, pixels: str) -> list[_Shape]:

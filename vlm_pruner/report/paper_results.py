@@ -21,7 +21,7 @@ class TableError(ValueError):
 
 
 @dataclass(frozen=True)
-class Budget:
+class RowBudget:
     """What was kept of a picture's visual tokens: a share in percent with one decimal, or, where the number of tokens
     before pruning is not known, a count."""
 
@@ -35,7 +35,7 @@ class Result:
 
     path: Path
     model: str
-    budget: Budget
+    budget: RowBudget
     method: str
     settings: Mapping[str, Any]
     benchmark: str
@@ -49,7 +49,7 @@ class ResultRow:
     """The scores of one model, budget and method, by benchmark."""
 
     model: str
-    budget: Budget
+    budget: RowBudget
     method: str
     label: str
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -96,7 +96,7 @@ def rows_of(results: Sequence[Result]) -> list[ResultRow]:
 
     Raises TableError if two results would share a cell.
     """
-    rows: dict[tuple[str, Budget, str], ResultRow] = {}
+    rows: dict[tuple[str, RowBudget, str], ResultRow] = {}
     for result, label in zip(results, _labels(results), strict=True):
         key = (result.model, result.budget, label)
         row = rows.setdefault(key, ResultRow(result.model, result.budget, result.method, label))
@@ -179,15 +179,15 @@ def _model_name(path: str) -> str:
     return named[-1] if named else path
 
 
-def _budget(method: Mapping[str, Any], model: str) -> Budget:
+def _budget(method: Mapping[str, Any], model: str) -> RowBudget:
     if method["name"] == DENSE:
-        return Budget(kept=100.0)
+        return RowBudget(kept=100.0)
     if method.get("reduction_ratio") is not None:
-        return Budget(kept=round(100 * (1 - method["reduction_ratio"]), 1))
+        return RowBudget(kept=round(100 * (1 - method["reduction_ratio"]), 1))
     tokens = known_tokens(model)
     if tokens is None:
-        return Budget(tokens=int(method["keep_tokens"]))
-    return Budget(kept=round(100 * method["keep_tokens"] / tokens, 1))
+        return RowBudget(tokens=int(method["keep_tokens"]))
+    return RowBudget(kept=round(100 * method["keep_tokens"] / tokens, 1))
 
 
 def known_tokens(model: str) -> int | None:

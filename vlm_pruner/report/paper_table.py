@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vlm_pruner.report import paper_numbers
 from vlm_pruner.report.paper_numbers import COLUMNS, DENSE, MISPRINTS, PaperRow
-from vlm_pruner.report.paper_results import LABELS, Budget, ResultRow, known_tokens
+from vlm_pruner.report.paper_results import LABELS, ResultRow, RowBudget, known_tokens
 
 AVERAGE = "avg"
 OURS, ERROR, PAPER, DIFFERENCE = "ours", "s.e.", "paper", "diff"
@@ -20,7 +20,7 @@ class Line:
     flagged: the cells whose printed number is a misprint or rests on one.
     """
 
-    budget: Budget
+    budget: RowBudget
     method: str
     kind: str
     values: Mapping[str, float]
@@ -42,7 +42,7 @@ def model_tables(rows: Sequence[ResultRow], models: Sequence[str] | None = None)
     return [_model_table(model, [row for row in rows if row.model == model]) for model in wanted]
 
 
-def budget_label(budget: Budget, model: str) -> str:
+def budget_label(budget: RowBudget, model: str) -> str:
     """'64 of 576' where a picture's tokens are always as many, else '11.1 %' or a count."""
     if budget.kept is None:
         return f"{budget.tokens} tokens"
@@ -74,9 +74,9 @@ def _pairs(
     Another setting of a method follows the method and is compared with the same row of the paper.
     """
     ours = list(rows)
-    budgets = {Budget(kept=row.kept): None for row in printed} | {row.budget: None for row in rows}
+    budgets = {RowBudget(kept=row.kept): None for row in printed} | {row.budget: None for row in rows}
     for budget in sorted(budgets, key=_most_first):
-        for paper in (row for row in printed if Budget(kept=row.kept) == budget):
+        for paper in (row for row in printed if RowBudget(kept=row.kept) == budget):
             own = [row for row in ours if row.budget == budget and LABELS.get(row.method, row.method) == paper.method]
             ours = [row for row in ours if row not in own]
             own.sort(key=lambda row: row.label != paper.method)  # the published setting first
@@ -86,12 +86,12 @@ def _pairs(
         yield from ((None, row) for row in ours if row.budget == budget)
 
 
-def _most_first(budget: Budget) -> tuple[float, float]:
+def _most_first(budget: RowBudget) -> tuple[float, float]:
     return (-(budget.kept or 0.0), -(budget.tokens or 0))
 
 
 def _lines(paper: PaperRow | None, own: ResultRow | None, bounds: Mapping[str, float]) -> Iterator[Line]:
-    budget = own.budget if own is not None else Budget(kept=paper.kept if paper is not None else None)
+    budget = own.budget if own is not None else RowBudget(kept=paper.kept if paper is not None else None)
     label = own.label if own is not None else paper.method if paper is not None else ""
     scores = {} if own is None else _with_average(own.scores, bounds)
     if own is not None:

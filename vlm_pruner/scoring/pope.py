@@ -44,17 +44,17 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, question
     """
     folder, path = (Path(data), QUESTIONS.find(questions)) if questions else (Path(data) / "coco", QUESTIONS.find(data))
     labels = _read_labels(folder.expanduser())
-    places = _positions(read_jsonl(path), path)
-    _check_same_questions(places, labels, path, folder)
-    expected = {question_id: labels[place[0]][place[1]] for question_id, (place, _) in places.items()}
+    positions = _positions(read_jsonl(path), path)
+    _check_same_questions(positions, labels, path, folder)
+    expected = {question_id: labels[place[0]][place[1]] for question_id, (place, _) in positions.items()}
     read = read_answers(answers, allow_errors)
     for answer in read.readable:
-        if answer.question_id not in places:
+        if answer.question_id not in positions:
             raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file {path}")
     # Of two lines with one id the later counts, as after appending to a file.
-    replies, coverage = read.join(places, lambda answer: answer.question_id, path)
-    coverage = check_prompts(replies, lambda key: places[key][1].get("text"), coverage, path)
-    items = [_item(answer, places[key][0], expected[key]) for key, answer in replies.items()]
+    replies, coverage = read.join(positions, lambda answer: answer.question_id, path)
+    coverage = check_prompts(replies, lambda key: positions[key][1].get("text"), coverage, path)
+    items = [_item(answer, positions[key][0], expected[key]) for key, answer in replies.items()]
     return _summary(items, labels, coverage, answers)
 
 
@@ -77,27 +77,28 @@ def _positions(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Re
     the question file rather than the answer file keeps a missing answer from shifting all later ones.
     """
     counts: dict[str, int] = defaultdict(int)
-    places: dict[Any, tuple[Place, Record]] = {}
+    positions: dict[Any, tuple[Place, Record]] = {}
     for number, question in enumerate(questions, start=1):
         where = f"{path}, question {number}"
         category, question_id = (
             field(question, "category", where, str),
             field(question, "question_id", where, (int, str)),
         )
-        if question_id in places:
+        if question_id in positions:
             raise ScoreError(f"{path}: question id {question_id!r} occurs twice; answers could not be told apart")
-        places[question_id] = ((category, counts[category]), question)
+        positions[question_id] = ((category, counts[category]), question)
         counts[category] += 1
-    return places
+    return positions
 
 
 def _check_same_questions(
-    places: dict[Any, tuple[Place, Record]], labels: dict[str, list[Record]], path: Path, folder: Path
+    positions: dict[Any, tuple[Place, Record]], labels: dict[str, list[Record]], path: Path, folder: Path
 ) -> None:
     """Positions join questions and labels, so both must have as many of them, about the same pictures and objects."""
     remedy = f"use the labels of {RELEASE}, which the published scores used"
     asked = {
-        category: sum(place[0] == category for place, _ in places.values()) for (category, _), _ in places.values()
+        category: sum(place[0] == category for place, _ in positions.values())
+        for (category, _), _ in positions.values()
     }
     for category, count in asked.items():
         found, file = len(labels.get(category, ())), folder / f"coco_pope_{category}.json"
@@ -105,7 +106,7 @@ def _check_same_questions(
             raise ScoreError(
                 f"{path} has {count} questions of category {category!r}, and {file} {found} labels; {remedy}"
             )
-    for (category, place), question in places.values():
+    for (category, place), question in positions.values():
         label = labels[category][place]
         picture, other = question.get("image"), label.get("image")
         asks, labelled = str(question.get("text") or ""), str(label.get("text") or "")
