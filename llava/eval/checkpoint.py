@@ -15,7 +15,8 @@ from torch import Tensor
 
 from llava.eval.errors import UsageError
 from llava.eval.processes import this_process
-from llava.mm_utils import get_model_name_from_path
+from llava.eval.prompts import build_prompt
+from llava.mm_utils import get_model_name_from_path, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.image_tokens import count_tiled
 from llava.model.video_tokens import count_video
@@ -31,6 +32,17 @@ class Checkpoint:
     tokenizer: Any
     model: Any
     image_processor: Any
+
+    def prompt(self, asked: str, items: int, conversation: str) -> str:
+        """The question as the model reads it, behind `items` pictures or videos."""
+        start_end = bool(getattr(self.model.config, "mm_use_im_start_end", False))
+        return build_prompt(asked, conversation, items, start_end)
+
+    def ids(self, prompt: str) -> Tensor:
+        """[T] long, one id -200 per picture or video."""
+        ids = tokenizer_image_token(prompt, self.tokenizer, return_tensors="pt")
+        assert isinstance(ids, Tensor)
+        return ids
 
     @property
     def visual_tokens(self) -> int | None:

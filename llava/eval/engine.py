@@ -15,17 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 import vlm_pruner as vp
-from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import get_conversation
 from llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
 from llava.eval.checkpoint import Checkpoint, load_checkpoint
 from llava.eval.errors import ItemError, UsageError
 from llava.eval.films import Film, VideoSettings, read_film
 from llava.eval.images import open_image, resolve
-from llava.eval.prompts import build_prompt
 from llava.eval.questions import Question
 from llava.eval.runner import Reply
-from llava.mm_utils import process_images, tokenizer_image_token
+from llava.mm_utils import process_images
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
@@ -63,7 +61,7 @@ class LlavaEngine:
         if self.videos.instruct and films:
             question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
         prompt = self._prompt(question)
-        input_ids = tokenizer_image_token(prompt, self.checkpoint.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
+        input_ids = self.checkpoint.ids(prompt)
         places = image_places(input_ids, len(question.images) + len(films))
         alone = len(question.images) == 1
         pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
@@ -165,9 +163,8 @@ class LlavaEngine:
         return pixels
 
     def _prompt(self, question: Question) -> str:
-        start_end = bool(getattr(self.checkpoint.model.config, "mm_use_im_start_end", False))
         items = len(question.images) + len(question.videos)
-        return build_prompt(question.asked, self.args.conv_mode, items, start_end)
+        return self.checkpoint.prompt(question.asked, items, self.args.conv_mode)
 
     def _check(self) -> None:
         """Flags against the model, before the first question is asked."""
@@ -197,7 +194,7 @@ class LlavaEngine:
     def _check_start(self, stated: int) -> None:
         """The picture stands before the question, so its place is the same for every question."""
         probe = self._prompt(Question(0, 0, asked="?", prompt="?", images=("?",)))
-        (found,) = image_places(tokenizer_image_token(probe, self.checkpoint.tokenizer, return_tensors="pt"), 1)
+        (found,) = image_places(self.checkpoint.ids(probe), 1)
         if found != stated:
             raise UsageError(
                 f"--image_token_start_index {stated} was given, but with --conv-mode {self.args.conv_mode} the picture"

@@ -9,8 +9,7 @@ from typing import Any
 from PIL import Image
 
 from llava.eval.checkpoint import Checkpoint
-from llava.eval.prompts import build_prompt
-from llava.mm_utils import process_images, tokenizer_image_token
+from llava.mm_utils import process_images
 from llava.model.builder import load_pretrained_model
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
 
@@ -20,10 +19,9 @@ CONVERSATION = "vicuna_v1"
 class OriginalChat(Chat):
     """`LlavaLlamaForCausalLM` of this repository. Pictures come before the question."""
 
-    def __init__(self, checkpoint: Checkpoint, conversation: str = CONVERSATION) -> None:
+    def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.model, checkpoint.model_id)
         self.checkpoint = checkpoint
-        self.conversation = conversation
 
     @classmethod
     def open(cls, folder: Path, name: str, **options: Any) -> OriginalChat:
@@ -34,9 +32,8 @@ class OriginalChat(Chat):
         if video:
             raise ValueError(f"{self.name} is a LLaVA model for pictures and reads no video; ask about single frames")
         model, shown = self.model, as_list(pictures)
-        start_end = bool(getattr(model.config, "mm_use_im_start_end", False))
-        asked = build_prompt(_without_placeholder(question), self.conversation, len(shown), start_end)
-        ids: Any = tokenizer_image_token(asked, self.checkpoint.tokenizer, return_tensors="pt")
+        asked = self.checkpoint.prompt(_without_placeholder(question), len(shown), CONVERSATION)
+        ids = self.checkpoint.ids(asked)
         pixels = process_images(shown, self.checkpoint.image_processor, model.config)
         inputs = {
             "inputs": ids[None].to(model.device),

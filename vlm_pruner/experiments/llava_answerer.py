@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from llava.eval.prompts import build_prompt
-from llava.mm_utils import expand2square, process_images, tokenizer_image_token
+from llava.eval.checkpoint import Checkpoint
+from llava.mm_utils import expand2square, process_images
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner import adapters, prune
 from vlm_pruner.asking.answer import cache_bytes
+from vlm_pruner.asking.original import CONVERSATION
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
@@ -34,7 +35,6 @@ from vlm_pruner.images import read_image
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 
-CONVERSATION = "vicuna_v1"
 MAX_NEW_TOKENS = 16
 
 
@@ -70,9 +70,8 @@ class LlavaAnswerer:
     """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
 
     def __init__(self, tokenizer: Any, model: Any, image_processor: Any) -> None:
-        self.tokenizer = tokenizer
+        self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
         self.model = model
-        self.image_processor = image_processor
         self.vision_seconds = 0.0
         self.pictures = 0
         self._prepared: _Prepared | None = None
@@ -114,7 +113,7 @@ class LlavaAnswerer:
             )
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
-        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = self.checkpoint.tokenizer.batch_decode(ids, skip_special_tokens=True)
         kv_bytes = cache_bytes(cache) // len(batch)
         replies = []
         for row, text in enumerate(texts):
@@ -135,7 +134,7 @@ class LlavaAnswerer:
             ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
             pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
             started = self._now()
-            pixels = process_images(list(pictures.values()), self.image_processor, self.model.config)
+            pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
             by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
             prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
             self.vision_seconds += self._now() - started
@@ -169,9 +168,7 @@ class LlavaAnswerer:
         return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
     def _ids(self, question: Question) -> list[int]:
-        ids = tokenizer_image_token(build_prompt(question.text, CONVERSATION), self.tokenizer)
-        assert isinstance(ids, list)
-        return ids
+        return self.checkpoint.ids(self.checkpoint.prompt(question.text, 1, CONVERSATION)).tolist()
 
     def _now(self) -> float:
         """Seconds; on a GPU when everything that was asked for is done."""
