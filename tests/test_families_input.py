@@ -12,7 +12,7 @@ import transformers
 import vlm_pruner as vp
 from tests import families
 from tests.families import FAMILIES, ONE, TWO, WORDS, Family, Picture
-from tests.tiny_qwen import text
+from tests.tiny_qwen import IMAGE, text
 from vlm_pruner.adapters import find
 from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.errors import PruningError, UnsupportedModelError
@@ -178,3 +178,30 @@ def test_decoders_that_scale_queries_by_position_are_refused():
     model.model.language_model.config.rope_parameters["llama_4_scaling_beta"] = 0.1
     with pytest.raises(PruningError, match="scales queries by position ids"):
         vp.prune(model, METHOD)
+
+
+@pytest.mark.parametrize("family", [one for one in FAMILIES if one.name.startswith(("qwen", "internvl", "mistral"))])
+def test_a_prompt_cut_right_behind_a_picture_is_refused(family):
+    """These families end every picture with a word; what comes without it may be half of one."""
+    batch = family.inputs(ONE)
+    end = int((batch["input_ids"][0] == IMAGE).nonzero()[-1]) + 1
+    names = ("input_ids", "attention_mask", "mm_token_type_ids")
+    cut = {name: value[:, :end] if name in names else value for name, value in batch.items()}
+    with (
+        torch.no_grad(),
+        vp.prune(family.model, vp.RandomPruner(keep_tokens=4)),
+        pytest.raises(PruningError, match="ends within a picture"),
+    ):
+        family.model(**cut)
+
+
+def test_tiles_that_do_not_fit_the_prompt_are_counted():
+    family = next(one for one in FAMILIES if one.name == "internvl")
+    batch = family.inputs(ONE)
+    batch["pixel_values"] = torch.cat([batch["pixel_values"], batch["pixel_values"][:1]])
+    with (
+        torch.no_grad(),
+        vp.prune(family.model, vp.RandomPruner(keep_tokens=4)),
+        pytest.raises(PruningError, match="4 tiles of 9 visual tokens each do not fit"),
+    ):
+        family.model(**batch)

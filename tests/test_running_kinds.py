@@ -497,3 +497,32 @@ def test_two_pictures_are_two_tasks(model):
         family.model(**family.inputs(TWO))
     assert [image.n_after for image in pruning.receipts[0].images] == [6, 6]
     assert cache_of({"cache": None}) is None
+
+
+def test_pivots_are_counted_in_the_whole_picture_though_a_part_is_hidden(model):
+    batch = inputs(prompt(), images=[0])
+    batch["attention_mask"][0, 5:15] = 0
+    with torch.no_grad(), vp.prune(model, KEEP) as pruning:
+        model(**batch)
+    (kept,) = pruning.receipts[0].images
+    assert len(kept.pivots) == 4 and set(kept.pivots) <= set(kept.indices) and min(kept.pivots) >= 10
+    assert kept.order[:4] == kept.pivots
+
+
+def test_a_turn_that_is_padded_after_one_that_is_not(model):
+    """The first turn's tokens are no padding for the second."""
+    first = inputs(prompt(4, 6, 0), prompt(4, 6, 1), images=[0, 1])
+    turns = [text(3, 7), text(5, 8)]
+    ids = torch.tensor([[0, 0, *turns[0]], turns[1]])
+    shown = torch.ones(2, 36 + 5, dtype=torch.long)
+    shown[0, 36:38] = 0
+    positions = (shown.cumsum(dim=1) - 1)[:, 36:]
+    cache = DynamicCache()
+    with torch.no_grad(), vp.prune(model, vp.RandomPruner(keep_tokens=6)):
+        model(**first, **cache_argument(cache))
+        together = model(input_ids=ids, attention_mask=shown, position_ids=positions, **cache_argument(cache)).logits
+        for row, turn in enumerate(turns):
+            own = DynamicCache()
+            model(**inputs(prompt(4, 6, row), images=[row]), **cache_argument(own))
+            alone = model(input_ids=torch.tensor([turn]), **cache_argument(own)).logits
+            close(together[row, -len(turn) :], alone[0])

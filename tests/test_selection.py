@@ -282,3 +282,26 @@ def test_a_token_unlike_all_is_not_passed_over_below_a_negative_threshold():
         threshold=-0.5, threshold_step=0.1, token_batch=1, spatial_weight=5.0,
     )  # fmt: skip
     assert grown.order.tolist() == [0, 2]
+
+
+def test_without_a_spatial_weight_frames_do_not_matter(recwarn):
+    hidden, keys, layout = picture(4, 6, seed=3)
+    method = CentrifugalPruner(keep_tokens=9, spatial_weight=0.0, threshold=0.5)
+    flat, film = (method.select(hidden, keys, where, 9) for where in (layout, TokenLayout.video(2, 2, 6)))
+    assert flat.order.tolist() == film.order.tolist() and not recwarn.list
+
+
+def test_of_equally_similar_kept_tokens_the_first_selected_counts():
+    """Tokens 0, 1 and 4 are the same; 0 is a pivot, 1 is kept much later, and 4 goes."""
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [1.0, 0.0]])
+    criterion = {"threshold": 0.1, "threshold_step": 0.1, "token_batch": 1, "spatial_weight": 0.0}
+    grown = expand(features, torch.zeros(5, 2), torch.tensor([0]), 4, **criterion)
+    assert grown.order.tolist() == [0, 2, 3, 1]
+    assert grown.indices[grown.nearest[4]] == 0
+
+
+def test_released_weights_are_divided_by_a_sum_of_at_least_1e_8():
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    parts = hidden, torch.tensor([0]), torch.tensor([0, 0]), torch.tensor([1.0, 1e-9])
+    assert torch.allclose(fold(*parts, 0.3, negative_weights=True), torch.tensor([[0.3, 0.07]]))
+    assert torch.allclose(fold(*parts, 0.3), torch.tensor([[0.3, 0.7]]))
