@@ -73,8 +73,9 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
         Room("geometry/", ("where tokens lie in", "picture and sequence"), 1.25, cut=True),
     ),
     (
-        Room("scoring/", ("answer files become scores",), 1.2),
-        Room("console.py", ("parser, one-line errors",)),
+        Room("scoring/", ("answer files", "become scores")),
+        Room("console.py", ("parser,", "one-line errors")),
+        Room("frames.py", ("any video", "to pictures")),
     ),
     (
         Room("images.py", ("any file to", "RGB")),

@@ -18,12 +18,12 @@ from PIL import Image
 
 from tests import tiny_original, tiny_qwen
 from vlm_pruner.asking.answer import Answer, in_a_sentence
-from vlm_pruner.asking.frames import end_to_end, read_film, read_frames, spread
 from vlm_pruner.asking.original import OriginalChat
 from vlm_pruner.asking.processed import ProcessedChat
 from vlm_pruner.cli import main
 from vlm_pruner.commands import options
 from vlm_pruner.drawing.terminal import draw_cells, wants_ascii, wants_colour
+from vlm_pruner.frames import end_to_end, read_film, read_frames, spread
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.receipts import Kept
 
@@ -272,7 +272,7 @@ def test_frames_of_a_video_file(tmp_path: Path, ending: str) -> None:
 
 def test_without_a_decoder_a_video_file_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.setattr("vlm_pruner.asking.frames.find_spec", lambda name: None)
+    monkeypatch.setattr("vlm_pruner.frames.find_spec", lambda name: None)
     (tmp_path / "film.mp4").write_bytes(b"video")
     with pytest.raises(ValueError, match=r"pip install 'vlm-pruner\[video\]'"):
         read_frames(tmp_path / "film.mp4")

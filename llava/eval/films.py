@@ -86,7 +86,7 @@ def read_film(path: Path, settings: VideoSettings) -> Film:
         chosen.append((indices, times, total / own_fps))
         return np.unique(indices)
 
-    from vlm_pruner.asking.frames import read_sampled
+    from vlm_pruner.frames import read_sampled
 
     try:
         distinct = read_sampled(path, sample, FOLDER_FPS)

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = options.read_pictures(args.images)
     video: list[Image.Image] = []
     if args.video:
-        from vlm_pruner.asking.frames import read_frames
+        from vlm_pruner.frames import read_frames
 
         video = read_frames(args.video, args.frames)
     chat = options.load_chat(args)

@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava.eval.batch import kept_per_row
 from llava.eval.checkpoint import DTYPES
-from vlm_pruner.asking.frames import read_film
 from vlm_pruner.asking.processors import load_processor
+from vlm_pruner.frames import read_film
 from vlm_pruner.images import to_rgb
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments, Qwen3Arguments
 from vlm_pruner.lmms.decoding import Decoding
