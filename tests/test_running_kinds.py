@@ -36,6 +36,15 @@ def name(thing):
     return f"{thing.name}-{thing.layer}" if isinstance(thing, vp.methods.Pruner) else getattr(thing, "name", None)
 
 
+def _reset_empties():
+    cache = DynamicCache()
+    cache.update(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2), 0)
+    cache.reset()
+    return cache.get_seq_length() == 0
+
+
+RESET_EMPTIES = _reset_empties()  # in newer versions of transformers
+
 families = pytest.mark.parametrize("family", FAMILIES, ids=name)
 methods = pytest.mark.parametrize("method", METHODS, ids=name)
 every_method = pytest.mark.parametrize("method", EVERY, ids=name)
@@ -294,6 +303,8 @@ def test_a_cache_that_was_emptied_is_empty(model, layer):
         for batch, one in zip((words, picture), wanted, strict=True):
             cache.reset()
             close(run(batch, cache), one)
+        if not RESET_EMPTIES:
+            return  # what transformers forgot to empty is not empty for the dense model either
         dynamic = DynamicCache(config=model.config.text_config)
         for batch in (two, words, picture):
             dynamic.reset()
@@ -301,6 +312,7 @@ def test_a_cache_that_was_emptied_is_empty(model, layer):
         close(found, wanted[1])
 
 
+@pytest.mark.skipif(not RESET_EMPTIES, reason="this transformers' DynamicCache.reset leaves its tokens in it")
 def test_a_cache_that_another_context_has_filled_since_is_not_taken_for_ones_own(model):
     batch, cache = inputs(prompt(4, 6, 0), prompt(2, 6, 1), images=[0, 1]), DynamicCache()
     first, second = vp.prune(model, vp.RandomPruner(keep_tokens=6)), vp.prune(model, vp.RandomPruner(keep_tokens=6))
