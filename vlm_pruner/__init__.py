@@ -36,10 +36,14 @@ _HOMES = {
     "prune": "vlm_pruner.decoder.pruning",
 }
 
+_MOVED = {"pruning": "vlm_pruner.decoder.pruning"}  # vlm_pruner.pruning.PruningWarning, as filters of warnings name it
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MOVED:
+        value = import_module(_MOVED[name])
     elif name in __all__:
         value = import_module(f"vlm_pruner.{name}")
     else:
