@@ -32,7 +32,16 @@ def test_an_unknown_model_is_named():
         models.build("llava-9")
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_without_a_synthetic_prompt_is_named():
+    model = next(family for family in FAMILIES if family.name == "llava_qwen").build()
+    with pytest.raises(ValueError, match="no synthetic prompt for model type 'llava_qwen'; known: internvl, llava,"):
+        make_workload(model, 16, 7, 2)
+
+
+TIMED = [family for family in FAMILIES if family.name != "llava_qwen"]
+
+
+@pytest.mark.parametrize("family", TIMED, ids=lambda family: family.name)
 def test_every_family_is_timed_in_parts(family):
     model = family.build()
     work = make_workload(model, 16, 7, 2)

@@ -54,6 +54,11 @@ def check_attention(layer: nn.Module) -> None:
             f"{type(layer).__name__} does not hand queries and keys to one of transformers' attention functions, so "
             "its attention cannot be read; use a method that does not look at attention, such as vlm-pruner or random"
         )
+    if attention is not None and hasattr(attention[1], "kv_lora_rank"):
+        raise PruningError(
+            f"{type(layer).__name__} attends through a latent (kv_lora_rank), whose rows did not equal eager "
+            "attention's when checked; use a method that does not look at attention, such as vlm-pruner or random"
+        )
 
 
 def rows_before(call: LayerCall, mask: LayerMask, row: int, positions: Tensor, keys: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ def _check_depth(decoder: nn.Module, layers: tuple[int, ...]) -> None:
     depth = len(decoder.layers)
     if layers[-1] >= depth:
         raise PruningError(
-            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
+            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1} "
+            f"with {type(decoder).__name__}"
         )
 
 
