@@ -125,7 +125,7 @@ def test_question_files(checkpoint, tmp_path):
     )
     assert written[0]["options"] == ["w2", "w3"] and written[0]["answer"] == "B"
     assert [line["metadata"].get("kept") for line in written] == [9, 9, None, None]
-    assert "leaves the image folder" in written[2]["error"] and "not a list" in written[3]["error"]
+    assert "leaves the image folder" in written[2]["error"] and "'options' is text" in written[3]["error"]
 
 
 def test_the_original_processing_of_frames_is_used(checkpoint):
