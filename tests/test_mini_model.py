@@ -11,12 +11,12 @@ import torch
 
 from playground.mini import tokenizer
 from playground.mini.export import export
+from playground.mini.first_recipe import DOUBLED, FIRST, REFINEMENT, REFINING, Curriculum, Recipe, Trainer, load
 from playground.mini.lessons import encode, make_lesson
 from playground.mini.model import MiniModel, Pack, opening_ids
 from playground.mini.muon import orthogonalise
 from playground.mini.questions import Question
 from playground.mini.textures import Gallery
-from playground.mini.train import DOUBLED, FIRST, REFINEMENT, REFINING, Curriculum, Recipe, Trainer, load
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_orthogonalised_updates_have_singular_values_near_one(shape: tuple[int, 
 def test_training_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
     """Steps 0..3 in one go equal steps 0..1, a save, and steps 2..3 by a new process' trainer."""
     small = replace(FIRST, plan={0: {"6": 1.0}}, batch={6: 2}, rates={0: 1.0})
-    monkeypatch.setattr("playground.mini.train.FIRST", small)
+    monkeypatch.setattr("playground.mini.first_recipe.FIRST", small)
     recipe = Recipe(tower_steps=0, steps=4, decay=2, tower_frozen_for=1)
     straight, first, second = (Trainer(recipe, tmp_path) for _ in range(3))
     for _ in range(4):

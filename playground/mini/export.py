@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from playground.mini import tokenizer
+from playground.mini import first_recipe, tokenizer, train
 from playground.mini.model import MiniModel
-from playground.mini.train import load
 from playground.mini.world import GRID, PATCH
 
 HERE = Path(__file__).parent
@@ -92,6 +91,12 @@ def preprocessing() -> dict[str, object]:
     }
 
 
+def load(run: Path) -> MiniModel:
+    """The model of a run of `playground.mini.train`, or of the first recipe."""
+    state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
+    return train.load(run) if "mean" in state else first_recipe.load(run)
+
+
 def _weights(tensors: dict[str, Tensor], folder: Path) -> None:
     half = {name: t.detach().to(torch.float16).contiguous() for name, t in tensors.items() if t.is_floating_point()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
@@ -103,7 +108,7 @@ def _json(path: Path, content: dict[str, object]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder that playground.mini.train wrote (its state.pt is read)")
+    parser.add_argument("run", type=Path, help="folder of a training run (its state.pt is read)")
     parser.add_argument(
         "--out", type=Path, default=HERE, help="where checkpoint/ and clip/ go (default: beside this file)"
     )

@@ -6,7 +6,8 @@ a Llama decoder do the rest. The decoder is 320 wide so that screening 256 chann
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -62,6 +63,40 @@ class Pack:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Sight:
+    """Which question tokens see the picture where; the default is LLaVA's forward. For training and checks only.
+
+    layers: decoder layers (from 0) in which they do. blind: bool [B, Q, T], one per pack; these tokens see the
+    picture nowhere. The opening is seen always and by all.
+    """
+
+    layers: Container[int] = range(10**6)
+    blind: list[Tensor] | None = None
+
+
+@dataclass
+class Watch:
+    """What a forward leaves behind when it is given one.
+
+    layers: whose attention to keep. weights: by layer, one [B, H, Q, T, PREFIX + N + T] per pack (without N where
+    questions see no picture). whole: states behind layer 0, 1, ..., [B, T, d] each; prefixes: where questions begin.
+    """
+
+    layers: Container[int] = ()
+    weights: dict[int, list[Tensor]] = field(default_factory=dict)
+    whole: list[Tensor] = field(default_factory=list)
+    prefixes: list[int] = field(default_factory=list)
+
+    def states(self, layer: int) -> Tensor:
+        """Of all question tokens behind `layer`, [B, sum Q*T, d]."""
+        return self.whole[layer][:, self.prefixes[layer] :]
+
+    def gradient(self, layer: int) -> Tensor:
+        """As `states`, after a backward, where `whole[layer].retain_grad()` was called before."""
+        return self.whole[layer].grad[:, self.prefixes[layer] :]
+
+
 class MiniModel(nn.Module):
     """Tower, projector and decoder, with a forward that answers many questions per picture at once.
 
@@ -95,22 +130,35 @@ class MiniModel(nn.Module):
         return x[:, 1:]
 
     def read(
-        self, features: Tensor, raster: Tensor, packs: list[Pack], keep: Tensor | None = None, late: bool = False
+        self,
+        features: Tensor,
+        raster: Tensor,
+        packs: list[Pack],
+        keep: Tensor | None = None,
+        sight: Sight = Sight(),
+        watch: Watch | None = None,
     ) -> Tensor:
         """Final hidden states [B, sum Q*T, d] of all questions.
 
         `keep` long [R]: only these visual tokens go on from layer 2. Never used to train, only to watch training.
-        `late`: questions see the picture from layer 2 on only.
+        The picture's own tokens are computed as far as a question still looks at them.
         """
         x, positions, prefix = self._embed(features, raster, packs)
         tables = _rope(positions, self.decoder.config.head_dim)
-        shapes = [pack.ids.shape[1:] for pack in packs]
-        for index, layer in enumerate(self.decoder.model.layers):
+        layers = self.decoder.model.layers
+        looked = [index for index in range(len(layers)) if index in sight.layers]
+        for index, layer in enumerate(layers):
             if index == PRUNED_LAYER and keep is not None:
                 stay = torch.cat([torch.arange(PREFIX), PREFIX + keep, torch.arange(prefix, x.shape[1])])
                 x, tables, prefix = x[:, stay], tuple(t[:, :, stay] for t in tables), PREFIX + len(keep)
-            seen = PREFIX if late and index < PRUNED_LAYER else prefix
-            x = _layer(layer, x, tables, prefix, seen, shapes)
+            call = _Call(packs, prefix, sight, watch, index, index >= (looked or [0])[-1])
+            x = call.run(layer, x, tables)
+            if call.last and prefix > PREFIX:
+                tables = tuple(torch.cat([t[:, :, :PREFIX], t[:, :, prefix:]], 2) for t in tables)
+                prefix = PREFIX
+            if watch is not None:
+                watch.whole.append(x)
+                watch.prefixes.append(prefix)
         return x[:, prefix:]
 
     def grown(self, doubled: tuple[int, ...]) -> MiniModel:
@@ -168,13 +216,46 @@ def _rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     return x * tables[0] + torch.cat([-x[..., half:], x[..., :half]], -1) * tables[1]
 
 
+class _RMSNorm(torch.autograd.Function):
+    """RMS norm of bfloat16 states without float32 copies of them; sums are in float32 all the same."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = (length.square() / x.shape[-1] + eps).rsqrt().to(x.dtype)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, weight)
+        return unit * weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, out: Tensor):
+        unit, inverse, weight = ctx.saved_tensors
+        along = out * unit
+        to_weight = along.flatten(0, -2).sum(0, dtype=torch.float32)
+        inner = (along @ weight.to(out.dtype)[:, None]) / unit.shape[-1]
+        return (out * weight.to(out.dtype) - unit * inner) * inverse, to_weight, None
+
+
+def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """A Llama norm; on CPUs and in bfloat16 four times as fast as its own forward and backward."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return norm(x)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """In the scores' own type: summed in float32 all the same, and nothing of [.., T, T] is copied to float32."""
+    with torch.autocast(scores.device.type, enabled=False):
+        return scores.softmax(-1)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """Plain attention, [B, H, T, w] each; on CPUs with bfloat16 products several times faster than the fused one."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if causal:
         length = q.shape[2]
         scores = scores + torch.full((length, length), float("-inf"), device=q.device, dtype=scores.dtype).triu(1)
-    return scores.softmax(-1).to(v.dtype) @ v
+    return _softmax(scores).to(v.dtype) @ v
 
 
 def _tower_layer(layer: nn.Module, x: Tensor) -> Tensor:
@@ -191,41 +272,76 @@ def _tower_layer(layer: nn.Module, x: Tensor) -> Tensor:
     return x + layer.mlp(layer.layer_norm2(x))
 
 
-def _layer(layer: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor], prefix: int, seen: int, shapes: list) -> Tensor:
-    """One Llama decoder layer over [picture, questions].
+@dataclass(frozen=True)
+class _Call:
+    """One Llama decoder layer over [opening, picture, questions]: `prefix` tokens before the questions of `packs`.
 
-    Questions of `shapes` (Q, T) see the first `seen` tokens of the `prefix` and themselves, not each other.
+    last: no layer behind this one shows the picture to questions, so that its tokens stop here.
     """
-    attention, width = layer.self_attn, layer.self_attn.head_dim
-    batch, length, _ = x.shape
-    h = layer.input_layernorm(x)
-    joint = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-    q, k, v = F.linear(h, joint).view(batch, length, 3, -1, width).permute(2, 0, 3, 1, 4)
-    q, k = _rotate(q, tables).to(v.dtype), _rotate(k, tables).to(v.dtype)
-    outputs = [_attend(q[:, :, :prefix], k[:, :, :prefix], v[:, :, :prefix], causal=True)]
-    seen_k, seen_v = k[:, :, :seen], v[:, :, :seen]
-    at = prefix
-    for count, steps in shapes:
-        part = slice(at, at + count * steps)
-        outputs.append(_questions(q[:, :, part], k[:, :, part], v[:, :, part], seen_k, seen_v, count, steps))
-        at += count * steps
-    mixed = torch.cat(outputs, 2).transpose(1, 2).reshape(batch, length, -1)
-    x = x + attention.o_proj(mixed)
-    return x + layer.mlp(layer.post_attention_layernorm(x))
+
+    packs: list[Pack]
+    prefix: int
+    sight: Sight
+    watch: Watch | None
+    index: int
+    last: bool
+
+    def run(self, layer: nn.Module, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """States [B, T, d], without the picture's when this is the last layer that shows it."""
+        attention, width = layer.self_attn, layer.self_attn.head_dim
+        h = _norm(layer.input_layernorm, x)
+        joint = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
+        q, k, v = F.linear(h, joint).view(*x.shape[:2], 3, -1, width).permute(2, 0, 3, 1, 4)
+        tables = tuple(t.to(v.dtype) for t in tables)
+        q, k = _rotate(q, tables), _rotate(k, tables)
+        # One split in place of many slices: its backward is one copy.
+        q, k, v = (t.split([self.prefix, *(p.ids[0].numel() for p in self.packs)], 2) for t in (q, k, v))
+        own = PREFIX if self.last else self.prefix
+        first = _attend(q[0][:, :, :own], k[0][:, :, :own], v[0][:, :, :own], causal=True)
+        mixed = torch.cat([first, *self._questions(q, k, v)], 2).transpose(1, 2).flatten(2)
+        if self.last:
+            x = torch.cat([x[:, :PREFIX], x[:, self.prefix :]], 1)
+        x = x + attention.o_proj(mixed)
+        return x + layer.mlp(_norm(layer.post_attention_layernorm, x))
+
+    def _questions(self, q: tuple[Tensor, ...], k: tuple[Tensor, ...], v: tuple[Tensor, ...]) -> list[Tensor]:
+        """Attention [B, H, Q*T, w] of each pack's questions to what they see before them and, causally, to themselves.
+
+        q, k, v: of all that precedes questions, then of each pack.
+        """
+        seen = self.prefix if self.index in self.sight.layers else PREFIX
+        seen_k, seen_v = k[0][:, :, :seen], v[0][:, :, :seen]
+        outputs, kept = [], []
+        for number, pack in enumerate(self.packs):
+            blind = self.sight.blind[number] if self.sight.blind and seen > PREFIX else None
+            weights = _weights(q[number + 1], k[number + 1], seen_k, *pack.ids.shape[1:], blind)
+            outputs.append(_mix(weights, seen_v, v[number + 1]))
+            kept.append(weights)
+        if self.watch is not None and self.index in self.watch.layers:
+            self.watch.weights[self.index] = kept
+        return outputs
 
 
-def _questions(q: Tensor, k: Tensor, v: Tensor, seen_k: Tensor, seen_v: Tensor, count: int, steps: int) -> Tensor:
-    """Attention [B, H, Q*T, w] of questions to the picture and, causally, to themselves."""
-    batch, heads, total, width = q.shape
+def _weights(q: Tensor, k: Tensor, seen_k: Tensor, count: int, steps: int, blind: Tensor | None) -> Tensor:
+    """Attention weights [B, H, Q, T, seen + T] of `count` questions; `blind` [B, Q, T] see the opening only."""
+    batch, heads, _, width = q.shape
     q = q * width**-0.5
     to_picture = (q @ seen_k.transpose(-1, -2)).view(batch, heads, count, steps, -1)
-    own_q, own_k, own_v = (t.reshape(batch, heads, count, steps, width) for t in (q, k, v))
+    if blind is not None:
+        opening, picture = to_picture.split([PREFIX, seen_k.shape[2] - PREFIX], -1)
+        to_picture = torch.cat([opening, picture.masked_fill(blind[:, None, :, :, None], float("-inf"))], -1)
+    own_q, own_k = (t.reshape(batch, heads, count, steps, width) for t in (q, k))
     future = torch.full((steps, steps), float("-inf"), device=q.device, dtype=q.dtype).triu(1)
-    to_self = own_q @ own_k.transpose(-1, -2) + future
-    weights = torch.cat([to_picture, to_self], -1).softmax(-1).to(v.dtype)
-    seen = seen_k.shape[2]
-    from_picture = weights[..., :seen].reshape(batch, heads, total, seen) @ seen_v
-    return from_picture + (weights[..., seen:] @ own_v).reshape(batch, heads, total, width)
+    return _softmax(torch.cat([to_picture, own_q @ own_k.transpose(-1, -2) + future], -1))
+
+
+def _mix(weights: Tensor, seen_v: Tensor, v: Tensor) -> Tensor:
+    """Values [B, H, Q*T, w] for `_weights`: `seen_v` of the picture, `v` of the questions' own tokens."""
+    batch, heads, count, steps, _ = weights.shape
+    to_picture, to_self = weights.to(v.dtype).split([seen_v.shape[2], steps], -1)
+    from_picture = to_picture.reshape(batch, heads, count * steps, -1) @ seen_v
+    own = to_self @ v.reshape(batch, heads, count, steps, -1)
+    return from_picture + own.reshape(batch, heads, count * steps, -1)
 
 
 def to_pixels(pictures: Tensor) -> Tensor:

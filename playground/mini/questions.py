@@ -10,6 +10,14 @@
 | choice    | MMBench, SEED, ScienceQA   | an option's letter              |
 | verify    | MME (used for MME only)    | yes / no                        |
 | where     | GQA's "choose" questions   | a direction (training only)     |
+| two_way   | the same, of two things    | a direction (training only)     |
+| seen      | choice, all options occur in the picture       | an option's letter |
+| near      | choice of texts that differ in one or two characters | an option's letter |
+| glyph     | one character of a text    | that character                  |
+| beside    | GQA, by place              | the shape that is there         |
+
+The last four are meant to be hard without the tokens of what is asked about: knowing what else is in the picture, or
+most of a text, does not help. They are not part of `KINDS`, whose question files stay as they are.
 """
 
 from __future__ import annotations
@@ -22,6 +30,8 @@ import numpy as np
 from playground.mini.world import COLOR_NAMES, DIGITS, LETTERS, PATCH, SHAPES, SIZES, TEXT_LENGTH, Scene, Thing
 
 KINDS = ("existence", "attribute", "count", "relation", "reading", "choice")
+HARDER = ("seen", "near", "glyph", "beside")
+ORDINALS = ("first", "second", "third")
 PLURALS = {s: s + "es" if s.endswith("s") else s + "s" for s in SHAPES}
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -221,6 +231,82 @@ def _with_options(rng: np.random.Generator, text: str, answer: str, pool: list[s
     return Question("choice", text, "ABCD"[options.index(answer)], tuple(options), subtask)
 
 
+def _two_way(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """Of two things, by the margin of `_relation`: "Is the star left or right of the ring?"."""
+    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    if len(named) < 2:
+        return None
+    first, second = rng.choice(len(named), 2, replace=False)
+    (a, name), (b, other) = named[first], named[second]
+    horizontal = rng.random() < 0.5
+    offset = a.x - b.x if horizontal else a.y - b.y
+    if abs(offset) < 1.5 * PATCH:
+        return None
+    low, high = ("left", "right") if horizontal else ("above", "below")
+    return Question("two_way", f"Is the {name} {low} or {high} of the {other}?", low if offset < 0 else high)
+
+
+def _seen(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """A choice between four colours, or four shapes, that all occur in the picture, each as likely to be right."""
+    question = _attribute(rng, scene)
+    if question is None or question.subtask == "size":
+        return None
+    found = {getattr(t, question.subtask) for t in scene.things}
+    if len(found) < 4:
+        return None
+    pool = sorted(found - {question.answer})
+    choice = _with_options(rng, question.text, question.answer, pool, question.subtask)
+    return Question("seen", choice.text, choice.answer, choice.options, choice.subtask)
+
+
+def _near(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """A choice between four texts: two characters, each right or wrong. What most options share does not tell."""
+    if not scene.signs:
+        return None
+    sign = _pick(rng, scene.signs)
+    places = rng.choice(TEXT_LENGTH, 2, replace=False)
+    alphabet = DIGITS if sign.is_number else LETTERS
+    wrong = [_pick(rng, [c for c in alphabet if c != sign.text[place]]) for place in places]
+    options = []
+    for mask in rng.permutation(4):
+        text = list(sign.text)
+        for bit, place in enumerate(places):
+            text[place] = wrong[bit] if mask >> bit & 1 else text[place]
+        options.append("".join(text).lower())
+    what = "number" if sign.is_number else "word"
+    right = "ABCD"[options.index(sign.text.lower())]
+    return Question("near", f"What {what} is written in the image?", right, tuple(options), what)
+
+
+def _glyph(rng: np.random.Generator, scene: Scene) -> Question | None:
+    if not scene.signs:
+        return None
+    sign, place = _pick(rng, scene.signs), int(rng.integers(TEXT_LENGTH))
+    what = "number" if sign.is_number else "word"
+    text = f"What is the {ORDINALS[place]} character of the {what}?"
+    return Question("glyph", text, sign.text[place].lower(), subtask=ORDINALS[place])
+
+
+def _beside(rng: np.random.Generator, scene: Scene) -> Question | None:
+    """The nearest thing on one side of another: within 45 degrees of that direction, the next one half as far again."""
+    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    if not named:
+        return None
+    thing, name = _pick(rng, named)
+    side, axis, sign = _pick(rng, (("left", 0, -1), ("right", 0, 1), ("above", 1, -1), ("below", 1, 1)))
+    found = []
+    for other in scene.things:
+        offset = (other.x - thing.x, other.y - thing.y)
+        along, across = sign * offset[axis], abs(offset[1 - axis])
+        if along >= 1.5 * PATCH and across < along:
+            found.append((float(np.hypot(*offset)), other.shape))
+    found.sort()
+    if not found or (len(found) > 1 and found[1][0] < 1.5 * found[0][0] and found[1][1] != found[0][1]):
+        return None
+    of = " of" if axis == 0 else ""
+    return Question("beside", f"What is {side}{of} the {name}?", found[0][1], subtask=side)
+
+
 def _verify(rng: np.random.Generator, scene: Scene) -> Question | None:
     return verify(rng, scene, _pick(rng, ("existence", "count", "position", "color", "OCR")), bool(rng.random() < 0.5))
 
@@ -271,6 +357,11 @@ _ASKERS = {
     "choice": _choice,
     "verify": _verify,
     "where": _where,
+    "two_way": _two_way,
+    "seen": _seen,
+    "near": _near,
+    "glyph": _glyph,
+    "beside": _beside,
 }
 _VERIFIERS = {
     "existence": lambda rng, scene, truth: _existence(rng, scene),
@@ -286,4 +377,5 @@ def vocabulary() -> list[str]:
     words = "what color shape size is the object objects how many are there in image a to of left right above below"
     words += " number word written yes no 0 1 2 3 4 5 6 or half upper lower"
     listed = words.split() + list(COLOR_NAMES) + list(SHAPES) + list(PLURALS.values()) + list(SIZES)
+    listed += [*ORDINALS, "character"]
     return list(dict.fromkeys(listed))

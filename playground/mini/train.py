@@ -1,310 +1,381 @@
-"""Train the embedded model from a seed:
+"""Train the embedded model's decoder and projector on the tower that is there:
 
-    python -m playground.mini.train --out playground/mini/runs/first
-    python -m playground.mini.train --out playground/mini/runs/refined --refine playground/mini/runs/first
+    python -m playground.mini.train --out playground/mini/runs/nouns --until 10:00     # UTC; or --minutes 180
+    python -m playground.mini.train --out playground/mini/runs/nouns --device cuda --minutes 8 --workers 15
 
-1. The tower learns patch labels (what shape, colour, size, character is here) on small scenes, then on full ones.
-2. Tower, projector and decoder learn to answer, from small scenes to full ones; the patch labels stay as a side loss
-   until the tower is frozen for the last 900 steps.
-3. `--refine`: two decoder layers are added that do nothing at first, the tower stays as it is, and questions of two
-   steps of thought (multiple choice, where things are) are asked more often, again from small scenes to full ones.
+1. Windows of 12 x 12 patches, until 90 % of the relations are answered. Nouns are taught to look at what they name
+   (helps.py); of most questions the tokens behind "?" are blind, so that the nouns have to.
+2. Windows of 16 x 16 and full scenes. Of a third of the questions about one thing the tokens up to "?" are blind, so
+   that the answer token has to look as well.
+3. From 65 % of the time on the helps fade, and are gone at 80 %. The rate falls over the last half.
 
-Most lessons let questions see the picture from the pruned layer on only ("late fusion": 7 of 8 in the first 2,300 steps
-of part 2, and in part 3); without that this small decoder reads all but the printed texts in its first two layers, and
-pruning behind them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by
-attention in those layers. Nothing is ever pruned while training. State is saved every few minutes; the same command
-goes on where it was killed.
+Questions see the picture in a random range of layers (0 to 3 the first, 4, 5 or 7 the last). Nothing is ever pruned.
+State is saved every few minutes, whole or not at all; the same command goes on where it was killed. On CPUs two
+processes of one thread each share a step, which on a busy machine is several times faster than two threads of one.
+
+`log.jsonl` reports by kind of question accuracy, loss and chance (the most frequent answer's share) every 25 steps.
+Every 100 it reports the RMS of the answer token's state behind each layer and the gradient there, and an alarm when a
+kind's RMS is over 3 times the median kind's: such a path has been switched off and learns no more.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import time
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from playground.mini.lessons import ALL_KINDS, FIRST_MIX, HARD_MIX, HEADS, IGNORE, LAST_MIX, Lesson, Mix, make_lesson
-from playground.mini.model import MiniModel
+from playground.mini.course import IGNORE, LAST, NOUNS, SCENES, Lesson, Teaching, draw_lesson, lessons
+from playground.mini.helps import POINT_LAYERS, Helps
+from playground.mini.model import MiniModel, Watch, to_pixels
 from playground.mini.muon import Muon
 from playground.mini.tokenizer import build
-from playground.mini.world import TRAIN_GALLERY, gallery
 
-VALIDATION_GALLERY, VALIDATION_SEED = 3, 31337
+CLIP = Path(__file__).parent / "clip"
+LAYERS = 8
+WATCHED = 2  # the gradient is looked at behind this layer
+ALARM = 3.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the result, beside the code and the curriculum."""
+    """What decides the result, beside the course. Shares are of the whole time."""
 
     seed: int = 0
-    tower_steps: int = 2000
-    steps: int = 3200
-    decay: int = 1900  # last steps: the rate falls linearly to zero
-    tower_frozen_for: int = 900  # last steps
-    late_fusion: int = 2300  # until this step, in 7 of 8 lessons
-    rate: float = 0.02  # Muon, 2-D weights of decoder and projector
+    rate: float = 0.01  # Muon, 2-D weights of decoder and projector
     adam_rate: float = 3e-3
-    joint_tower_scale: float = 0.1  # of both rates, for the tower in part 2
-    side_loss: float = 0.3
+    help_rate: float = 1e-2
+    weight_decay: float = 0.02
+    warm_up: int = 20  # steps
+    crossed: float = 0.9  # accuracy of relations that ends part 1
+    latest: float = 0.45  # or this share of the time
+    decay: float = 0.5  # last share
+    help_until: tuple[float, float] = (0.65, 0.8)  # weight 1 until here, 0 from there on
+    last: float = 0.8  # mostly full scenes from here on
 
 
-REFINEMENT = Recipe(
-    seed=7,
-    tower_steps=0,
-    steps=850,
-    decay=370,
-    tower_frozen_for=850,
-    late_fusion=850,
-    rate=0.008,
-    adam_rate=1.2e-3,
-)
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def load_tower(model: MiniModel, folder: Path = CLIP) -> None:
+    """The trained tower's weights, which stay as they are."""
+    weights = {
+        name.removeprefix("vision_model."): t.float() for name, t in load_file(folder / "model.safetensors").items()
+    }
+    own = getattr(model.tower, "vision_model", model.tower)
+    own.load_state_dict(weights, strict=True)
+    model.tower.requires_grad_(False)
+
+
+@torch.no_grad()
+def standards(model: MiniModel) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [c] of tower features, from 24 full scenes."""
+    features = []
+    for step in range(8):
+        lesson = draw_lesson(1, step, 0, Teaching({24: 1.0}, SCENES.topics))
+        features.append(model.see(to_pixels(lesson.pixels), lesson.raster))
+    known = torch.cat(features)
+    return known.mean((0, 1)), known.std((0, 1))
+
+
+def folded(model: MiniModel, mean: Tensor, scale: Tensor) -> MiniModel:
+    """`model`, made to take features as the tower gives them instead of standardised ones. Changes it in place."""
+    first = model.projector[0]
+    with torch.no_grad():
+        first.weight /= scale
+        first.bias -= first.weight @ mean
+    return model
+
+
+def load(run: Path) -> MiniModel:
+    """The plain model of a run's saved state."""
+    state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
+    model = MiniModel(len(build()), LAYERS)
+    model.load_state_dict(state["model"])
+    return folded(model, state["mean"], state["scale"])
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answers:
+    """loss: mean over answer tokens, the end token counting a tenth. losses, right: by question, [B, Q]."""
+
+    loss: Tensor
+    losses: Tensor
+    right: Tensor
+
+
+def answers(model: MiniModel, hidden: Tensor, lesson: Lesson) -> Answers:
+    labels, end = lesson.labels, model.decoder.config.eos_token_id
+    asked = labels != IGNORE
+    logits, wanted = model.answer(hidden[asked]).float(), labels[asked]
+    weight = torch.where(wanted == end, 0.1, 1.0)
+    each = F.cross_entropy(logits, wanted, reduction="none") * weight
+    lost, right = torch.zeros(labels.shape, device=labels.device), torch.ones_like(asked)
+    lost[asked] = each.detach()
+    right[asked] = (logits.argmax(-1) == wanted) | (wanted == end)
+    losses, rights, at = [], [], 0
+    for pack in lesson.packs:
+        batch, count, steps = pack.ids.shape
+        part = slice(at, at + count * steps)
+        losses.append(lost[:, part].view(batch, count, steps).sum(-1))
+        rights.append(right[:, part].view(batch, count, steps).all(-1))
+        at += count * steps
+    return Answers(each.sum() / weight.sum(), torch.cat(losses, 1), torch.cat(rights, 1))
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """What is taught when. Keys of `plan`, `mixes` and `rates` are steps from which on the entry holds.
+class Team:
+    """The processes that share a step. One alone needs no group."""
 
-    plan: share of lessons by grid size; "position" marks lessons on how two or three things lie. mixes: what is asked.
-    rates: share of the peak rates, before the final decay. batch: scenes per lesson, and share: questions per scene,
-    by grid size.
-    """
+    rank: int = 0
+    size: int = 1
 
-    plan: dict[int, dict[str, float]]
-    mixes: dict[int, Mix]
-    batch: dict[int, int]
-    share: dict[int, float]
-    rates: dict[int, float] = field(default_factory=lambda: {0: 1.0})
+    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
+        if self.size == 1:
+            return tensors
+        flat = torch.cat([t.flatten() for t in tensors])
+        dist.all_reduce(flat)
+        parts = (flat / self.size).split([t.numel() for t in tensors])
+        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
+    def send(self, tensors: list[Tensor], rank: int) -> None:
+        """Overwrite `tensors` everywhere with those of `rank`."""
+        if self.size == 1:
+            return
+        flat = torch.cat([t.detach().flatten() for t in tensors])
+        dist.broadcast(flat, rank)
+        for tensor, new in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.data.copy_(new.view_as(tensor))
 
-FIRST = Curriculum(
-    plan={
-        0: {"6": 0.3, "8": 0.5, "8 position": 0.2},
-        400: {"8": 0.25, "12": 0.4, "8 position": 0.15, "12 position": 0.2},
-        900: {"12": 0.4, "12 position": 0.2, "16": 0.4},
-        1050: {"8": 0.3, "12": 0.5, "12 position": 0.2},
-        1300: {"12": 0.45, "12 position": 0.1, "16": 0.45},
-        1800: {"12": 0.15, "16": 0.4, "24": 0.45},
-        2300: {"16": 0.2, "24": 0.8},
-    },
-    mixes={0: FIRST_MIX},
-    batch={6: 24, 8: 20, 12: 14, 16: 9, 24: 6},
-    share={6: 0.3, 8: 0.45, 12: 0.7, 16: 0.9, 24: 1.0},
-    # The run that made the embedded weights stood still from step 300 on and learned as soon as the rate was lowered:
-    # a better recipe would start low.
-    rates={0: 1.0, 1050: 0.4},
-)
-REFINING = Curriculum(
-    plan={
-        0: {"8": 0.4, "12 position": 0.6},
-        250: {"12": 0.35, "12 position": 0.35, "16": 0.3},
-        300: {"12": 0.25, "12 position": 0.6, "16": 0.15},
-        500: {"12": 0.2, "16": 0.4, "24": 0.4},
-        650: {"16": 0.25, "24": 0.75},
-    },
-    mixes={0: HARD_MIX, 500: LAST_MIX},
-    batch={8: 24, 12: 16, 16: 10, 24: 6},
-    share={8: 0.6, 12: 0.8, 16: 1.0, 24: 1.1},
-)
-DOUBLED = (3, 5)  # decoder layers that refining puts a new one behind
-TOWER_PLAN = {0.0: {"8": 1.0}, 0.6: {"12": 1.0}, 0.85: {"24": 1.0}}  # as `plan`, by the share of tower_steps done
-TOWER_BATCH = {8: 48, 12: 28, 24: 8}
+    def everyones(self, thing: object) -> list:
+        if self.size == 1:
+            return [thing]
+        out: list = [None] * self.size
+        dist.all_gather_object(out, thing)
+        return out
 
 
-def at_step(table: dict, step: float):
-    """The entry that holds from the last key up to `step` on."""
-    return [entry for start, entry in table.items() if step >= start][-1]
-
-
-def pick_topic(rng: np.random.Generator, shares: dict[str, float]) -> tuple[int, bool]:
-    """Grid size, and whether the lesson is one on position."""
-    weights = np.array(list(shares.values()))
-    grid, _, topic = str(rng.choice(list(shares), p=weights / weights.sum())).partition(" ")
-    return int(grid), topic == "position"
-
-
-def side_losses(logits: Tensor, lesson: Lesson) -> Tensor:
-    """Patch-label loss of head outputs [B, N, sum classes + 2]."""
-    parts = logits.split([*HEADS.values(), 2], -1)
-    total = logits.new_zeros(())
-    for index, (name, classes) in enumerate(HEADS.items()):
-        weight = torch.ones(classes)
-        weight[0] = 0.1 if name == "center" else 0.15  # most patches are background
-        total = total + F.cross_entropy(
-            parts[index].flatten(0, 1), lesson.patch_labels[:, index].flatten(), weight=weight, ignore_index=IGNORE
-        )
-    known = ~lesson.centers.isnan()
-    return total + 20 * F.mse_loss(parts[-1][known], lesson.centers[known])
-
-
-def answer_loss(model: MiniModel, hidden: Tensor, lesson: Lesson) -> tuple[Tensor, Tensor]:
-    """Mean loss over answer tokens (the end token counts a tenth), and exact-match per question [B, sum Q]."""
-    labels = torch.cat([pack.labels.flatten(1) for pack in lesson.packs], 1)
-    asked = labels != IGNORE
-    logits, wanted = model.answer(hidden[asked]).float(), labels[asked]
-    weight = torch.where(wanted == model.decoder.config.eos_token_id, 0.1, 1.0)
-    loss = (F.cross_entropy(logits, wanted, reduction="none") * weight).sum() / weight.sum()
-    right = torch.ones_like(labels, dtype=torch.bool)
-    right[asked] = (logits.argmax(-1) == wanted) | (wanted == model.decoder.config.eos_token_id)
-    return loss, _per_question(right, lesson)
-
-
-def _per_question(right: Tensor, lesson: Lesson) -> Tensor:
-    out, at = [], 0
-    for pack in lesson.packs:
-        batch, count, length = pack.ids.shape
-        out.append(right[:, at : at + count * length].view(batch, count, length).all(-1))
-        at += count * length
-    return torch.cat(out, 1)
+# -- the run ----------------------------------------------------------------------------------------------------------
 
 
 class Trainer:
-    """Owns model, optimisers and the random state; `run` goes from wherever the saved state stands to the end."""
+    """Owns model, optimisers and progress; `run` goes from wherever the saved state stands to the end of the time."""
 
-    def __init__(self, recipe: Recipe, out: Path, start: MiniModel | None = None) -> None:
-        self.recipe, self.out, self.curriculum = recipe, out, REFINING if start else FIRST
+    def __init__(self, recipe: Recipe, out: Path, team: Team = Team(), device: str = "cpu") -> None:
+        self.recipe, self.out, self.team, self.device = recipe, out, team, torch.device(device)
         torch.manual_seed(recipe.seed)
-        self.rng = np.random.default_rng(recipe.seed + 1000)
-        self.model = start or MiniModel(len(build()))
-        self.head = nn.Linear(self.model.tower.config.hidden_size, sum(HEADS.values()) + 2)
-        self.step, self.seconds, self.questions = -recipe.tower_steps, 0.0, 0
+        self.model = MiniModel(len(build()), LAYERS)
+        load_tower(self.model)
+        self.mean, self.scale = standards(self.model)
+        self.helps = Helps(self.model.decoder.config.hidden_size)
+        self.model.to(self.device), self.helps.to(self.device)
+        self.step, self.seconds, self.questions, self.budget = 0, 0.0, 0, 1.0
+        self.crossed_at: float | None = None
+        self.relation: list[float] = []  # accuracy of the last reports
         self.optimisers = self._optimisers()
         self.tally: dict[str, list[float]] = defaultdict(list)
+        self.said: dict[str, Counter[str]] = defaultdict(Counter)
 
-    def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float, str]]:
-        """(optimiser, its peak rate, part) for the parts "tower" and "rest"."""
-        r, groups = self.recipe, defaultdict(lambda: ([], []))
-        named = [*self.model.named_parameters(), *(("tower." + n, p) for n, p in self.head.named_parameters())]
-        for name, weight in named:
-            part = "tower" if name.startswith("tower.") else "rest"
-            hidden = weight.ndim == 2 and ("layers." in name or name.startswith("projector."))
-            groups[part][0 if hidden else 1].append(weight)
-        made: list[tuple[torch.optim.Optimizer, float, str]] = []
-        for part, (matrices, others) in groups.items():
-            made.append((Muon(matrices, r.rate, weight_decay=0.02), r.rate, part))
-            adam = torch.optim.AdamW(others, r.adam_rate, betas=(0.9, 0.98), weight_decay=0.0)
-            made.append((adam, r.adam_rate, part))
-        return made
+    def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        """Pairs of (optimiser, peak rate). Each process makes the updates of its share of the matrices."""
+        r, matrices, others = self.recipe, [], []
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad:
+                hidden = weight.ndim == 2 and ("layers." in name or name.startswith("projector."))
+                (matrices if hidden else others).append(weight)
+        matrices.sort(key=lambda w: -w.numel())
+        self.shares = [matrices[rank :: self.team.size] for rank in range(self.team.size)]
+        self.learned = [*matrices, *others, *self.helps.parameters()]
+        adam = {"betas": (0.9, 0.98), "weight_decay": 0.0}
+        return [
+            (Muon(self.shares[self.team.rank], r.rate, weight_decay=r.weight_decay), r.rate),
+            (torch.optim.AdamW(others, r.adam_rate, **adam), r.adam_rate),
+            (torch.optim.AdamW(self.helps.parameters(), r.help_rate, **adam), r.help_rate),
+        ]
+
+    # -- what is taught when ----------------------------------------------------------------------------------------
+
+    def done(self) -> float:
+        """Share of the time that is gone."""
+        return min(1.0, self.seconds / self.budget)
+
+    def teaching(self) -> Teaching:
+        if self.crossed_at is None:
+            return NOUNS
+        return SCENES if self.done() < self.recipe.last else LAST
+
+    def rate(self) -> float:
+        """Share of the peak rates."""
+        return min(1.0, (self.step + 1) / self.recipe.warm_up) * min(1.0, (1 - self.done()) / self.recipe.decay)
+
+    def help_share(self) -> float:
+        full, none = self.recipe.help_until
+        return float(np.clip((none - self.done()) / (none - full), 0.0, 1.0))
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
-    def lesson(self) -> Lesson:
-        r = self.recipe
-        if self.step < 0:
-            done = 1 + self.step / r.tower_steps
-            grid, _ = pick_topic(self.rng, at_step(TOWER_PLAN, done))
-            return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, TOWER_BATCH[grid], 0.05)
-        c = self.curriculum
-        grid, position = pick_topic(self.rng, at_step(c.plan, self.step))
-        mix = at_step(c.mixes, self.step)
-        return make_lesson(self.rng, gallery(TRAIN_GALLERY), grid, c.batch[grid], c.share[grid], position, mix)
+    def read(self, lesson: Lesson, watch: Watch | None = None) -> Tensor:
+        """Final states of a lesson's questions, under the sight that it gives them."""
+        with torch.no_grad():
+            features = self.model.see(to_pixels(lesson.pixels), lesson.raster)
+        standard = (features - self.mean.to(features)) / self.scale.to(features)
+        return self.model.read(standard, lesson.raster, lesson.packs, sight=lesson.sight, watch=watch)
 
-    def rate(self) -> float:
-        """Share of the peak rate at this step."""
-        r = self.recipe
-        if self.step < 0:
-            done = 1 + self.step / r.tower_steps
-            return min(1.0, (self.step + r.tower_steps + 1) / 40) * min(1.0, 0.02 + (1 - done) / 0.5)
-        plateau = at_step(self.curriculum.rates, self.step)
-        return plateau * min(1.0, (self.step + 1) / 60) * min(1.0, (r.steps - self.step) / r.decay)
-
-    def tower_learns(self) -> bool:
-        return self.step < max(0, self.recipe.steps - self.recipe.tower_frozen_for)
-
-    def advance(self) -> None:
-        lesson, r = self.lesson(), self.recipe
-        grid = round(lesson.raster.shape[1] ** 0.5)
-        with torch.autocast("cpu", torch.bfloat16):
-            with torch.set_grad_enabled(self.tower_learns()):
-                features = self.model.see(lesson.pixels, lesson.raster)
-                side = (
-                    side_losses(self.head(features).float(), lesson) if self.tower_learns() else features.new_zeros(())
-                )
-            loss = side
-            if self.step >= 0:
-                late = self.step < r.late_fusion and self.step % 8 != 7
-                hidden = self.model.read(features, lesson.raster, lesson.packs, late=late)
-                answer, right = answer_loss(self.model, hidden, lesson)
-                loss = answer + r.side_loss * side
-                self._count(grid, answer, right, lesson)
+    def advance(self, lesson: Lesson) -> None:
+        lesson, watch = lesson.to(self.device), Watch(POINT_LAYERS)
+        looking = self.step % 100 == 0
+        with torch.autocast(self.device.type, torch.bfloat16):
+            hidden = self.read(lesson, watch)
+            if looking:
+                watch.whole[WATCHED].retain_grad()
+            told = answers(self.model, hidden, lesson)
+        loss, share = told.loss, self.help_share()
+        if share:
+            helped, shown = self.helps(lesson, watch)
+            loss = loss + share * helped
+            for name, value in shown.items():
+                self.tally[f"help.{name}"].append(value)
         loss.backward()
-        self.tally[f"{grid}.side"].append(side.item())
+        self._count(lesson, told)
+        if looking:
+            self._look(lesson, watch)
         self._update()
         self.step += 1
 
-    def _count(self, grid: int, loss: Tensor, right: Tensor, lesson: Lesson) -> None:
-        self.questions += right.numel()
-        self.tally[f"{grid}.loss"].append(loss.item())
-        for index, kind in enumerate(ALL_KINDS):
-            self.tally[f"{grid}.{kind}"] += right[lesson.kinds == index].float().tolist()
+    def _count(self, lesson: Lesson, told: Answers) -> None:
+        self.questions += lesson.kinds.size * self.team.size
+        rows = zip(
+            lesson.kinds.flat,
+            lesson.answers.flat,
+            lesson.roles.flatten().tolist(),
+            told.losses.flatten().tolist(),
+            told.right.flatten().tolist(),
+            strict=True,
+        )
+        for kind, answer, role, loss, right in rows:
+            kind = str(kind) + ("", ".blind", ".noun_blind")[role]
+            self.tally[kind].append(right)
+            self.tally[f"{kind}.loss"].append(loss)
+            self.said[kind][str(answer)] += 1
+
+    def _look(self, lesson: Lesson, watch: Watch) -> None:
+        """By kind: RMS of the answer token's state behind each layer, gradient norm there behind `WATCHED`."""
+        picture = torch.arange(len(lesson.last), device=self.device)[:, None].expand_as(lesson.last)
+        gradient = watch.gradient(WATCHED)[picture, lesson.last].float().norm(dim=-1) * lesson.kinds.size
+        states = [watch.states(layer).detach()[picture, lesson.last].float() for layer in range(LAYERS)]
+        rms = torch.stack([s.pow(2).mean(-1).sqrt() for s in states])
+        report = {}
+        for kind in np.unique(lesson.kinds):
+            own = torch.from_numpy(lesson.kinds == kind).to(self.device)
+            sizes = [round(value, 1) for value in rms[:, own].mean(1).tolist()]
+            report[str(kind)] = [*sizes, float(f"{gradient[own].mean():.2g}")]
+        self.say({"watch": "rms behind layers 1 to 8, gradient", **report})
+        peaks = {kind: max(values[:-1]) for kind, values in report.items()}
+        middle = float(np.median(list(peaks.values())))
+        loud = {kind: peak for kind, peak in peaks.items() if peak > ALARM * middle}
+        if loud:
+            self.say({"alarm": "states of these kinds outgrow the others", "median": middle, **loud})
 
     def _update(self) -> None:
         share = self.rate()
-        for optimiser, peak, part in self.optimisers:
-            scale = self.recipe.joint_tower_scale if part == "tower" and self.step >= 0 else 1.0
+        grads = self.team.mean([torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned])
+        for weight, grad in zip(self.learned, grads, strict=True):
+            weight.grad = grad
+        for optimiser, peak in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = peak * share * scale
+                group["lr"] = peak * share
                 if isinstance(optimiser, torch.optim.AdamW):
                     nn.utils.clip_grad_norm_(group["params"], 1.0)
-            if part == "tower" and not self.tower_learns():
-                continue
             optimiser.step()
+        for rank, matrices in enumerate(self.shares):
+            self.team.send(matrices, rank)
         self.model.zero_grad(set_to_none=True)
-        self.head.zero_grad(set_to_none=True)
+        self.helps.zero_grad(set_to_none=True)
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    def run(self, report_every: int = 100, save_every: int = 150) -> None:
-        started = time.monotonic()
-        while self.step < self.recipe.steps:
-            self.advance()
+    def run(self, seconds: float, workers: int = 0, report_every: int = 25, save_every: float = 180.0) -> None:
+        """Train for `seconds` more; everything that depends on the time follows the whole of it."""
+        self.budget, saved, mark = self.seconds + seconds, time.monotonic(), time.monotonic()
+        for lesson in lessons(self.recipe.seed, self.step, self.team.rank, self.teaching, workers):
+            self.advance(lesson)
+            now = time.monotonic()
+            # Processes must agree on the time, or they would teach different things.
+            self.seconds, mark = self.team.everyones(self.seconds + now - mark)[0], now
             if self.step % report_every == 0:
-                self.report(self.seconds + time.monotonic() - started)
-            if self.step % save_every == 0 or self.step == self.recipe.steps:
-                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                self.report()
+            if self.done() >= 1 or self.team.everyones(now - saved)[0] > save_every:
                 self.save()
+                saved = time.monotonic()
+            if self.done() >= 1:
+                return
 
-    def report(self, seconds: float) -> None:
-        line = {"step": self.step, "seconds": round(seconds), "questions": self.questions}
-        line |= {name: round(float(np.mean(values)), 3) for name, values in sorted(self.tally.items()) if values}
-        if self.step > 0 and self.step % 300 == 0:
-            line |= self.validate()
-        self.tally.clear()
+    def report(self) -> None:
+        """One line of means over all processes since the last report; moves on when relations are learned."""
+        tally, said = defaultdict(list), defaultdict(Counter)
+        for other, words in self.team.everyones((dict(self.tally), dict(self.said))):
+            for name, values in other.items():
+                tally[name] += values
+            for kind, counts in words.items():
+                said[kind] += counts
+        means = {name: round(float(np.nanmean(v)), 3) for name, v in sorted(tally.items()) if v}
+        for kind, counts in said.items():
+            means[f"{kind}.chance"] = round(max(counts.values()) / sum(counts.values()), 2)
+        self.tally.clear(), self.said.clear()
+        shares = {"done": self.done(), "rate": self.rate(), "help": self.help_share()}
+        self.say({"report": self.part(), **{k: round(v, 3) for k, v in shares.items()}, **dict(sorted(means.items()))})
+        self._move_on([right for kind in ("relation", "relation.blind") for right in tally[kind]])
+
+    def part(self) -> str:
+        return {id(NOUNS): "nouns", id(SCENES): "scenes", id(LAST): "last"}[id(self.teaching())]
+
+    def _move_on(self, right: list[float]) -> None:
+        if self.crossed_at is not None:
+            return
+        if (right and float(np.mean(right)) > self.recipe.crossed) or self.done() > self.recipe.latest:
+            self.crossed_at = self.done()
+            self.say({"crossed": round(self.crossed_at, 3)})
+
+    def say(self, line: dict[str, object]) -> None:
+        if self.team.rank:
+            return
+        line = {"step": self.step, "seconds": round(self.seconds), "questions": self.questions, **line}
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
 
-    @torch.no_grad()
-    def validate(self, pictures: int = 48) -> dict[str, float]:
-        """Exact match by kind on full validation scenes: dense, and with 64 random or no visual tokens from layer 2."""
-        rng, generator = np.random.default_rng(VALIDATION_SEED), torch.Generator().manual_seed(0)
-        scores: dict[str, list[float]] = defaultdict(list)
-        for _ in range(pictures // 8):
-            lesson = make_lesson(rng, gallery(VALIDATION_GALLERY), 24, 8, 0.6)
-            some = torch.randperm(576, generator=generator)[:64].sort().values
-            with torch.autocast("cpu", torch.bfloat16):
-                features = self.model.see(lesson.pixels, lesson.raster)
-                for name, keep in (("dense", None), ("random64", some), ("none", some[:0])):
-                    hidden = self.model.read(features, lesson.raster, lesson.packs, keep)
-                    right = answer_loss(self.model, hidden, lesson)[1]
-                    for index, kind in enumerate(ALL_KINDS):
-                        scores[f"val.{name}.{kind}"] += right[lesson.kinds == index].float().tolist()
-        return {name: round(float(np.mean(values)), 3) for name, values in scores.items()}
+    # -- state ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
+        own = self.team.everyones(self.optimisers[0][0].state_dict())
+        if self.team.rank:
+            return
         state = {
             "model": self.model.state_dict(),
-            "head": self.head.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser, _, _ in self.optimisers],
-            "rng": self.rng.bit_generator.state,
-            "progress": {"step": self.step, "seconds": self.seconds, "questions": self.questions},
+            "helps": self.helps.state_dict(),
+            "mean": self.mean,
+            "scale": self.scale,
+            "muon": own,
+            "adam": [optimiser.state_dict() for optimiser, _ in self.optimisers[1:]],
+            "progress": {n: getattr(self, n) for n in ("step", "seconds", "questions", "crossed_at")},
             "recipe": asdict(self.recipe),
         }
         part = self.out / "state.pt.part"
@@ -312,47 +383,60 @@ class Trainer:
         os.replace(part, self.out / "state.pt")  # a kill leaves the old state or the new one, never half of one
 
     def resume(self) -> None:
+        """Go on from the saved state, if there is one. Raises ValueError when other processes wrote it."""
         path = self.out / "state.pt"
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        if len(state["muon"]) != self.team.size:
+            raise ValueError(f"{path} was written by {len(state['muon'])} processes, not {self.team.size}")
         self.model.load_state_dict(state["model"])
-        self.head.load_state_dict(state["head"])
-        for (optimiser, _, _), saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.rng.bit_generator.state = state["rng"]
-        self.step, self.seconds = state["progress"]["step"], state["progress"]["seconds"]
-        self.questions = state["progress"]["questions"]
-        print(f"resumed at step {self.step}", flush=True)
+        self.helps.load_state_dict(state["helps"])
+        self.mean, self.scale = state["mean"].cpu(), state["scale"].cpu()
+        saved = [state["muon"][self.team.rank], *state["adam"]]
+        for (optimiser, _), values in zip(self.optimisers, saved, strict=True):
+            optimiser.load_state_dict(values)
+        for name, value in state["progress"].items():
+            setattr(self, name, value)
+        self.say({"resumed": self.step})
 
 
-def load(run: Path) -> MiniModel:
-    """The model of a run's saved state, with as many decoder layers as it has there."""
-    weights = torch.load(run / "state.pt", weights_only=True)["model"]
-    layers = 1 + max(int(name.split(".")[3]) for name in weights if name.startswith("decoder.model.layers."))
-    model = MiniModel(len(build()), layers)
-    model.load_state_dict(weights)
-    return model
+def seconds_until(clock: str) -> float:
+    """From now to HH:MM UTC, today or tomorrow."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    hour, minute = map(int, clock.split(":"))
+    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return (then - now).total_seconds() % 86400
+
+
+def work(rank: int, recipe: Recipe, out: Path, args: argparse.Namespace, meeting: str) -> None:
+    """One process."""
+    team = Team(rank, args.processes)
+    if args.device == "cpu":
+        torch.set_num_threads(1)
+    if team.size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=team.size)
+    trainer = Trainer(recipe, out, team, args.device)
+    trainer.resume()
+    trainer.run(seconds_until(args.until) if args.until else 60 * args.minutes - trainer.seconds, args.workers)
+    if team.size > 1:
+        dist.destroy_process_group()
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for log and state; resumes what it finds there")
-    parser.add_argument("--refine", type=Path, metavar="RUN", help="part 3, from this run's folder (parts 1 and 2)")
-    parser.add_argument("--threads", type=int, default=2)
-    for name, value in asdict(Recipe()).items():
-        refined = getattr(REFINEMENT, name)
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(value), help=f"default {value}, refining {refined}"
-        )
-    args = vars(parser.parse_args(argv))
-    out, run, threads = args.pop("out"), args.pop("refine"), args.pop("threads")
-    recipe = replace(REFINEMENT if run else Recipe(), **{k: v for k, v in args.items() if v is not None})
-    torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, out, load(run).grown(DOUBLED) if run else None)
-    trainer.resume()
-    trainer.run()
+    parser.add_argument("--minutes", type=float, default=180.0, help="of training in all (%(default)s)")
+    parser.add_argument("--until", metavar="HH:MM", help="UTC; instead of --minutes, the end of the training")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for one GPU")
+    parser.add_argument("--processes", type=int, help="that share a step (2 on CPUs, 1 on a GPU)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw lessons ahead, per process")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="(%(default)s)")
+    args = parser.parse_args(argv)
+    args.processes = args.processes or (2 if args.device == "cpu" else 1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    meeting = (args.out / f"meeting-{time.time_ns()}").resolve()
+    mp.spawn(work, (Recipe(seed=args.seed), args.out, args, str(meeting)), nprocs=args.processes)
 
 
 if __name__ == "__main__":

@@ -272,3 +272,30 @@ def make_scene(
         if box := canvas.distractor():
             scene.distractors.append(box)
     return scene
+
+
+def counting_scene(
+    rng: np.random.Generator, surfaces: Gallery, columns: int, rows: int, contents: tuple[int, int, int], many: int
+) -> Scene:
+    """As `make_scene`, with `many` things of one colour or one shape first and the others of neither."""
+    canvas = _Canvas(rng, surfaces, columns, rows)
+    n_things, n_signs, n_distractors = contents
+    scene, by_color = Scene(canvas.image), rng.random() < 0.5
+    shape, color = SHAPES[rng.integers(6)], COLOR_NAMES[rng.integers(6)]
+    for text in _texts(rng, n_signs):
+        if sign := canvas.sign(text):
+            scene.signs.append(sign)
+    for index in range(max(n_things, many)):
+        form, tint = SHAPES[rng.integers(6)], COLOR_NAMES[rng.integers(6)]
+        if index < many:
+            form, tint = (form, color) if by_color else (shape, tint)
+        elif by_color:
+            tint = str(rng.choice([c for c in COLOR_NAMES if c != color]))
+        else:
+            form = str(rng.choice([s for s in SHAPES if s != shape]))
+        if thing := canvas.thing(form, tint, SIZES[rng.integers(2)]):
+            scene.things.append(thing)
+    for _ in range(n_distractors):
+        if box := canvas.distractor():
+            scene.distractors.append(box)
+    return scene
