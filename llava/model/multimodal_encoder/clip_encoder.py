@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from llava.model.multimodal_encoder.tower import Tower
 
 FEATURES = ("patch", "cls_patch")
 
 
-class CLIPVisionTower(nn.Module):
+class CLIPVisionTower(Tower):
     """A CLIP vision model, the layer that supplies the features, and whether they include the class token.
 
     select_layer:   index into the tower's hidden states; 0 is the embeddings, -1 the last layer's output.
@@ -45,24 +47,3 @@ class CLIPVisionTower(nn.Module):
         copies = (len(states) - 1) // self.config.num_hidden_layers
         features = (states[0], *states[copies::copies])[self.select_layer]
         return features[:, 1:] if self.select_feature == "patch" else features
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.vision_tower.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.vision_tower.device
-
-    @property
-    def hidden_size(self) -> int:
-        return self.config.hidden_size
-
-    @property
-    def num_patches_per_side(self) -> int:
-        return self.config.image_size // self.config.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N, without the class token."""
-        return self.num_patches_per_side**2

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchFeature, SiglipVisionConfig, SiglipVisionModel
+
+from llava.model.multimodal_encoder.tower import Tower
 
 # The original code's defaults, from google/siglip-so400m-patch14-384; a tower's config.json overrides each.
 DEFAULTS: dict[str, Any] = {
@@ -67,7 +69,7 @@ def _picture(picture: Image.Image | np.ndarray | Tensor) -> Image.Image:
     return Image.fromarray(array)
 
 
-class SiglipVisionTower(nn.Module):
+class SiglipVisionTower(Tower):
     """A SigLIP vision model without its last layer; features come from before the final LayerNorm.
 
     LLaVA trains on it that way, regardless of mm_vision_select_layer and mm_vision_select_feature.
@@ -87,24 +89,3 @@ class SiglipVisionTower(nn.Module):
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)  # a level that newer versions removed
         embeddings = tower.embeddings(images.to(self.device, self.dtype))
         return tower.encoder(inputs_embeds=embeddings).last_hidden_state
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.vision_tower.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.vision_tower.device
-
-    @property
-    def hidden_size(self) -> int:
-        return self.config.hidden_size
-
-    @property
-    def num_patches_per_side(self) -> int:
-        return self.config.image_size // self.config.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """N."""
-        return self.num_patches_per_side**2
