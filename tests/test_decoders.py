@@ -125,13 +125,14 @@ def results(kind):
         torch.testing.assert_close(logits, wanted, atol=2e-3 * float(wanted.abs().max()), rtol=1e-3)
         found["random"] = "right"
     kept_by = {method.name: pruned(model, method) for method in ATTENTION}
+    attention = model.config.text_config._attn_implementation
     try:
         model.set_attn_implementation("eager")
         with torch.no_grad():
             maps = model(**BATCH, output_attentions=True).attentions
     except Exception:  # not every decoder has eager attention
         maps = None
-    model.set_attn_implementation("sdpa")  # some decoders' eager attention cannot run with so few heads
+    model.set_attn_implementation({"text_config": attention})  # some decoders cannot run eagerly with so few heads
     for method in ATTENTION:
         answer = kept_by[method.name]
         found[method.name] = "refused" if answer is None else "runs"

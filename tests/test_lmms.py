@@ -397,6 +397,25 @@ def test_defaults_are_lmms_evals_own_and_every_result_says_them() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "least", "most"),
+    [
+        ({"max_pixels": "9216"}, 9216, 9216),
+        ({"max_pixels": "1003520"}, 200704, 1003520),
+        ({"min_pixels": "2000000"}, 2000000, 2000000),
+        ({"min_pixels": "4096"}, 4096, 1605632),
+        ({"min_pixels": "100", "max_pixels": "9216"}, 100, 9216),
+        ({"min_pixels": "none", "max_pixels": "9216"}, None, 9216),
+        ({"max_pixels": "none"}, 200704, None),
+    ],
+)
+def test_a_default_limit_on_pixels_gives_way_and_the_result_says_so(given: Any, least: Any, most: Any) -> None:
+    found = read_arguments(Qwen3Arguments, {"pretrained": "x", **given}).inputs()
+    assert (found["min_pixels"], found["max_pixels"]) == (least, most)
+    with pytest.raises(ArgumentError, match="min_pixels=200704 is more than max_pixels=9216"):
+        read_arguments(Qwen3Arguments, {"pretrained": "x", "min_pixels": 200704, "max_pixels": 9216})
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"mm_spatial_pool_stride": "4"}, "mm_spatial_pool_stride=4 would be ignored"),

@@ -55,6 +55,11 @@ class Arguments:
         if self.device is not None and self.device_map is not None:
             raise ArgumentError(f"device={self.device} and device_map={self.device_map}: give one of them")
 
+    @classmethod
+    def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Defaults that depend on the given settings, read already."""
+        return {}
+
     def inputs(self) -> dict[str, Any]:
         """The settings that decide what the model sees, for the result file: those of the family alone."""
         shared = {entry.name for entry in fields(Arguments)}
@@ -143,11 +148,23 @@ class ChatArguments(Arguments):
 
 @dataclass(frozen=True)
 class Qwen3Arguments(ChatArguments):
-    """As lmms-eval's `qwen3_vl`, with its defaults. What the paper used for Qwen3-VL is not known."""
+    """As lmms-eval's `qwen3_vl`, with its defaults. What the paper used for Qwen3-VL is not known.
+
+    A default limit on pixels gives way to the other one, if that was given: max_pixels=9216 makes min_pixels 9216.
+    """
 
     max_pixels: int | None = 1605632
     min_pixels: int | None = 256 * 28 * 28
     system_prompt: str | None = "You are a helpful assistant."
+
+    @classmethod
+    def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        least, most = given.get("min_pixels"), given.get("max_pixels")
+        if least is None and most is not None:
+            return {"min_pixels": min(cls.min_pixels or most, most)}
+        if most is None and least is not None:
+            return {"max_pixels": max(cls.max_pixels or least, least)}
+        return {}
 
 
 A = TypeVar("A", bound=Arguments)
@@ -164,7 +181,8 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
         raise ArgumentError(f"model_args lack {', '.join(missing)}: give for example pretrained=FOLDER")
     hints = get_type_hints(kind)
     try:
-        return kind(**{name: read(name, value, hints[name]) for name, value in given.items()})
+        values = {name: read(name, value, hints[name]) for name, value in given.items()}
+        return kind(**{**kind.defaults_beside(values), **values})
     except PruningError as error:
         raise ArgumentError(str(error)) from None
 
