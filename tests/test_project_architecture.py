@@ -17,11 +17,12 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+NO_ROOMS = ("__init__.py", "__pycache__", "py.typed")
 OUTSIDE = ("llava", "Qwen2VL_VLMPruner")  # packages of their own, with a floor in the same contract
 
 
 def rooms_on_disk() -> set[str]:
-    entries = [entry for entry in (ROOT / "vlm_pruner").iterdir() if entry.name not in ("__init__.py", "__pycache__")]
+    entries = [entry for entry in (ROOT / "vlm_pruner").iterdir() if entry.name not in NO_ROOMS]
     return {f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries if not entry.name.startswith(".")}
 
 
@@ -80,9 +81,9 @@ def test_every_room_on_the_page_has_a_purpose_of_its_own() -> None:
 
 def test_the_drawing_has_every_room_on_its_floor() -> None:
     drawn = [room.name for storey in drawing().STOREYS for room in storey]
-    names = {"llava/": "llava", "Qwen2-VL/": "Qwen2VL_VLMPruner"}
+    names = {"Qwen2-VL/": "Qwen2VL_VLMPruner"}
     floor = {room: number for number, room in rooms_on_page()}
-    assert {names.get(name, name) for name in drawn} == set(floor) - {"__main__.py"}
+    assert {names.get(name, name) for name in drawn} == set(floor) - {"__main__.py", "llava"}
     storeys = [[floor[names.get(room.name, room.name)] for room in storey] for storey in drawing().STOREYS]
     for upper, lower in pairwise(storeys):
         assert min(upper) > max(lower), "a storey of the drawing holds a room from below the next one"

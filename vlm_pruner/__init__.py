@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm_pruner import errors, methods
+    from vlm_pruner.asking.processors import load_processor
     from vlm_pruner.decoder.pruning import prune
     from vlm_pruner.drawing.sheet import draw_prefill
     from vlm_pruner.geometry.layout import TokenLayout
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "draw_prefill",
     "errors",
+    "load_processor",
     "methods",
     "prune",
 ]
@@ -33,6 +35,7 @@ _HOMES = {
     "RandomPruner": "vlm_pruner.methods.random",
     "TokenLayout": "vlm_pruner.geometry.layout",
     "draw_prefill": "vlm_pruner.drawing.sheet",
+    "load_processor": "vlm_pruner.asking.processors",
     "prune": "vlm_pruner.decoder.pruning",
 }
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from vlm_pruner import __version__
 from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 
 
@@ -69,6 +70,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="vlm-pruner", description="Training-free visual token pruning for vision-language models.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"vlm-pruner {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
 from vlm_pruner.provenance import ROOT
 
 BAD_INPUT = 2  # exit code
+COLUMNS = 80  # of the terminal that our output fits
 
 
 def one_line(error: BaseException) -> str:
@@ -39,6 +41,11 @@ def home(text: str) -> str:
 def words(text: str) -> list[str]:
     """Splits a comma-separated list; for an argument's `type=`."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def wrapped(text: str) -> str:
+    """The text in lines of at most COLUMNS characters; its own line breaks stay."""
+    return "\n".join(textwrap.fill(line, COLUMNS, break_on_hyphens=False) for line in text.splitlines())
 
 
 def shown(path: Path) -> str:

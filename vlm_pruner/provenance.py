@@ -7,11 +7,14 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]  # of the clone
+INSTALLED = Path(__file__).resolve().parents[1]  # the clone, or the folder that a wheel was installed into
+ROOT = Path(os.environ.get("VLM_PRUNER_CLONE") or INSTALLED).expanduser().resolve()  # of the clone
+CLONE = (
+    "git clone https://github.com/Casey-bit/VLMPruner and run the command there, or set VLM_PRUNER_CLONE to its folder"
+)
 PACKAGES = ("vlm-pruner", "torch", "transformers", "pillow", "numpy")
 
 
@@ -25,12 +28,14 @@ def versions() -> dict[str, str | None]:
 
 
 def git_hash() -> str | None:
-    """Commit of the checkout this package runs from, with ``-dirty`` if tracked files differ; None outside git."""
-    root = Path(__file__).resolve().parent
-    commit = _git(root, "rev-parse", "HEAD")
+    """Commit of the clone this package runs from, with ``-dirty`` if tracked files differ; None for a wheel.
+
+    A wheel may be installed below somebody else's repository, whose commit would say nothing about this code.
+    """
+    commit = _git(INSTALLED, "rev-parse", "HEAD") if (INSTALLED / ".git").exists() else None
     if commit is None:
         return None
-    return f"{commit}-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else commit
+    return f"{commit}-dirty" if _git(INSTALLED, "status", "--porcelain", "--untracked-files=no") else commit
 
 
 def weights_sha256(model: Path) -> str:
@@ -65,6 +70,8 @@ def processor() -> str | None:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # a third of the time of `vlm-pruner --help`
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

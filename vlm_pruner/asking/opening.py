@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from llava.model.checkpoint import find_folder, read_json
 from vlm_pruner.asking.chat import Chat
+from vlm_pruner.llava.model.checkpoint import find_folder, read_json
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

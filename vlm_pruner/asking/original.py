@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from llava.eval.checkpoint import Checkpoint
-from llava.mm_utils import process_images
-from llava.model.builder import load_pretrained_model
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
+from vlm_pruner.llava.eval.checkpoint import Checkpoint
+from vlm_pruner.llava.mm_utils import process_images
+from vlm_pruner.llava.model.builder import load_pretrained_model
 
 CONVERSATION = "vicuna_v1"
 

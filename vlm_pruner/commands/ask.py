@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlm_pruner.commands import options
+from vlm_pruner.console import wrapped
 from vlm_pruner.report.table import render
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def report(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
     from vlm_pruner.asking.answer import in_a_sentence
 
     names = {"dense": "dense", "pruned": args.method}
-    said = [f"{names[way]}: {answer.text or '(nothing)'}" for way, answer in answers.items()]
+    said = [wrapped(f"{names[way]}: {answer.text or '(nothing)'}") for way, answer in answers.items()]
     table = render(["", *(f" {names[way]}" for way in answers)], _rows(list(answers.values())))
     if len(answers) == 2:
         said.append(in_a_sentence(answers["dense"], answers["pruned"]))

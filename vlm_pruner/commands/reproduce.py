@@ -25,10 +25,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava.eval.checkpoint import keep_loaded
-from llava.eval.plan import Plan, execute, finished, plan_of
 from vlm_pruner import methods, scoring
 from vlm_pruner.console import OneLineParser
+from vlm_pruner.llava.eval.checkpoint import keep_loaded
+from vlm_pruner.llava.eval.plan import Plan, execute, finished, plan_of
 from vlm_pruner.report.paper_numbers import COLUMNS
 from vlm_pruner.report.paper_render import terminal
 from vlm_pruner.report.paper_results import LABELS, TableError, read_results, rows_of

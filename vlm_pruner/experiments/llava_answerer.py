@@ -18,10 +18,6 @@ import torch
 from PIL import Image
 from transformers import DynamicCache
 
-from llava.eval.checkpoint import Checkpoint
-from llava.mm_utils import expand2square, process_images
-from llava.model.builder import load_pretrained_model
-from llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner import adapters, prune
 from vlm_pruner.asking.answer import cache_bytes
 from vlm_pruner.asking.original import CONVERSATION
@@ -32,6 +28,10 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
+from vlm_pruner.llava.eval.checkpoint import Checkpoint
+from vlm_pruner.llava.mm_utils import expand2square, process_images
+from vlm_pruner.llava.model.builder import load_pretrained_model
+from vlm_pruner.llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 

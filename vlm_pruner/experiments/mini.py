@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vlm_pruner.provenance import ROOT
+from vlm_pruner.provenance import CLONE, ROOT
 
 CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
 BENCHMARKS = ROOT / "playground" / "data" / "mini"
@@ -21,8 +21,7 @@ def check_checkpoint(model: Path) -> None:
     """Raises FileNotFoundError if the folder holds no checkpoint, before anything slow starts."""
     if not (model / "config.json").is_file():
         raise FileNotFoundError(
-            f"no checkpoint in {model}: config.json is missing; run the command in a clone of the repository, which "
-            "holds the embedded model, or pass --model DIR"
+            f"no checkpoint in {model}: config.json is missing; pass --model DIR, or, for the embedded model, {CLONE}"
         )
 
 
@@ -39,8 +38,8 @@ def find_questions(data: Path | None) -> Path:
 def _make_benchmarks() -> None:
     if not (ROOT / "playground" / "mini" / "benchmarks.py").is_file():
         raise FileNotFoundError(
-            f"no question files: {ROOT} is not a clone of the repository (playground/mini is missing); run the command "
-            "in a clone, or pass --data DIR with mini/questions.jsonl and mini/images in it"
+            f"no question files: {ROOT} is not a clone of the repository (playground/mini is missing); pass --data DIR "
+            f"with mini/questions.jsonl and mini/images in it, or {CLONE}"
         )
     print("making the questions and pictures (once)", file=sys.stderr, flush=True)
     unfinished = BENCHMARKS / ".unfinished"

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vlm_pruner.provenance import ROOT
+from vlm_pruner.provenance import CLONE, ROOT
 
 DATA = ROOT / "playground" / "data" / "worlds"
 
@@ -18,8 +18,8 @@ def find_world(world: str, scenes: int, per_kind: int, seed: int, data: Path = D
     """
     if not (ROOT / "playground" / "mini" / "variants.py").is_file():
         raise FileNotFoundError(
-            f"no scenes can be made: {ROOT} is not a clone of the repository (playground/mini is missing); run the "
-            "command in a clone, or pass --questions FILE"
+            f"no scenes can be made: {ROOT} is not a clone of the repository (playground/mini is missing); pass "
+            f"--questions FILE, or {CLONE}"
         )
     module = ["-m", "playground.mini.variants", "--world", world, "--scenes", str(scenes)]
     module += ["--per-kind", str(per_kind), "--seed", str(seed), "--out", str(data.resolve())]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
-from llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
 from vlm_pruner.errors import PruningError
+from vlm_pruner.llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
 from vlm_pruner.methods import Pruner, from_words
 from vlm_pruner.methods.words import BUDGET, read
 

@@ -14,11 +14,11 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from llava.eval.batch import kept_per_row
-from llava.eval.checkpoint import DTYPES
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.frames import read_film
 from vlm_pruner.images import to_rgb
+from vlm_pruner.llava.eval.batch import kept_per_row
+from vlm_pruner.llava.eval.checkpoint import DTYPES
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments, Qwen3Arguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 
 from PIL import Image
 
-from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.eval.batch import Prepared, check_receipt, kept_per_row
-from llava.eval.checkpoint import load_checkpoint
-from llava.eval.engine import LlavaEngine
-from llava.eval.films import Film, read_film
-from llava.eval.questions import Question
+from vlm_pruner.llava.constants import DEFAULT_IMAGE_TOKEN
+from vlm_pruner.llava.eval.batch import Prepared, check_receipt, kept_per_row
+from vlm_pruner.llava.eval.checkpoint import load_checkpoint
+from vlm_pruner.llava.eval.engine import LlavaEngine
+from vlm_pruner.llava.eval.films import Film, read_film
+from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.lmms.arguments import (
     ArgumentError,
     LlavaArguments,

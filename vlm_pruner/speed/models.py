@@ -207,7 +207,7 @@ def load(path: str | Path, *, device: str | torch.device, dtype: torch.dtype, at
         raise ValueError(f"{path} is neither a model known by name ({', '.join(NAMES)}) nor a folder with config.json")
     model: nn.Module
     if "mm_vision_tower" in json.loads(file.read_text(encoding="utf-8")):
-        from llava.model.builder import load_model
+        from vlm_pruner.llava.model.builder import load_model
 
         return load_model(path, dtype=dtype, device=device, attn_implementation=attention).eval()
     from transformers import AutoModelForImageTextToText

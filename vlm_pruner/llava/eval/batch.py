@@ -1,0 +1,86 @@
+"""Prepared questions of different lengths as one left-padded batch, and what pruning kept of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vlm_pruner.llava.constants import IMAGE_TOKEN_INDEX
+from vlm_pruner.llava.eval.errors import ItemError
+from vlm_pruner.receipts import ImageReceipt, Receipt
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One question as tensors.
+
+    index: the question's place in its file. input_ids: [T] long, one id -200 per picture, at ``places``.
+    pixels: [3, H, W] or [tiles, 3, H, W] per picture, [F, 3, H, W] per video. sizes: (width, height) in pixels per
+    picture, None per video.
+    """
+
+    index: int
+    input_ids: Tensor
+    places: tuple[int, ...] = ()
+    pixels: tuple[Tensor, ...] = ()
+    sizes: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def kinds(self) -> list[str]:
+        """ "image" or "video" for each of ``pixels``."""
+        return ["video" if size is None else "image" for size in self.sizes]
+
+
+def image_places(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
+    """Where the ids -200 stand: one per picture, or the question itself holds some."""
+    places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
+    if len(places) != pictures:
+        raise ItemError(f"the question holds {len(places) - pictures} <image> marks of its own; take them out")
+    return tuple(places)
+
+
+def pad_left(rows: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, both long [B, longest]; the mask is 0 on padding."""
+    ids = pad_sequence(list(rows), batch_first=True, padding_value=pad, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    return ids, mask
+
+
+def on_device(batch: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> list[Tensor] | None:
+    """Every picture of the batch in order. One that several questions share stays one tensor, so it is encoded once."""
+    moved = {id(picture): picture for item in batch for picture in item.pixels}
+    moved = {key: picture.to(device, dtype, non_blocking=True) for key, picture in moved.items()}
+    return [moved[id(picture)] for item in batch for picture in item.pixels] or None
+
+
+def kept_per_row(receipt: Receipt, rows: int) -> list[list[ImageReceipt]]:
+    """A prefill's pictures by question; beam search repeats each question ``batch_size / rows`` times."""
+    kept: list[list[ImageReceipt]] = [[] for _ in range(rows)]
+    beams = receipt.batch_size // rows
+    for image in receipt.images:
+        if image.row % beams == 0:
+            kept[image.row // beams].append(image)
+    return kept
+
+
+def check_receipt(receipt: Receipt, batch: Sequence[Prepared], kept: Sequence[Sequence[ImageReceipt]]) -> None:
+    """Pruning that silently did nothing, or met other tokens than the pictures', must not pass for a result."""
+    for item, images in zip(batch, kept, strict=True):
+        found = [image.span[0] for image in images]
+        expected = _starts(item, [image.n_before for image in images], receipt.tokens_before)
+        if found != expected:
+            raise RuntimeError(f"pruning met visual tokens at {found}, but the pictures start at {expected}")
+
+
+def _starts(item: Prepared, tokens: Sequence[int], padded: int) -> list[int]:
+    """First position of each picture in a row of ``padded`` positions; ``tokens``: each picture's visual tokens."""
+    shift = padded - len(item.input_ids) - sum(count - 1 for count in tokens)
+    starts = []
+    for place, count in zip(item.places, tokens, strict=False):
+        starts.append(place + shift)
+        shift += count - 1
+    return starts

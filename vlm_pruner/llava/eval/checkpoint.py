@@ -1,0 +1,142 @@
+"""The checkpoint under evaluation: loading it from the command line's flags, and its visual tokens per picture."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_pruner.llava.eval.errors import UsageError
+from vlm_pruner.llava.eval.processes import this_process
+from vlm_pruner.llava.eval.prompts import build_prompt
+from vlm_pruner.llava.mm_utils import get_model_name_from_path, tokenizer_image_token
+from vlm_pruner.llava.model.builder import load_pretrained_model
+from vlm_pruner.llava.model.image_tokens import count_tiled
+from vlm_pruner.llava.model.video_tokens import count_video
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What ``load_pretrained_model`` returns, and the checkpoint's name."""
+
+    model_id: str
+    tokenizer: Any
+    model: Any
+    image_processor: Any
+
+    def prompt(self, asked: str, items: int, conversation: str) -> str:
+        """The question as the model reads it, behind `items` pictures or videos."""
+        start_end = bool(getattr(self.model.config, "mm_use_im_start_end", False))
+        return build_prompt(asked, conversation, items, start_end)
+
+    def ids(self, prompt: str) -> Tensor:
+        """[T] long, one id -200 per picture or video."""
+        ids = tokenizer_image_token(prompt, self.tokenizer, return_tensors="pt")
+        assert isinstance(ids, Tensor)
+        return ids
+
+    @property
+    def visual_tokens(self) -> int | None:
+        """Visual tokens of one picture; None where that depends on the picture (AnyRes)."""
+        config = self.model.config
+        if config.takes_videos or (config.image_aspect_ratio or "").startswith("anyres"):
+            return None
+        vision_tower = self.model.get_vision_tower()
+        return int(vision_tower.num_patches)
+
+    def tokens_of(self, size: tuple[int, int]) -> int:
+        """Visual tokens of a picture of (width, height) pixels."""
+        if self.visual_tokens is not None:
+            return self.visual_tokens
+        tower = self.model.get_vision_tower()
+        return count_tiled(size, tower.num_patches_per_side, tower.config.image_size, self.model.config)
+
+    def tokens_in(self, pixels: Tensor, size: tuple[int, int] | None) -> int:
+        """Visual tokens of a picture of ``size`` pixels, or of a video, whose size is None."""
+        tower, config = self.model.get_vision_tower(), self.model.config
+        if size is None:
+            return count_video(pixels.shape[0], tower.num_patches_per_side, config)
+        if pixels.ndim == 3 and config.takes_videos:  # a picture of one view
+            return int(tower.num_patches) + (config.mm_patch_merge_type == "spatial_unpad")
+        return self.tokens_of(size)
+
+
+_kept: dict[tuple[object, ...], Checkpoint] | None = None  # inside `keep_loaded`: at most one checkpoint
+
+
+@contextmanager
+def keep_loaded() -> Iterator[None]:
+    """Inside it, runs with the same model flags share one loaded checkpoint."""
+    global _kept
+    _kept = {}
+    try:
+        yield
+    finally:
+        _kept = None
+
+
+def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """``--model-path`` on ``--device`` in ``--dtype``; :class:`UsageError` where that is not possible here."""
+    if _kept is None:
+        return _load(args)
+    names = ("model_path", "model_base", "device", "device_map", "dtype", "attn_implementation")
+    key = tuple(getattr(args, name) for name in names)
+    if key not in _kept:
+        _kept.clear()
+        _kept[key] = _load(args)
+    return _kept[key]
+
+
+def _load(args: argparse.Namespace) -> Checkpoint:
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise UsageError(
+            "accelerate was started with DeepSpeed, but answer generators do not divide a model among processes: each"
+            " would load all of it; leave --use_deepspeed out, and give --device-map auto if one GPU is too small"
+        )
+    device = _device(args.device, this_process().local_rank)
+    dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
+    name = get_model_name_from_path(args.model_path)
+    try:
+        tokenizer, model, processor, _ = load_pretrained_model(
+            args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
+            attn_implementation=args.attn_implementation, device_map=_device_map(args.device_map),
+        )  # fmt: skip
+    except ImportError as error:
+        blamed = "flash" in str(error).lower() and args.attn_implementation == "flash_attention_2"
+        what = f"--attn_implementation {args.attn_implementation}" if blamed else f"--model-path {args.model_path}"
+        raise UsageError(f"{what} is not possible here: {error}") from None
+    return Checkpoint(name, tokenizer, model, processor)
+
+
+def _device(name: str | None, local_rank: int) -> torch.device:
+    """``cuda`` without a number is the GPU of this process."""
+    if name in (None, "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    try:
+        device = torch.device(name or "cpu")
+    except RuntimeError:
+        raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name} is not here: torch sees {torch.cuda.device_count()} GPUs; use cpu or another"
+        )
+    return device
+
+
+def _device_map(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if this_process().size > 1:
+        raise UsageError(f"--device-map {name} gives one process all GPUs; start one process, or leave it out")
+    if find_spec("accelerate") is None:
+        raise UsageError(f"--device-map {name} needs accelerate: pip install accelerate, or use --device")
+    return name

@@ -1,0 +1,218 @@
+"""The model behind the runner: a LLaVA checkpoint, dense or pruned, answering batches of prepared questions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import vlm_pruner as vp
+from vlm_pruner.cost import accounting
+from vlm_pruner.cost.flops import DecoderShape
+from vlm_pruner.errors import PruningError
+from vlm_pruner.llava.conversation import get_conversation
+from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
+from vlm_pruner.llava.eval.checkpoint import Checkpoint, load_checkpoint
+from vlm_pruner.llava.eval.errors import ItemError, UsageError
+from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
+from vlm_pruner.llava.eval.images import open_image, resolve
+from vlm_pruner.llava.eval.questions import Question
+from vlm_pruner.llava.eval.runner import Reply
+from vlm_pruner.llava.mm_utils import process_images
+
+if TYPE_CHECKING:
+    from vlm_pruner.methods import Pruner
+    from vlm_pruner.receipts import ImageReceipt
+
+
+RECENT_PICTURES = 16  # kept preprocessed: most benchmarks ask several questions in a row about a picture
+
+
+class LlavaEngine:
+    """See :class:`llava.eval.runner.Engine`. Pruning is switched on around each ``generate`` call."""
+
+    def __init__(self, checkpoint: Checkpoint, method: Pruner | None, args: argparse.Namespace) -> None:
+        self.checkpoint = checkpoint
+        self.model_id = checkpoint.model_id
+        self.method = method
+        self.args = args
+        self.image_folder = Path(args.image_folder)
+        self.videos = VideoSettings.of(args)
+        overrides = ("mm_spatial_pool_mode", "mm_newline_position")
+        for name in (name for name in overrides if getattr(args, name, None) is not None):
+            setattr(checkpoint.model.config, name, getattr(args, name))
+        self._recent = lru_cache(RECENT_PICTURES)(self._read)
+        self._check()
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace, method: Pruner | None) -> LlavaEngine:
+        return cls(load_checkpoint(args), method, args)
+
+    def prepare(self, question: Question) -> Prepared:
+        films = [self._film(video) for video in question.videos]
+        if self.videos.instruct and films:
+            question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
+        prompt = self._prompt(question)
+        input_ids = self.checkpoint.ids(prompt)
+        places = image_places(input_ids, len(question.images) + len(films))
+        alone = len(question.images) == 1
+        pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
+        pixels = tuple(pixels for pixels, _ in pictures) + tuple(self._pixels(film) for film in films)
+        sizes = tuple(size for _, size in pictures) + (None,) * len(films)
+        visual = [self.checkpoint.tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
+        self._check_tokens(input_ids, visual)
+        return Prepared(question.index, input_ids, places, pixels, sizes)
+
+    def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
+        """All items in one call, padded on the left; the replies are in the order of the batch."""
+        model, method = self.checkpoint.model, self.method
+        if method is None or not any(item.pixels for item in batch):
+            return [Reply(text, self._metadata(item)) for item, text in zip(batch, self._call(batch), strict=True)]
+        with vp.prune(model, method) as pruning:
+            texts = self._call(batch)
+        kept = kept_per_row(pruning.receipts[0], len(batch))
+        check_receipt(pruning.receipts[0], batch, kept)
+        rows = zip(batch, texts, kept, strict=True)
+        return [Reply(text, self._metadata(item, images)) for item, text, images in rows]
+
+    def _call(self, batch: Sequence[Prepared]) -> list[str]:
+        try:
+            output = self.generate_ids(batch)
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                f"out of memory with --batch-size {self.args.batch_size}: give a smaller one; what is answered is"
+                " safe, and the same command continues from there"
+            ) from None
+        texts = self.checkpoint.tokenizer.batch_decode(output, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    @torch.inference_mode()
+    def generate_ids(self, batch: Sequence[Prepared]) -> Tensor:
+        """New ids, [len(batch), at most max_new_tokens] long."""
+        model, tokenizer, args = self.checkpoint.model, self.checkpoint.tokenizer, self.args
+        if args.temperature > 0:
+            torch.manual_seed(args.seed + batch[0].index)  # batches of one: answers do not depend on resuming
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        ids, mask = pad_left([item.input_ids for item in batch], pad)
+        return model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            images=on_device(batch, model.device, model.dtype),
+            image_sizes=[size for item in batch for size in item.sizes] or None,
+            modalities=[kind for item in batch for kind in item.kinds] or None,
+            do_sample=args.temperature > 0,
+            temperature=args.temperature if args.temperature > 0 else None,
+            top_p=args.top_p if args.temperature > 0 else None,
+            num_beams=args.num_beams,
+            max_new_tokens=args.max_new_tokens,
+            use_cache=True,
+            pad_token_id=pad,
+        )
+
+    def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
+        """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
+        if self.method is None:
+            return {"method": "dense", "visual_tokens": self.visual_tokens(item)}
+        text = len(item.input_ids) - len(item.places)
+        model = self.checkpoint.model
+        steps = [(image.n_before, image.steps) for image in kept]
+        cost = accounting.of_steps(steps, text, DecoderShape.of(model.config), model.dtype.itemsize)
+        return {
+            "method": self.method.name,
+            "layer": self.method.layer,
+            "visual_tokens": cost.visual,
+            "kept": sum(image.n_after for image in kept),
+            "average_tokens": round(cost.average_tokens, 2),
+            "flops_share": round(cost.flops_share, 4),
+            "kv_bytes": cost.kv_bytes,
+        }
+
+    def visual_tokens(self, item: Prepared) -> int:
+        """Visual tokens of an item, before pruning."""
+        return sum(self.checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
+
+    def _read(self, image: str | bytes | Image.Image, alone: bool) -> tuple[Tensor, tuple[int, int]]:
+        """Pixel values of one picture, and its (width, height).
+
+        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several.
+        """
+        picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
+        config = self.checkpoint.model.config
+        if config.takes_videos and not alone:
+            config = SimpleNamespace(image_aspect_ratio="pad")
+        return process_images([picture], self.checkpoint.image_processor, config)[0], picture.size
+
+    def _film(self, video: str | Path) -> Film:
+        return read_film(resolve(self.image_folder, video) if isinstance(video, str) else video, self.videos)
+
+    def _pixels(self, film: Film) -> Tensor:
+        """Pixel values of a video, [F, 3, side, side]."""
+        if not self.checkpoint.model.config.takes_videos:
+            raise UsageError(
+                f"{self.model_id} takes pictures only; LLaVA-Video and LLaVA-OneVision checkpoints take videos"
+            )
+        pixels: Tensor = self.checkpoint.image_processor.preprocess(film.frames, return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def _prompt(self, question: Question) -> str:
+        items = len(question.images) + len(question.videos)
+        return self.checkpoint.prompt(question.asked, items, self.args.conv_mode)
+
+    def _check(self) -> None:
+        """Flags against the model, before the first question is asked."""
+        config, stated = self.checkpoint.model.config, self.args
+        if config.takes_videos and get_conversation(stated.conv_mode).version != "qwen":
+            raise UsageError(
+                f"--conv-mode {stated.conv_mode} is not the conversation that {self.model_id} was trained with; "
+                "use qwen_1_5 (or qwen_2_5)"
+            )
+        layers = int(config.num_hidden_layers)
+        if self.method is not None and self.method.layer >= layers:
+            raise UsageError(
+                f"--pruned_layer {self.method.layer} is beyond the last layer: {self.model_id} has {layers} layers,"
+                f" so 1 to {layers - 1} are possible"
+            )
+        found = self.checkpoint.visual_tokens
+        if self.method is not None and found is not None:
+            self.method.budget(found)  # raises for keep_tokens above the picture's tokens
+        if stated.image_token_length is not None and found not in (None, stated.image_token_length):
+            raise UsageError(
+                f"--image_token_length {stated.image_token_length} was given, but {self.model_id} makes {found} visual"
+                " tokens per picture; correct the flag or leave it out"
+            )
+        if stated.image_token_start_index is not None:
+            self._check_start(stated.image_token_start_index)
+
+    def _check_start(self, stated: int) -> None:
+        """The picture stands before the question, so its place is the same for every question."""
+        probe = self._prompt(Question(0, 0, asked="?", prompt="?", images=("?",)))
+        (found,) = image_places(self.checkpoint.ids(probe), 1)
+        if found != stated:
+            raise UsageError(
+                f"--image_token_start_index {stated} was given, but with --conv-mode {self.args.conv_mode} the picture"
+                f" starts at {found} for {self.model_id}; correct the flag or leave it out"
+            )
+
+    def _check_tokens(self, input_ids: Tensor, visual: Sequence[int]) -> None:
+        """Text and pictures have to fit the model's positions, and the budget each picture's ``visual`` tokens."""
+        config = self.checkpoint.model.config
+        limits = (config.max_position_embeddings, getattr(config, "tokenizer_model_max_length", None))
+        limit = min(int(limit) for limit in limits if limit is not None)
+        length = len(input_ids) + sum(visual) - len(visual)
+        if length > limit:
+            raise ItemError(f"the prompt has {length} tokens with its picture, the model reads {limit} at most")
+        if self.method is None:
+            return
+        try:
+            for tokens in visual:
+                self.method.budget(tokens)  # raises for keep_tokens above a picture's tokens
+        except PruningError as error:
+            raise ItemError(str(error)) from None

@@ -1,0 +1,18 @@
+"""Score MME answers with the field's command line; the numbers come from :mod:`vlm_pruner.scoring.mme`.
+
+    python -m llava.eval.eval_mme --annotation-dir MME \\
+        --result-file MME/answers/llava-v1.5-7b.jsonl
+"""
+
+from __future__ import annotations
+
+import sys
+
+from vlm_pruner.llava.eval.scoring_command import command, data
+
+main = command(
+    "eval_mme", "mme", __doc__, data("--annotation-dir", "folder with MME_Benchmark_release_version"),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Answers of a LLaVA model to OK-VQA.
+
+    python -m llava.eval.model_vqa_okvqa --model-path checkpoints/llava-v1.5-7b \\
+        --question-file okvqa/okvqa_val.jsonl --image-folder okvqa \\
+        --answers-file okvqa/answers/llava-v1.5-7b.jsonl --temperature 0 --conv-mode vicuna_v1
+
+A question line is {"question_id", "image", "question"}; an answer line has its reply in "answer".
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from vlm_pruner.llava.eval import evaluate
+from vlm_pruner.llava.eval.prompts import SHORT_ANSWER
+from vlm_pruner.llava.eval.questions import ID, Item, Question, read_lines, require
+
+
+def read(args: argparse.Namespace) -> list[Item]:
+    return read_lines(args.question_file, _question)
+
+
+def _question(index: int, record: dict[str, Any]) -> Question:
+    question = require(record, "question", str)
+    images = (require(record, "image", str),)
+    return Question(index, require(record, "question_id", ID), f"{question}\n{SHORT_ANSWER}", question, images)
+
+
+TASK = evaluate.Task("model_vqa_okvqa", read, reply_field="answer", description=__doc__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return evaluate.main(TASK, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The loop of all answer generators: prepare ahead, generate in batches, write in order, count failures."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import shortuuid
+from tqdm import tqdm
+
+from vlm_pruner.console import one_line
+from vlm_pruner.linefile import Line
+from vlm_pruner.llava.eval.answers import AnswerFile
+from vlm_pruner.llava.eval.errors import ItemError
+from vlm_pruner.llava.eval.questions import BrokenQuestion, Item, Question
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer's text, and what joins its ``metadata`` (method, budget, kept counts)."""
+
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol[P]):
+    """A model as the runner sees it."""
+
+    model_id: str
+
+    def prepare(self, question: Question) -> P:
+        """Read and preprocess, in a worker thread; :class:`ItemError` for an item that cannot be asked."""
+
+    def generate(self, batch: Sequence[P]) -> list[Reply]:
+        """One reply per prepared item. An exception here is a defect, not an answer: it ends the run."""
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[P]):
+    """An item with its tensors, or with the error that prevented them."""
+
+    item: Item
+    tensors: P | None
+    error: str | None
+
+
+def run(
+    engine: Engine[P], items: Sequence[Item], answers: AnswerFile, batch_size: int = 1, reply_field: str = "text",
+    title: str = "", workers: int = 2, quiet: bool = False,
+) -> None:  # fmt: skip
+    """Answers the items that ``answers`` lacks and writes each batch when it is done."""
+    missing = [item for item in items if item.index not in answers.done]
+    with _progress(len(items), len(missing), title, quiet) as bar:
+        for batch in _batches(_prepare_ahead(engine, missing, 2 * batch_size + workers, workers), batch_size):
+            answers.append(_answer(engine, batch, reply_field))
+            bar.update(len(batch))
+            if answers.errors:
+                bar.set_postfix(failed=len(answers.errors), refresh=False)
+
+
+def _progress(items: int, missing: int, title: str, quiet: bool) -> tqdm:
+    return tqdm(total=items, initial=items - missing, desc=title, unit="q", dynamic_ncols=True, disable=quiet)
+
+
+def _answer(engine: Engine[P], batch: Sequence[Prepared[P]], reply_field: str) -> list[Line]:
+    ready = [prepared.tensors for prepared in batch if prepared.tensors is not None]
+    replies = iter(engine.generate(ready) if ready else [])
+    return [
+        _failed(prepared.item, prepared.error, engine.model_id, reply_field)
+        if prepared.tensors is None
+        else _answered(prepared.item, next(replies), engine.model_id, reply_field)
+        for prepared in batch
+    ]
+
+
+def _answered(item: Item, reply: Reply, model_id: str, reply_field: str) -> Line:
+    line = _line(item, reply.text, model_id, reply_field, reply.metadata)
+    return {**line, **(item.extra if isinstance(item, Question) else {})}
+
+
+def _failed(item: Item, error: str | None, model_id: str, reply_field: str) -> Line:
+    """Marked with ``error`` so that no scorer mistakes the empty text for an answer."""
+    return {**_line(item, "", model_id, reply_field, {}), "error": error or "unknown error"}
+
+
+def _line(item: Item, text: str, model_id: str, reply_field: str, metadata: dict[str, Any]) -> Line:
+    return {
+        "question_id": item.question_id,
+        "prompt": item.prompt,
+        reply_field: text,
+        "answer_id": _answer_id(model_id, item, text),
+        "model_id": model_id,
+        "metadata": {"index": item.index, **metadata},
+    }
+
+
+def _answer_id(model_id: str, item: Item, text: str) -> str:
+    """An id of the field's form that follows from the answer alone, so that a resumed run writes the same file."""
+    key = "\0".join([model_id, str(item.index), str(item.question_id), item.prompt, text])
+    return shortuuid.uuid(name=key.encode("utf-8", "replace").decode())
+
+
+def _prepare(engine: Engine[P], item: Item) -> Prepared[P]:
+    if isinstance(item, BrokenQuestion):
+        return Prepared(item, None, item.error)
+    try:
+        return Prepared(item, engine.prepare(item), None)
+    except ItemError as error:
+        return Prepared(item, None, str(error))
+    except Exception as error:  # nothing that an item holds may end the run
+        return Prepared(item, None, f"{type(error).__name__}: {one_line(error)}")
+
+
+def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers: int) -> Iterator[Prepared[P]]:
+    """Items in order; threads read and preprocess up to ``ahead`` of them while the model works."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    pending: deque[Future[Prepared[P]]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(_prepare, engine, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
