@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import vlm_pruner as vp
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.flops import DecoderShape
+from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.conversation import get_conversation
 from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
@@ -76,7 +76,7 @@ class LlavaEngine:
         model, method = self.checkpoint.model, self.method
         if method is None or not any(item.pixels for item in batch):
             return [Reply(text, self._metadata(item)) for item, text in zip(batch, self._call(batch), strict=True)]
-        with vp.prune(model, method) as pruning:
+        with prune(model, method) as pruning:
             texts = self._call(batch)
         kept = kept_per_row(pruning.receipts[0], len(batch))
         check_receipt(pruning.receipts[0], batch, kept)
