@@ -29,6 +29,7 @@ COMMANDS = {
     "bench": Command("vlm_pruner.commands.bench", "time a model's parts on this machine, dense and pruned"),
     "ask": Command("vlm_pruner.commands.ask", "answer one question dense and pruned, and show which tokens were kept"),
     "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
+    "count": Command("vlm_pruner.commands.count", "count pictures' visual tokens for a model, before anything runs"),
     "compare": Command(
         "vlm_pruner.commands.compare", "compare methods x budgets x benchmarks, with intervals and verdicts"
     ),

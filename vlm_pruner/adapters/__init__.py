@@ -50,14 +50,21 @@ def find(model: nn.Module) -> Adapter:
     """The adapter for `model`, found by its class or a base class. Raises UnsupportedModelError if there is none."""
     for cls in type(model).__mro__:
         if cls.__name__ in _ADAPTERS:
-            module, name = _ADAPTERS[cls.__name__]
-            adapter: Adapter = getattr(import_module(f"vlm_pruner.adapters.{module}"), name)(model)
-            return adapter
+            return of_class(cls.__name__)(model)
         if cls.__name__ in _WRAPPERS:
             raise UnsupportedModelError(
                 f"{type(model).__name__} wraps a model; prune the one inside, {_WRAPPERS[cls.__name__]}"
             )
-    raise UnsupportedModelError(
-        f"{type(model).__name__} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))} "
-        "(docs/adding_a_model.md explains how to add one)"
-    )
+    return of_class(type(model).__name__)(model)  # raises
+
+
+def of_class(name: str) -> type[Adapter]:
+    """The adapter class for the model class called `name`. Raises UnsupportedModelError if there is none."""
+    if name not in _ADAPTERS:
+        raise UnsupportedModelError(
+            f"{name} is not supported; supported model classes: {', '.join(sorted(_ADAPTERS))} "
+            "(docs/adding_a_model.md explains how to add one)"
+        )
+    module, adapter = _ADAPTERS[name]
+    found: type[Adapter] = getattr(import_module(f"vlm_pruner.adapters.{module}"), adapter)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -22,7 +22,11 @@ class Adapter:
 
     `decoder` and `entry` fit transformers' own vision-language models: a ...ForConditionalGeneration with a ...Model
     in `model`, or that ...Model alone, whose decoder is `language_model`.
+
+    released_rounding: how the released code turns a share of this family's tokens into a number.
     """
+
+    released_rounding: ClassVar[Literal["round", "floor"]] = "round"
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

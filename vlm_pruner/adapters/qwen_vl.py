@@ -30,6 +30,8 @@ _Shape = tuple[int, ...]  # (t, h, w) in tokens, or (n,) if only their number is
 class QwenVLAdapter(Adapter):
     """compat="released" treats these models as the released code treats Qwen2-VL, which has no videos."""
 
+    released_rounding = "floor"
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         config = model.config  # read once: each access to a transformers configuration takes microseconds
@@ -70,10 +72,10 @@ class QwenVLAdapter(Adapter):
 def _layouts(t: int, h: int, w: int, merge: int) -> tuple[TokenLayout, Released]:
     """The tokens' layout, and the released code's, which takes a row of tokens to be as long as a row of patches."""
     if t > 1:
-        return TokenLayout.video(t, h, w), Released(rounding="floor")
+        return TokenLayout.video(t, h, w), Released(rounding=QwenVLAdapter.released_rounding)
     patches = TokenLayout.grid(h * merge, w * merge)
     mistaken = TokenLayout(patches.coords[: h * w], patches.diagonal)
-    return TokenLayout.grid(h, w), Released(mistaken, "floor")
+    return TokenLayout.grid(h, w), Released(mistaken, QwenVLAdapter.released_rounding)
 
 
 def _shape_of(where: list[int], rotary: Tensor | None, row: int) -> _Shape:

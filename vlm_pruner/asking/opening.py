@@ -23,7 +23,7 @@ def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | st
     check_device(device)
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first")
     options: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
-    if _is_original(read_json(folder / "config.json", "checkpoint")):
+    if is_original(read_json(folder / "config.json", "checkpoint")):
         from vlm_pruner.asking.original import OriginalChat
 
         return OriginalChat.open(folder, str(checkpoint), **options)
@@ -32,7 +32,8 @@ def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | st
     return ProcessedChat.open(folder, str(checkpoint), **options)
 
 
-def _is_original(config: dict[str, Any]) -> bool:
+def is_original(config: dict[str, Any]) -> bool:
+    """Whether a config.json is of LLaVA's original layout."""
     return any(key.startswith("mm_") for key in config)
 
 

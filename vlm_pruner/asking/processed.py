@@ -16,6 +16,60 @@ from vlm_pruner.asking.processors import load_processor
 LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints have no template
 
 
+class Prompts:
+    """Builds a checkpoint's prompts from its processor and configuration, without its weights.
+
+    name: what the user called the checkpoint.
+    """
+
+    def __init__(self, processor: Any, config: Any, name: str) -> None:
+        self.processor, self.config, self.name = processor, config, name
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> Prompts:
+        config = AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
+        try:
+            processor = load_processor(str(folder))
+        except ImportError as error:
+            missing = " ".join(str(error).split()).partition(". ")[0]
+            raise ValueError(f"{name} cannot be opened here: {missing}; pip install torchvision") from None
+        return cls(processor, config, name)
+
+    @property
+    def takes_video(self) -> bool:
+        return getattr(self.config, "video_token_id", None) is not None
+
+    def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
+        """As `Chat.prompt`, with the processor's BatchFeature as `inputs`."""
+        shown = as_list(pictures)
+        visuals: dict[str, Any] = {"images": shown} if shown else {}
+        if video:
+            self._check_video()
+            visuals |= {"videos": [np.stack([np.asarray(frame) for frame in video])], "do_sample_frames": False}
+        text = self._text(question, ["image"] * len(shown) + ["video"] * bool(video))
+        inputs = self.processor(text=[text], return_tensors="pt", **visuals)
+        ids, config = inputs["input_ids"], self.config
+        placeholders = {config.image_token_id, *([config.video_token_id] if self.takes_video else [])}
+        visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
+        return Prompt(inputs, ids.shape[1] - visual, visual)
+
+    def _check_video(self) -> None:
+        if not self.takes_video:
+            raise ValueError(f"{self.name} ({self.config.model_type}) reads no video; ask about single frames")
+        if getattr(self.processor, "video_processor", None) is None:
+            raise ValueError(f"the processor of {self.name} came without its video half: pip install torchvision")
+
+    def _text(self, question: str, visuals: Sequence[str]) -> str:
+        if getattr(self.processor, "chat_template", None) is None:
+            if self.config.model_type != "llava":
+                raise ValueError(f"{self.name} has no chat template (chat_template.jinja): add the one of its family")
+            return LLAVA_PROMPT.format(images="<image>\n" * len(visuals), question=question)
+        content = [*({"type": kind} for kind in visuals), {"type": "text", "text": question}]
+        return str(
+            self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        )
+
+
 class ProcessedChat(Chat):
     """Any family that `vlm_pruner.prune` supports, as transformers loads it."""
 
@@ -25,48 +79,23 @@ class ProcessedChat(Chat):
 
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
-        AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
-        try:
-            processor = load_processor(str(folder))
-        except ImportError as error:
-            missing = " ".join(str(error).split()).partition(". ")[0]
-            raise ValueError(f"{name} cannot be opened here: {missing}; pip install torchvision") from None
+        processor = Prompts.open(folder, name).processor  # before the weights, which take longer
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
         return cls(model.to(device).eval(), processor, name)
 
     @property
+    def _prompts(self) -> Prompts:
+        return Prompts(self.processor, self.model.config, self.name)
+
+    @property
     def takes_video(self) -> bool:
-        return getattr(self.model.config, "video_token_id", None) is not None
+        return self._prompts.takes_video
 
     def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
-        shown = as_list(pictures)
-        visuals: dict[str, Any] = {"images": shown} if shown else {}
-        if video:
-            self._check_video()
-            visuals |= {"videos": [np.stack([np.asarray(frame) for frame in video])], "do_sample_frames": False}
-        text = self._text(question, ["image"] * len(shown) + ["video"] * bool(video))
-        inputs = self.processor(text=[text], return_tensors="pt", **visuals)
-        inputs = inputs.to(self.model.device, self.model.dtype)
-        ids, config = inputs["input_ids"], self.model.config
-        placeholders = {config.image_token_id, *([config.video_token_id] if self.takes_video else [])}
-        visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
-        return Prompt(dict(inputs), ids.shape[1] - visual, visual)
-
-    def _check_video(self) -> None:
-        if not self.takes_video:
-            raise ValueError(f"{self.name} ({self.model.config.model_type}) reads no video; ask about single frames")
-        if getattr(self.processor, "video_processor", None) is None:
-            raise ValueError(f"the processor of {self.name} came without its video half: pip install torchvision")
-
-    def _text(self, question: str, visuals: Sequence[str]) -> str:
-        if getattr(self.processor, "chat_template", None) is None:
-            if self.model.config.model_type != "llava":
-                raise ValueError(f"{self.name} has no chat template (chat_template.jinja): add the one of its family")
-            return LLAVA_PROMPT.format(images="<image>\n" * len(visuals), question=question)
-        content = [*({"type": kind} for kind in visuals), {"type": "text", "text": question}]
-        return str(
-            self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        )
+        prompt = self._prompts.prompt(pictures, question, video)
+        made: Any = prompt.inputs
+        inputs = dict(made.to(self.model.device, self.model.dtype))
+        return Prompt(inputs, prompt.text_tokens, prompt.visual_tokens)
 
     def decode(self, ids: list[int]) -> str:
         return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))

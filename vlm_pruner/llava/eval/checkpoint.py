@@ -50,8 +50,7 @@ class Checkpoint:
         config = self.model.config
         if config.takes_videos or (config.image_aspect_ratio or "").startswith("anyres"):
             return None
-        vision_tower = self.model.get_vision_tower()
-        return int(vision_tower.num_patches)
+        return int(self.model.get_vision_tower().num_patches) + (config.mm_vision_select_feature == "cls_patch")
 
     def tokens_of(self, size: tuple[int, int]) -> int:
         """Visual tokens of a picture of (width, height) pixels."""

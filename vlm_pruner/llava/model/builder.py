@@ -133,9 +133,9 @@ def load_pretrained_model(
     return tokenizer, model, image_processor, _context_length(model.config)
 
 
-def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = None) -> Source:
-    """Reads and checks everything except the weights."""
-    folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY)
+def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = None, weights: bool = True) -> Source:
+    """Reads and checks everything except the weights. weights: whether what the Hub supplies includes them."""
+    folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY, weights)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
     raw = read_json(folder / "config.json", "checkpoint")
@@ -143,7 +143,7 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
     original = not layouts.is_transformers_layout(raw)
     read_config = layouts.config_from_original if original else layouts.config_from_transformers
     config = read_config(raw, folder)
-    tower = _find_tower(config, folder, vision_tower)
+    tower = _find_tower(config, folder, vision_tower, weights)
     if tower is not None:
         types = ("siglip_vision_model", "clip_vision_model") if config.takes_videos else ("clip_vision_model",)
         config.mm_vision_config = layouts.tower_config(read_json(tower / "config.json", "vision tower"), tower, types)
@@ -247,10 +247,10 @@ def _refuse_base(model_path: str | Path, model_base: str | None) -> None:
 _TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
 
 
-def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None) -> Path | None:
+def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None, weights: bool = True) -> Path | None:
     """The tower's folder; None if the checkpoint describes its tower, or names a published one that it may contain."""
     if chosen is not None:
-        return find_folder(chosen, "vision tower", "check the path")
+        return find_folder(chosen, "vision tower", "check the path", weights)
     if config.mm_vision_tower is None:
         return None
     beside = folder / config.mm_vision_tower
@@ -263,7 +263,7 @@ def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None)
         return None
     if config.mm_vision_tower.startswith("."):
         raise CheckpointError(f"vision tower folder {beside} does not exist; {_TOWER_REMEDY}")
-    return find_folder(config.mm_vision_tower, "vision tower", _TOWER_REMEDY)
+    return find_folder(config.mm_vision_tower, "vision tower", _TOWER_REMEDY, weights)
 
 
 def _check_tensors(expected: Tensors, found: Tensors, folder: Path) -> None:

@@ -26,10 +26,11 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be loaded. The message is one line and names the offending value and the remedy."""
 
 
-def find_folder(name: str | Path, role: str, remedy: str) -> Path:
+def find_folder(name: str | Path, role: str, remedy: str, weights: bool = True) -> Path:
     """Finds the folder `name`; a name of the form "owner/repository" that is not a folder is looked up on the Hub.
 
     role: what the folder should contain ("checkpoint", "vision tower"). remedy: what to do if it is missing.
+    weights: whether a download includes them.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -38,7 +39,7 @@ def find_folder(name: str | Path, role: str, remedy: str) -> Path:
         raise CheckpointError(f"{role} {name} is a file, not a folder; {remedy}")
     if not _is_hub_name(str(name)):
         raise CheckpointError(f"{role} folder {name} does not exist; {remedy}")
-    return _download(str(name), role, remedy)
+    return _download(str(name), role, remedy, weights)
 
 
 def read_json(path: Path, role: str) -> dict[str, Any]:
@@ -123,11 +124,13 @@ def _is_hub_name(name: str) -> bool:
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~")) and not Path(parts[0]).is_dir()
 
 
-def _download(name: str, role: str, remedy: str) -> Path:
+def _download(name: str, role: str, remedy: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "*.model", "*.txt"]
+    small = ["*.json", "*.jinja", "*.model", "*.txt"]
     try:
+        if not weights:
+            return Path(snapshot_download(name, allow_patterns=small))
         folder = Path(snapshot_download(name, allow_patterns=[*small, "*.safetensors"]))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*small, "*.bin"]))

@@ -1,0 +1,102 @@
+"""`vlm-pruner count`: how many visual tokens pictures have for a model, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_pruner.commands import options
+from vlm_pruner.console import words
+from vlm_pruner.report.table import WIDTH, render
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlm_pruner.asking.counting import Counter
+    from vlm_pruner.methods import Pruner
+
+EXAMPLES = """examples:
+  vlm-pruner count photo.jpg
+  vlm-pruner count *.jpg --model Qwen/Qwen2.5-VL-7B-Instruct --method vlm-pruner,pyramiddrop --keep ratio:0.75,64
+  vlm-pruner count photo.jpg --model checkpoints/llava-v1.6-vicuna-7b --json count.json
+
+Reads the checkpoint's configuration and processor, never its weights: of a Hub name, only small files are downloaded.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="PICTURE", help="pictures, each counted as alone in its prompt")
+    parser.add_argument(
+        "--method", type=words, default=["vlm-pruner"], metavar="NAME,NAME", help="pruning methods (vlm-pruner)"
+    )
+    options.add_method_arguments(parser)
+    parser.add_argument(
+        "--model", default=str(options.CHECKPOINT), metavar="PATH",
+        help="checkpoint folder or Hub name, LLaVA's original layout or transformers' (default: the embedded model)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="counts, stage by stage, as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """One line per picture: its size in pixels, its visual tokens, and what each method keeps."""
+    from vlm_pruner.asking.counting import open_counter
+
+    methods = {
+        f"{name} {keep}": options.make_method(name, keep, args.layer, args.settings)
+        for name in args.method
+        for keep in words(args.keep)
+    }
+    if not methods:
+        raise ValueError("there is nothing to count; name a method and a budget, such as --method vlm-pruner --keep 64")
+    pictures = options.read_pictures(args.images)
+    if Path(args.model) == options.CHECKPOINT:
+        options.check_checkpoint(options.CHECKPOINT)
+    counts = count(open_counter(args.model), args.images, pictures, methods)
+    print(table(counts, list(methods)))
+    if args.json:
+        from vlm_pruner.provenance import environment
+
+        document = {
+            "command": "vlm-pruner count",
+            "model": args.model,
+            "pictures": counts,
+            "environment": environment(),
+        }
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def count(
+    counter: Counter, files: Sequence[str], pictures: Sequence[Image.Image], methods: dict[str, Pruner]
+) -> list[dict[str, Any]]:
+    """Per picture: file, size [width, height], visual tokens, and for each method its (layer, tokens) steps."""
+    counts = []
+    for file, picture in zip(files, pictures, strict=True):
+        tokens = counter.tokens_of(picture)
+        kept = {name: counter.steps(method, tokens) for name, method in methods.items()}
+        counts.append({"file": file, "size": list(picture.size), "visual_tokens": tokens, "kept": kept})
+    return counts
+
+
+def table(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
+    """The counts as text. A method with several stages shows each: 250>150>50."""
+    rows = [
+        [
+            Path(one["file"]).name,
+            "x".join(map(str, one["size"])),
+            str(one["visual_tokens"]),
+            *(">".join(str(tokens) for _, tokens in one["kept"][name]) for name in methods),
+        ]
+        for one in counts
+    ]
+    kept = {name: counts[0]["kept"][name] for name in methods}
+    where = ", ".join(
+        f"{name}: from layer {'>'.join(str(layer) for layer, _ in steps)}" for name, steps in kept.items()
+    )
+    notes = textwrap.wrap(f"tokens: visual tokens, dense; below a method those that it keeps. {where}", WIDTH)
+    return "\n".join([render(["picture", "pixels", "tokens", *methods], rows), "", *notes])
