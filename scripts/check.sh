@@ -15,6 +15,7 @@ step() {
 step format "$python" -m ruff format --check .
 step lint "$python" -m ruff check .
 step types "$python" -m mypy
+step consumer "$python" -m mypy tests/typed_consumer.py  # with the cache of the step before
 step layers "$(dirname "$python")/lint-imports" --no-logo
 step docs "$python" -m sphinx -q -W --keep-going -b html docs build/docs
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,6 +134,38 @@ def test_too_many_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ImageReadError, match=r"p\.png is too large"):
         read_image(tmp_path / "p.png")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG whose header promises many pixels, with next to no data behind it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_pixel_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    for side in (13_400, 60_000):  # Pillow itself refuses the second
+        with pytest.raises(ImageReadError, match="too large.*VLM_PRUNER_MAX_PIXELS"):
+            read_image(bomb(side, side), name="b.png")
+    monkeypatch.setenv("VLM_PRUNER_MAX_PIXELS", "99")
+    with pytest.raises(ImageReadError, match="10 x 10 pixels, and the limit is 99 in all"):
+        read_image(bomb(10, 10))
+
+
+def test_the_limit_of_pixels_can_be_raised_above_pillows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    picture = io.BytesIO()
+    Image.new("L", (60, 60)).save(picture, "PNG")
+    monkeypatch.setenv("VLM_PRUNER_MAX_PIXELS", "3600")
+    assert read_image(picture.getvalue()).size == (60, 60)
+    monkeypatch.setenv("VLM_PRUNER_MAX_PIXELS", "many")
+    with pytest.raises(ImageReadError, match="VLM_PRUNER_MAX_PIXELS='many' is not a number of pixels"):
+        read_image(picture.getvalue())
 
 
 def test_expand2square_centres():

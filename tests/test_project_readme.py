@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests import checkpoints
 from vlm_pruner.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +43,7 @@ def llava(tmp_path: Path) -> Path:
     )
     crop = {"height": 336, "width": 336}
     LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
+    tokenizer.chat_template = "{% for message in messages %}USER: <image>\nWhat is this? {% endfor %}ASSISTANT:"
     LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size=crop),
         tokenizer,
@@ -53,24 +55,34 @@ def llava(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_ten_lines_run_as_they_stand(llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a tiny model in place of the download, and on the CPU."""
+def ten_lines(checkpoint: Path, picture: Path, keep: int, capsys: pytest.CaptureFixture[str]) -> list[int]:
+    """Runs the README's Python with a tiny model in place of the download; returns the kept tokens it printed."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].splitlines()) <= 12
+    assert len(blocks) == 1 and len([line for line in blocks[0].splitlines() if line]) <= 12
     code = blocks[0]
     for written, here in (
-        ("llava-hf/llava-1.5-7b-hf", str(llava)),
-        ("picture.jpg", str(llava / "picture.jpg")),
-        ("float16", "float32"),
-        ("cuda", "cpu"),
+        ("llava-hf/llava-1.5-7b-hf", str(checkpoint)),
+        ("picture.jpg", str(picture)),
+        ("keep_tokens=64", f"keep_tokens={keep}"),
         ("max_new_tokens=64", "max_new_tokens=4"),
     ):
         assert written in code
         code = code.replace(written, here)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "README.md", "exec"), {})
     kept = re.search(r"^\[([\d, ]+)\]$", capsys.readouterr().out, re.MULTILINE)
-    assert kept is not None and len(kept[1].split(",")) == 64
+    assert kept is not None
+    return [int(word) for word in kept[1].split(",")]
+
+
+def test_the_ten_lines_run_as_they_stand(llava: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(ten_lines(llava, llava / "picture.jpg", 64, capsys)) == 64
+
+
+@pytest.mark.parametrize("family", ["llava_next", "internvl", "qwen2_5_vl"])
+def test_the_ten_lines_run_with_other_families(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.effect_noise((140, 100), 80).convert("RGB").save(tmp_path / "picture.jpg")
+    checkpoint = checkpoints.write(tmp_path / "model", family)
+    assert len(ten_lines(checkpoint, tmp_path / "picture.jpg", 5, capsys)) == 5
 
 
 def test_links_and_scripts_exist() -> None:

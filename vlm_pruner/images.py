@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 WHITE = (255, 255, 255)
+MAX_PIXELS = 178_956_970  # where Pillow too refuses a picture; decoded, it takes half a gigabyte
+LIMIT = "VLM_PRUNER_MAX_PIXELS"  # the environment variable that sets another limit
 
 Source = str | Path | bytes
 
@@ -25,18 +28,23 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
     as_released: ignore EXIF and transparency, as LLaVA's evaluation scripts do (the colours under transparent pixels
                  show through), to reproduce the exact pixels behind published numbers.
 
-    Raises `ImageReadError` for a missing, empty, truncated or otherwise unreadable file.
+    Raises `ImageReadError` for a missing, empty, truncated or otherwise unreadable file, and, before it is decoded, for
+    one of more than MAX_PIXELS pixels; VLM_PRUNER_MAX_PIXELS sets another limit.
     """
     name = name or (str(source) if isinstance(source, str | Path) else "the picture's bytes")
     data = _read_bytes(source, name)
     try:
+        limit = _pixel_limit()
         picture = Image.open(io.BytesIO(data))
+        _check_size(picture.size, limit, name)
         picture.load()
         return to_rgb(picture, as_released=as_released)
+    except ImageReadError:
+        raise
     except UnidentifiedImageError:
         raise ImageReadError(f"{name} is not a picture in a known format; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError as error:
-        raise ImageReadError(f"{name} is too large ({_first_line(error)}); scale it down first") from None
+        raise ImageReadError(f"{name} is too large ({_first_line(error)}); {_smaller()}") from None
     except (
         OSError,
         SyntaxError,
@@ -45,6 +53,28 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
     ) as error:  # Pillow's decoders raise any of these on damaged files
         message = f"{name} is damaged ({_first_line(error)}); download or export it again"
         raise ImageReadError(message) from None
+
+
+def _pixel_limit() -> int:
+    """The largest number of pixels that is decoded. Pillow has a limit of its own, which a higher one moves up."""
+    text = os.environ.get(LIMIT, str(MAX_PIXELS))
+    if not text.isdecimal() or int(text) < 1:
+        raise ImageReadError(f"{LIMIT}={text!r} is not a number of pixels such as {MAX_PIXELS}")
+    limit = int(text)
+    if Image.MAX_IMAGE_PIXELS is not None and limit > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit // 2 + 1  # Pillow warns from here on, and refuses twice as many
+    return limit
+
+
+def _check_size(size: tuple[int, int], limit: int, name: str) -> None:
+    if size[0] * size[1] > limit:
+        raise ImageReadError(
+            f"{name} is too large: {size[0]} x {size[1]} pixels, and the limit is {limit:,} in all; {_smaller()}"
+        )
+
+
+def _smaller() -> str:
+    return f"scale it down first, or set {LIMIT}"
 
 
 def to_rgb(picture: Image.Image, *, as_released: bool = False) -> Image.Image:

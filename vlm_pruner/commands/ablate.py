@@ -64,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers, prints the table, and writes table.txt, ablations.json and answers.jsonl into --out."""
+    check_checkpoint(args.model)
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.ablations import DEFAULT, VARIATIONS, ablation_arms, fits
     from vlm_pruner.experiments.verdicts import Rules
     from vlm_pruner.report import results
 
-    check_checkpoint(args.model)
     asked = _read(args)
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, prefixes=True, answerable=True, rules=Rules(references=(DEFAULT,))

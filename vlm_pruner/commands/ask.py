@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers and costs on standard output, the pictures of kept tokens into --out."""
+    options.check_model(args)
     _check(args)
     method = None if args.method == options.DENSE else options.make_method(
         args.method, args.keep, args.layer, args.settings

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers, judges, and writes table.txt, table.md, results.json, answers.jsonl and accuracy.png into --out."""
+    check_checkpoint(args.model)
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.arms import possible_arms
     from vlm_pruner.experiments.verdicts import Rules
@@ -67,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if not args.budgets:
         raise ValueError("--budget is empty; give one or more, for example --budget 192,64")
-    check_checkpoint(args.model)
     benchmarks = question_sets(args.questions_file or [find_questions(None)], args.questions, args.seed)
     arms = partial(possible_arms, _names(args.methods), args.budgets)
     done = experiment.run(settings, benchmarks, lambda facts, refusal: arms(facts, args.seed, refusal))

@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers, prints the table, and writes it, results.json, answers.jsonl and kept.png into --out."""
+    check_checkpoint(args.model)
     from vlm_pruner.drawing.sheet import save_sheet
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.arms import DENSE, possible_arms
@@ -67,7 +68,6 @@ def run(args: argparse.Namespace) -> int:
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, timed=True, rules=rules
     )
-    check_checkpoint(args.model)
     path = find_questions(args.data)
     everything = read_questions(path)
     kinds = kinds_of(everything)

@@ -21,7 +21,8 @@ DENSE = "dense"
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=str(CHECKPOINT), metavar="PATH",
-        help="checkpoint folder or Hub name, LLaVA's original layout or transformers' (default: the embedded model)",
+        help="checkpoint folder or Hub name, LLaVA's original layout or transformers' (default: the "
+        "embedded model, which needs a clone)",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument("--dtype", default=None, help="float32, float16 or bfloat16 (float32 on a CPU)")
@@ -41,10 +42,14 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_chat(args: argparse.Namespace) -> Any:
-    """The checkpoint, opened. Raises before anything slow if the embedded one is asked for and is not there."""
+def check_model(args: argparse.Namespace) -> None:
+    """Raises FileNotFoundError if the embedded model is asked for and is not there, before torch is imported."""
     if Path(args.model) == CHECKPOINT:
         check_checkpoint(CHECKPOINT)
+
+
+def load_chat(args: argparse.Namespace) -> Any:
+    """The checkpoint, opened."""
     from vlm_pruner.asking import load
 
     print(f"loading {args.model if Path(args.model) != CHECKPOINT else 'the embedded model'}", file=sys.stderr)

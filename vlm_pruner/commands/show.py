@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """One sheet, and its path on standard output."""
+    options.check_model(args)
     from vlm_pruner.drawing.sheet import save_sheet, sheet
 
     style = _style(args)
