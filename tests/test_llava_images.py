@@ -150,7 +150,7 @@ def bomb(width: int, height: int) -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(monkeypatch):
     for side in (13_400, 60_000):  # Pillow itself refuses the second
-        with pytest.raises(ImageReadError, match="too large.*VLM_PRUNER_MAX_PIXELS"):
+        with pytest.raises(ImageReadError, match=r"too large.*VLM_PRUNER_MAX_PIXELS"):
             read_image(bomb(side, side), name="b.png")
     monkeypatch.setenv("VLM_PRUNER_MAX_PIXELS", "99")
     with pytest.raises(ImageReadError, match="10 x 10 pixels, and the limit is 99 in all"):

@@ -57,7 +57,9 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
 
 def _pixel_limit() -> int:
     """The largest number of pixels that is decoded. Pillow has a limit of its own, which a higher one moves up."""
-    text = os.environ.get(LIMIT, str(MAX_PIXELS))
+    text = os.environ.get(LIMIT)
+    if text is None:
+        return MAX_PIXELS
     if not text.isdecimal() or int(text) < 1:
         raise ImageReadError(f"{LIMIT}={text!r} is not a number of pixels such as {MAX_PIXELS}")
     limit = int(text)
