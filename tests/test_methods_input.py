@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
-from tests import llava_tiny, tiny_qwen
+from tests import llava_tiny
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, text, tiny_llava
 from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import CacheError, PruningError
@@ -130,11 +130,6 @@ def test_both_doors_of_llava_agree():
         inside = model.generate(ids, images=pixels, max_new_tokens=6, do_sample=False)
         model.model.method = None
         assert torch.equal(inside, outside) and pruning.receipts[0].images[0].n_after == 9
-
-
-def test_qwen_is_refused_with_the_reason():
-    with pytest.raises(PruningError, match=r"layer=0: .* three axes.* layer=1 or higher"):
-        vp.prune(tiny_qwen.model("qwen2_vl"), METHOD)
 
 
 @pytest.mark.parametrize("name", ["fastv", "dart", "sparsevlm"])

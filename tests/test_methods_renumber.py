@@ -9,11 +9,9 @@ import torch
 from transformers import DynamicCache
 
 import vlm_pruner as vp
-from tests import tiny_qwen
 from tests.test_methods_stages import STAIRS, kept_by_stairs
 from tests.tiny_llava import N, image, inputs, prompt, text, tiny_llava
 from vlm_pruner.decoder.cache_names import cache_argument
-from vlm_pruner.errors import PruningError
 
 AT_INPUT = vp.methods.get("divprune")(keep_tokens=8, renumber=True)
 ONCE = vp.RandomPruner(keep_tokens=8, renumber=True)
@@ -99,8 +97,3 @@ def test_it_makes_a_difference(model):
         with vp.prune(model, replace(ONCE, renumber=False)):
             kept = model(**batch).logits[0, -1]
     assert (anew - kept).abs().max() > 0.01
-
-
-def test_qwen_is_refused_with_the_reason():
-    with pytest.raises(PruningError, match=r"renumber=True: .* three axes"):
-        vp.prune(tiny_qwen.model("qwen2_vl"), ONCE)

@@ -72,7 +72,7 @@ class VLMPruner(Qwen2VLModel):
     ) -> Any:
         with pruning.running():
             pruning.expect(QwenVLAdapter(self).spans(args, kwargs), by_position, kwargs)
-            return super().forward(*args, **kwargs)
+            return super().forward(**pruning.entry_arguments(named_arguments(self, args, kwargs)))
 
 
 class VLMPrunerForConditionalGeneration(Qwen2VLForConditionalGeneration):

@@ -28,7 +28,7 @@ def check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) 
     _check_layers(decoder)
     layers = method.layers(len(decoder.layers))
     _check_depth(decoder, layers)
-    _check_positions(decoder, method, layers)
+    _check_positions(decoder, method)
     _check_window(decoder, layers[0])
     _check_needs(decoder, method, supplied)
 
@@ -58,18 +58,12 @@ def _check_depth(decoder: nn.Module, layers: tuple[int, ...]) -> None:
         )
 
 
-def _check_positions(decoder: nn.Module, method: Pruner, layers: tuple[int, ...]) -> None:
-    name, rotary = type(decoder).__name__, _rotary(decoder)
-    if "llama_4_scaling_beta" in rotary:
+def _check_positions(decoder: nn.Module, method: Pruner) -> None:
+    name = type(decoder).__name__
+    if "llama_4_scaling_beta" in _rotary(decoder):
         raise PruningError(
             f"{name} scales queries by position ids, which pruned layers are not given; "
             "models with this decoder are not supported"
-        )
-    three_axes = "mrope_section" in rotary
-    if three_axes and (layers[0] == 0 or method.renumber):
-        raise PruningError(
-            f"{'renumber=True' if method.renumber else 'layer=0'}: {name} counts positions along "
-            "three axes, and by the first layer's cache; use renumber=False, and layer=1 or higher"
         )
     if method.renumber and not _turns_by_positions(getattr(decoder, "rotary_emb", None)):
         raise PruningError(
@@ -83,6 +77,11 @@ def _turns_by_positions(rotary: Any) -> bool:
         return False
     wanted = [one for one in inspect.signature(rotary.forward).parameters.values() if one.default is one.empty]
     return "position_ids" in inspect.signature(rotary.forward).parameters and len(wanted) <= 2
+
+
+def several_axes(decoder: nn.Module) -> bool:
+    """Whether rotary phases count positions in time, height and width (M-RoPE), as in Qwen's models."""
+    return "mrope_section" in _rotary(decoder)
 
 
 def _rotary(decoder: nn.Module) -> dict[str, Any]:

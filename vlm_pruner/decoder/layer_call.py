@@ -55,6 +55,13 @@ class LayerCall:
         return replace(self, kwargs={**self.kwargs, **arguments})
 
 
+def tokens_in(call: dict[str, Any]) -> Tensor:
+    """The tokens of a call, [B, n] as ids or [B, n, d] as embeddings."""
+    ids = call.get("input_ids")
+    tokens: Tensor = call["inputs_embeds"] if ids is None else ids
+    return tokens
+
+
 class KeyTap:
     """Stands in for a cache (or for none) during one layer, and records the keys that the layer adds.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_pruner.decoder.layer_call import LayerCall
+from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
 from vlm_pruner.decoder.masks import LayerMask
 from vlm_pruner.decoder.packing import Packing
 from vlm_pruner.decoder.short_caches import ShortCache
@@ -28,6 +28,28 @@ def positions_after_padding(call: dict[str, Any], cache: Any) -> dict[str, Tenso
     padding = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
     index = torch.arange(mask.shape[1], device=mask.device)[None]
     return {"position_ids": (index - padding).clamp(min=0)}
+
+
+def rotary_positions(call: dict[str, Any], cache: Any) -> Tensor:
+    """Position ids [axes, B or 1, n] of the n tokens in a decoder call, for a decoder with several axes.
+
+    The axis of text positions, which `generate` puts first, is left out.
+    """
+    given = call.get("position_ids")
+    if given is not None:
+        return given[-3:] if given.ndim == 3 else given[None]
+    past = 0 if cache is None else int(cache.get_seq_length())
+    tokens = tokens_in(call)
+    return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None, None]
+
+
+def offset_of(positions: Tensor, places: int) -> Tensor:
+    """Long [B or 1]: how far the next token's position lies behind its place in the sequence.
+
+    positions: [axes, B or 1, n] of a call after which the sequence has `places` tokens. A picture takes as many
+    positions as it has rows or columns, which is fewer than its tokens.
+    """
+    return positions[..., -1].amax(dim=0) + 1 - places
 
 
 def prompts_of(call: LayerCall, attention: str) -> Tensor | None:
@@ -60,15 +82,15 @@ def restarted(prompts: Tensor, packing: Packing | None) -> Tensor:
 
 
 def renumbered(
-    call: LayerCall, mask: LayerMask, packing: Packing | None, state: ShortCache | None, positions: Tensor | None
+    call: LayerCall, mask: LayerMask, packing: Packing | None, state: ShortCache | None, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Consecutive positions [B, L] of the remaining tokens, and how far each row's have moved so far, long [B].
 
-    positions: long [B or 1, T], from an earlier stage; None for the call's own. Raises PruningError if a row
-    holds several prompts.
+    positions: long [B or 1, T], the call's own or those from an earlier stage; of several axes any, since they differ
+    within pictures only. Raises PruningError if a row holds several prompts.
     """
     rows = call.hidden.shape[0]
-    positions = (call.kwargs["position_ids"] if positions is None else positions).expand(rows, -1)
+    positions = positions.expand(rows, -1)
     lost = positions.new_zeros(rows)
     if state is not None:
         lost = lost + (state.dropped if state.lost is None else state.lost.to(lost))
@@ -79,16 +101,21 @@ def renumbered(
     if packing.valid is not None:
         alive &= packing.valid.to(alive.device)
     kept = packing.gather(positions[..., None])[..., 0]
-    _check_one_prompt(kept, alive)
+    _check_one_prompt(call, packing, alive)
     rank = alive.long().cumsum(dim=1) - 1
-    first = kept.gather(1, alive.long().argmax(dim=1, keepdim=True))
+    first = positions.gather(1, shown.long().argmax(dim=1, keepdim=True))  # which may be dropped
     last = alive.long().cumsum(dim=1).argmax(dim=1, keepdim=True)  # where the token count is reached
     ranked = first + rank.clamp(min=0)
     moved = (kept - ranked).gather(1, last)[:, 0]
     return ranked - lost[:, None], lost + moved
 
 
-def _check_one_prompt(positions: Tensor, alive: Tensor) -> None:
+def _check_one_prompt(call: LayerCall, packing: Packing, alive: Tensor) -> None:
+    """Whether text positions never go back. A decoder with several axes gives them to its layers if there are any."""
+    given = call.kwargs.get("position_ids")
+    if given is None:
+        return
+    positions = packing.gather(given.expand(len(alive), -1)[..., None])[..., 0]
     back = (positions.diff(dim=1) < 0) & alive[:, 1:] & alive[:, :-1]
     if bool(back.any()):
         raise PruningError(

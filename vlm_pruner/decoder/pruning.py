@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakSet
@@ -24,11 +24,11 @@ from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
 from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
-from vlm_pruner.decoder.decoders import check_decoder
+from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
-from vlm_pruner.decoder.layer_call import LayerCall
-from vlm_pruner.decoder.positions import positions_after_padding
+from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
+from vlm_pruner.decoder.positions import offset_of, positions_after_padding, rotary_positions
 from vlm_pruner.decoder.refusals import (
     check_not_checkpointed,
     check_not_compiled,
@@ -36,7 +36,7 @@ from vlm_pruner.decoder.refusals import (
     check_not_packed,
     counting_positions,
 )
-from vlm_pruner.decoder.short_caches import ShortCaches, long_arguments
+from vlm_pruner.decoder.short_caches import ShortCache, ShortCaches, long_arguments
 from vlm_pruner.decoder.stage import Run, Stage
 from vlm_pruner.decoder.tasks import Task, plan, too_small
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
@@ -97,6 +97,7 @@ class DecoderPruning:
         self.method = method
         self._fit = fit
         self._depth = len(decoder.layers)
+        self._several_axes = several_axes(decoder)
         self._tower_parts = tower if FROM_TOWER & method.needs else None
         self._set_up()
 
@@ -118,7 +119,7 @@ class DecoderPruning:
         self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("decoder", "method", "_fit", "_depth", "_tower_parts")
+        names = ("decoder", "method", "_fit", "_depth", "_several_axes", "_tower_parts")
         return {name: vars(self)[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -252,14 +253,41 @@ class DecoderPruning:
         positions start after its padding, so that a row's keys do not depend on padding. With `prune`, a hook does
         this; code that opens the context inside the decoder's own forward calls `arguments` there.
         """
-        cache = cache_of(kwargs)
-        if self._thread.run.drops:
+        cache, run = cache_of(kwargs), self._thread.run
+        if run.drops:
             kwargs = {**kwargs, **positions_after_padding(kwargs, cache)}
+        state = self._shortened_at_input(cache)
+        if state is not None:
+            kwargs = {**kwargs, **long_arguments(kwargs, state, int(cache.get_seq_length(0)))}
+        if self._several_axes:
+            run.rotary = rotary_positions(kwargs, cache)
+            if state is not None:
+                self._note_offset(run.rotary, state, cache)
+        return kwargs
+
+    def entry_arguments(self, call: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, by name, for a call of the model around the decoder. Mostly unchanged.
+
+        Models whose positions have several axes count them by the first layer's cache, before the decoder runs.
+        """
+        cache = cache_of(call)
+        state = self._shortened_at_input(cache) if self._several_axes else None
+        if state is None or call.get("position_ids") is not None:
+            return call
+        return {**call, "position_ids": state.next_positions(int(cache.get_seq_length(0)), tokens_in(call))}
+
+    def _shortened_at_input(self, cache: Any) -> ShortCache | None:
+        """The state of a cache that is short in its first layer too, if it is not empty."""
         stage = self._stages.get(0)
         state = stage.caches.get(cache) if stage else None
-        if state is None or cache.get_seq_length(0) == 0:
-            return kwargs
-        return {**kwargs, **long_arguments(kwargs, state, int(cache.get_seq_length(0)))}
+        return None if state is None or cache.get_seq_length(0) == 0 else state
+
+    def _note_offset(self, positions: Tensor, state: ShortCache, cache: Any) -> None:
+        """Positions after a further picture, which may be too small to be pruned, lie behind their places by more."""
+        new = positions.shape[-1]
+        if new > 1:
+            places = int(cache.get_seq_length(0)) + state.dropped + new
+            self._stages[0].caches.remember(cache, replace(state, offset=offset_of(positions, places)))
 
     # Hooks, in the order in which they run
 
@@ -408,6 +436,8 @@ class Pruning(DecoderPruning):
         by_position, self._thread.by_position = self._thread.by_position, None
         with self.running():
             self.expect(self._adapter.spans(args, kwargs), by_position, kwargs)
+            if self._several_axes:
+                args, kwargs = (), self.entry_arguments(named_arguments(self._adapter.entry, args, kwargs))
             if self._entered_at_decoder:
                 args, kwargs = (), self.arguments(named_arguments(self.decoder, args, kwargs))
             return forward(*args, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.layer_call import tokens_in
 from vlm_pruner.decoder.masks import Columns, LayerMask
 from vlm_pruner.decoder.packing import Packing
 from vlm_pruner.errors import CacheError
@@ -24,12 +25,25 @@ class ShortCache:
                filled the cache, which leaves them unknown.
     valid:     bool [B, P], False for padding from packing; None if there is none.
     lost:      long [B], how far positions have moved, for methods that renumber.
+    offset:    long [B or 1], for decoders whose positions have several axes: how far the next token's position lies
+               behind its place in the long sequence. None for one axis, where it is 0.
     """
 
     dropped: int
     positions: Tensor | None = None
     valid: Tensor | None = None
     lost: Tensor | None = None
+    offset: Tensor | None = None
+
+    def next_positions(self, held: int, tokens: Tensor) -> Tensor:
+        """Position ids [B or 1, n] of the next `tokens` [B, n, ...], after `held` cached ones."""
+        start, (rows, new) = held + self.dropped, tokens.shape[:2]
+        positions = torch.arange(start, start + new, device=tokens.device)[None]
+        if self.offset is None:
+            return positions
+        if len(self.offset) not in (1, rows):
+            raise _rows_changed(len(self.offset), rows)
+        return positions + self.offset.to(positions.device)[:, None]
 
     def columns(self, held: int, device: torch.device) -> Columns:
         """The first `held` tokens in the pruned layers' cache."""
@@ -76,10 +90,10 @@ class Room:
         own = columns.index[:, self.held :] - (self.full - self.held)
         return Columns(torch.cat([past, own], dim=1), columns.valid, self.held)
 
-    def after(self, columns: Columns, dropped: int, lost: Tensor | None) -> ShortCache:
+    def after(self, columns: Columns, dropped: int, lost: Tensor | None, offset: Tensor | None) -> ShortCache:
         """The state for later calls, after this one dropped `dropped` more tokens of each row."""
         positions = None if columns.unknown else columns.index
-        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost)
+        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost, offset)
 
 
 def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, new_length: int) -> Tensor | None:
@@ -136,11 +150,14 @@ class ShortCaches:
                 f"{state.dropped}; start again with a fresh cache"
             )
         if state.valid is not None and len(state.valid) != rows:
-            raise CacheError(
-                f"the cache was changed since it was pruned: its {len(state.valid)} rows became {rows}; start again "
-                "with a fresh cache"
-            )
+            raise _rows_changed(len(state.valid), rows)
         return state
+
+
+def _rows_changed(before: int, now: int) -> CacheError:
+    return CacheError(
+        f"the cache was changed since it was pruned: its {before} rows became {now}; start again with a fresh cache"
+    )
 
 
 def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
@@ -161,22 +178,40 @@ def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict
     Positions continue the long sequence; the mask is cut to the cached tokens. Raises CacheError if the new tokens are
     not those after the cached ones: `generate` counts them by the first layer too.
     """
-    tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
+    tokens = tokens_in(kwargs)
     new, long = tokens.shape[1], held + state.dropped
     changed: dict[str, Tensor] = {}
     positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
     if positions is None:
-        changed["position_ids"] = torch.arange(long, long + new, device=tokens.device)[None]
-    elif mask is None and new > 1 and int(positions[0, 0]) != long:
-        _refuse(int(positions[0, 0]), long)
-    if isinstance(mask, Tensor) and mask.ndim == 4 and getattr(cache_of(kwargs), "is_compileable", False):
-        # `generate` builds it before the decoder runs, with the long sequence's padding.
-        changed["attention_mask"] = _static_mask(mask, state, held, new)
-    elif isinstance(mask, Tensor) and mask.ndim in (2, 4):
-        if mask.shape[-1] != long + new:
-            _refuse(mask.shape[-1] - new, long)
-        changed["attention_mask"] = _held_columns(mask, state, long, held, new)
+        changed["position_ids"] = state.next_positions(held, tokens)
+    elif mask is None and new > 1:
+        start = _first_place(positions, state)
+        if start != long:
+            _refuse(start, long)
+    static = getattr(cache_of(kwargs), "is_compileable", False)
+    if isinstance(mask, dict):  # by kind of attention, from `generate` with a static cache
+        changed["attention_mask"] = {kind: _mask_of_held(own, state, held, new, static) for kind, own in mask.items()}
+    elif mask is not None:
+        changed["attention_mask"] = _mask_of_held(mask, state, held, new, static)
     return changed
+
+
+def _mask_of_held(mask: Any, state: ShortCache, held: int, new: int, static: bool) -> Any:
+    """The caller's mask, cut to cached and new tokens. static: whether the cache has unused room."""
+    if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+        return mask
+    if mask.ndim == 4 and static:  # `generate` builds it before the decoder runs, with the long sequence's padding
+        return _static_mask(mask, state, held, new)
+    long = held + state.dropped
+    if mask.shape[-1] != long + new:
+        _refuse(mask.shape[-1] - new, long)
+    return _held_columns(mask, state, long, held, new)
+
+
+def _first_place(positions: Tensor, state: ShortCache) -> int:
+    """Place in the long sequence of the first token of a call. positions: [B or 1, n] or [axes, B or 1, n]."""
+    last_axis = positions if positions.ndim == 2 else positions[-1]
+    return int(last_axis[0, 0]) - (0 if state.offset is None else int(state.offset[0]))
 
 
 def _held_columns(mask: Tensor, state: ShortCache, long: int, held: int, new: int) -> Tensor:

@@ -24,7 +24,7 @@ from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.masks import Columns, LayerMask
 from vlm_pruner.decoder.packing import Packing
-from vlm_pruner.decoder.positions import prompts_of, renumbered, restarted
+from vlm_pruner.decoder.positions import offset_of, prompts_of, renumbered, restarted
 from vlm_pruner.decoder.refusals import check_known_arguments, check_room_is_hidden
 from vlm_pruner.decoder.short_caches import Room, ShortCaches
 from vlm_pruner.decoder.tasks import Task, check_inside, tokens_of
@@ -46,6 +46,7 @@ class Run:
                methods that need them.
     arguments: replacements for the decoder's arguments to its layers, by name.
     positions: long [B or 1, L], for methods that renumber.
+    rotary:    long [3 or 1, B or 1, T], the decoder's position ids, if they have several axes.
     earlier:   the prompt's choices, stage by stage, if this call continues an answer without a cache.
     made:      this call's choices, stage by stage.
     """
@@ -59,6 +60,7 @@ class Run:
     first: LayerCall | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     positions: Tensor | None = None
+    rotary: Tensor | None = None
     deepstack: DeepStack | None = None
     earlier: list[list[Selection]] | None = None
     made: list[list[Selection]] = field(default_factory=list)
@@ -185,13 +187,25 @@ class Stage:
         if packing is not None:
             arguments["position_embeddings"] = tuple(packing.gather(part) for part in call.phases)
         if self.method.renumber:
-            run.positions, lost = renumbered(call, mask, packing, room.state, run.positions)
+            run.positions, lost = renumbered(call, mask, packing, room.state, self._positions(call, run))
             positions = run.positions.clamp(min=0)
+            if run.rotary is not None:
+                positions = positions.expand(3, -1, -1)
             rotary = self.decoder.get_submodule("rotary_emb")
             arguments["position_embeddings"] = rotary(short.hidden, position_ids=positions)
         if packing is not None:
-            self.caches.remember(call.cache, room.after(columns, call.hidden.shape[1] - short.hidden.shape[1], lost))
+            places = room.full + call.hidden.shape[1]
+            offset = None if run.rotary is None else offset_of(run.rotary, places)
+            after = room.after(columns, call.hidden.shape[1] - short.hidden.shape[1], lost, offset)
+            self.caches.remember(call.cache, after)
         return arguments
+
+    def _positions(self, call: LayerCall, run: Run) -> Tensor:
+        """Position ids [B or 1, T] before this stage, of several axes the first."""
+        if run.positions is not None:
+            return run.positions
+        positions: Tensor = call.kwargs["position_ids"] if run.rotary is None else run.rotary[0]
+        return positions
 
     def _short_mask(self, call: LayerCall, mask: LayerMask, packing: Packing | None, columns: Columns) -> Any:
         static = getattr(call.cache, "is_compileable", False)
