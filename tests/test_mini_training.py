@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from playground.mini import nouns
+from playground.mini.ahead import Ahead
 from playground.mini.checks import MIX, half_depth, pictures, table
 from playground.mini.course import (
     BLIND,
     EARLY,
+    MORE_TOPICS,
     NOUN_BLIND,
     NOUNS,
     SCENES,
@@ -20,6 +24,7 @@ from playground.mini.course import (
     Teaching,
     Topic,
     _groups,
+    _rows,
     assemble,
     draw_lesson,
     questions_of,
@@ -29,9 +34,10 @@ from playground.mini.model import PREFIX, MiniModel, Sight, Watch, to_pixels
 from playground.mini.questions import HARDER, Question, ask
 from playground.mini.textures import Gallery
 from playground.mini.tokenizer import build
-from playground.mini.train import LAYERS, Recipe, Trainer, folded, load
+from playground.mini.train import CLIP, LAYERS, Recipe, Trainer, folded, load
 from playground.mini.world import TEXT_LENGTH, Scene, Sign, Thing, counting_scene, make_scene
 
+SECOND = CLIP.parent / "second" / "checkpoint"
 SMALL = Topic(8, (2, 2), 1, (0, 0), {"relation": 2, "attribute": 3, "count": 2, "reading": 1, "choice": 2})
 TINY = Teaching({8: 1.0}, {8: (SMALL,) * 2}, blind=0.3, noun_blind=0.6)
 
@@ -317,3 +323,80 @@ def test_harder_files_are_reproducible_and_true(tmp_path) -> None:
     assert harder.write(tmp_path / "a", 4) == harder.write(tmp_path / "b", 4) >= 12
     first, second = ((tmp_path / x / "questions.jsonl").read_text() for x in "ab")
     assert first == second and '"small"' in first and '"near"' in first
+
+
+EVERYTHING = {kind: 2 for kind in ("near", "beside", "reading", "glyph", "verify", "count", "relation")} | {
+    "caption": 1
+}
+EVERY = Topic(24, (6, 8), 2, (0, 1), EVERYTHING, groups=0.5)
+MOST = Teaching({24: 1.0}, {24: (EVERY,) * 2}, noun_blind=0.3)
+
+
+def test_lessons_drawn_ahead_are_those_of_their_steps() -> None:
+    """Through files and processes, in the order of steps; and again where workers are too slow."""
+    ahead = Ahead(5, 3, 0, 1)
+    lessons = ahead.lessons(lambda: TINY, torch.device("cpu"))
+    first = next(lessons)
+    fresh = [first, *(lesson for lesson, _ in zip(lessons, range(12), strict=False))]
+    ahead.close()
+    expected = draw_lesson(5, 3, 0, TINY)
+    assert np.array_equal(first.answers, expected.answers) and first.until == expected.until
+    for name, value in vars(expected).items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(getattr(first, name), value) or value.isnan().any(), name
+    pictures = {lesson.pixels.numpy().tobytes() for lesson in fresh}
+    assert len(pictures) == len(fresh) - ahead.again > 1
+
+
+def test_every_tensor_of_a_step_is_on_the_trainers_device(tmp_path, monkeypatch) -> None:
+    """Tensors without content refuse to meet others, as those of a GPU would."""
+    monkeypatch.setattr("playground.mini.train.standards", lambda model: (torch.zeros(160), torch.ones(160)))
+    monkeypatch.setattr(torch, "autocast", lambda *args, **named: contextlib.nullcontext())
+    trainer = Trainer(Recipe(more=True), tmp_path, device="meta")
+    trainer.step = 1
+    trainer.advance(draw_lesson(0, 0, 0, MOST))
+    assert trainer.step == 2 and trainer.told[0][1].right.device.type == "meta"
+
+
+def test_a_run_begins_from_a_checkpoint_and_ships_one(tmp_path, monkeypatch) -> None:
+    """Weights survive standardising and folding, but for float16."""
+    trainer = Trainer(Recipe(more=True), tmp_path, start=SECOND)
+    assert trainer.part() == "rest"
+    trainer.ship = True
+    trainer.save()
+    for name in ("checkpoint", "at_full_rate"):
+        one, other = (load_file(folder / "model.safetensors") for folder in (SECOND, tmp_path / name))
+        assert one.keys() == other.keys()
+        for key in one:
+            torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
+
+
+def test_what_is_compared_and_what_comes_next(surfaces: Gallery) -> None:
+    """Marks stand at the tokens that must look, for captions, things beside others, and texts that differ."""
+    scene, rng = _scene(surfaces), np.random.default_rng(0)
+    caption = ask(rng, scene, "caption")
+    assert caption.answer == "a small red star, a small red ring, a large blue ring, number 472"
+    near = ask(rng, scene, "near")
+    beside = next(q for _ in range(99) if (q := ask(rng, scene, "beside")) and q.subtask == "above")
+    rows = _rows(rng, scene, (0, 0), [caption, near, beside])
+    core = build().backend_tokenizer
+    words = [[core.id_to_token(i) for i in row.ids] for row in rows]
+    said = [(words[0][m.token], m.kind, m.rows[0] - nouns.THINGS) for m in rows[0].marks[:8]]
+    star = [("a", "next", 0), ("small", "next", 0), ("red", "next", 0), ("star", "thing", 0)]
+    assert said == [*star, ("a", "next", 2), ("small", "next", 2), ("red", "next", 2), ("ring", "thing", 2)]
+    assert [words[0][m.token] for m in rows[0].marks[-3:]] == ["number", "4", "##7"]
+    right = near.options["ABCD".index(near.answer)]
+    compared = [m for m in rows[1].marks if m.same >= 0]
+    assert len(compared) == 12 and right == "472"
+    assert sum(m.same for m in compared) == sum(a == b for o in near.options for a, b in zip(o, right, strict=True))
+    assert [(m.kind, m.rows) for m in rows[2].marks if m.token == rows[2].last] == [("next", (nouns.THINGS,))]
+
+
+def test_numbers_are_asked_for_equally_often() -> None:
+    answers = [a for step in range(12) for a in _counts(draw_lesson(3, step, 0, Teaching({24: 1.0}, MORE_TOPICS)))]
+    shares = [answers.count(str(n)) / len(answers) for n in range(7)]
+    assert min(shares) > 0.08 and max(shares) < 0.22, shares
+
+
+def _counts(lesson: Lesson) -> list[str]:
+    return lesson.answers[lesson.kinds == "count"].tolist()

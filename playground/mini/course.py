@@ -1,16 +1,14 @@
 """What is taught when, and the lessons themselves: scenes, packed questions, what their nouns name, who may look.
 
 A lesson follows from (seed, step, process, teaching) alone, so that a resumed run sees what it would have seen, and
-worker processes can draw ahead. No scene is ever used twice.
+worker processes can draw ahead (ahead.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -19,25 +17,48 @@ from torch import Tensor
 from playground.mini import nouns
 from playground.mini.model import Pack, Sight
 from playground.mini.nouns import Mark
-from playground.mini.questions import EXAM_SHARE, MAX_COUNT, ORDINALS, Question, _countable, ask
+from playground.mini.questions import (
+    EXAM_SHARE,
+    MAX_COUNT,
+    ORDINALS,
+    Question,
+    _countable,
+    ask,
+    by_place,
+    things_beside,
+)
 from playground.mini.tokenizer import build
-from playground.mini.world import GRID, PATCH, TRAIN_GALLERY, Scene, counting_scene, gallery, make_scene
+from playground.mini.world import (
+    GLYPHS,
+    GRID,
+    PATCH,
+    TEXT_LENGTH,
+    TRAIN_GALLERY,
+    Scene,
+    counting_scene,
+    gallery,
+    grouped_scene,
+    make_scene,
+)
 
 IGNORE = -100
 TRIES = 12
 PACKS = 6  # questions of a scene are sorted by length and packed in this many groups, which saves a fifth of the tokens
 FREE, BLIND, NOUN_BLIND = 0, 1, 2  # all tokens look; those behind "?" do not; those up to "?" do not
-KIND_NUMBERS = {"thing": 0, "sign": 1, "plural": 2, "glyph": 3, "look": 4}
+KIND_NUMBERS = {"thing": 0, "sign": 1, "plural": 2, "glyph": 3, "look": 4, "next": 5}
+CAPTION_WEIGHT = 0.15  # of each of a caption's 40 tokens in the loss; an answer's one token counts 1
 # How readily a number is asked for, where a scene offers it: large ones are rare in scenes.
 RARITY = (1.0, 1.0, 1.5, 3.0, 5.0, 6.0, 4.0)
-NEVER_BLIND = ("reading", "glyph", "near")
+NEVER_BLIND = ("reading", "glyph", "near", "beside", "caption")
+CHARACTERS = {c.lower() for c in GLYPHS} | {f"##{c.lower()}" for c in GLYPHS}
 
 
 @dataclass(frozen=True)
 class Topic:
     """Scenes of `grid` x `grid` patches and what is asked about each; pairs are bounds, both included.
 
-    counting: half of the scenes hold 2 to 6 things of one colour or shape. middle: half lie in the plane's middle,
+    counting: half of the scenes hold 2 to 6 things of one colour or shape. groups: this share of the scenes holds two
+    such groups, one of 4 to 6. rarity: how readily a number is asked for. middle: half lie in the plane's middle,
     where already the first thing's place says something about how two things lie.
     """
 
@@ -48,6 +69,8 @@ class Topic:
     mix: dict[str, int]
     counting: bool = False
     middle: bool = False
+    groups: float = 0.0
+    rarity: tuple[float, ...] = RARITY
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,16 @@ FULL_TOPICS = {12: (ALL_12,) * 5, 16: (ALL_16,) * 4, 24: (ALL_24,) * 3}
 SCENES = Teaching({16: 0.35, 24: 0.65}, FULL_TOPICS, noun_blind=1 / 3)
 LAST = Teaching({16: 0.1, 24: 0.9}, FULL_TOPICS, noun_blind=0.25)
 
+# For a decoder that has learned the above: everything, and much of what it had not learned.
+MORE = {"relation": 4, "two_way": 1, "attribute": 4, "existence": 3, "count": 8, "reading": 3, "glyph": 2}
+MORE |= {"verify": 3, "choice": 5, "seen": 1, "near": 4, "beside": 3, "caption": 1}
+# Rarities that make 0 to 6 equally frequent answers, found by drawing 300 scenes.
+MORE_16 = Topic(16, (3, 6), 2, (1, 3), MORE, groups=0.75, rarity=(1.0, 1.1, 1.7, 6.0, 12.0, 12.0, 55.0))
+MORE_24 = Topic(24, (5, 9), 2, (7, 11), MORE, groups=0.75, rarity=(1.0, 1.2, 1.4, 3.7, 3.5, 16.0, 10.0))
+MORE_TOPICS = {16: (MORE_16,) * 4, 24: (MORE_24,) * 3}
+REST = Teaching({16: 0.25, 24: 0.75}, MORE_TOPICS, noun_blind=0.25)
+REST_LAST = Teaching({16: 0.1, 24: 0.9}, MORE_TOPICS, noun_blind=0.2)
+
 
 @dataclass
 class Lesson:
@@ -92,10 +125,14 @@ class Lesson:
     pixels: uint8 [B, h, w, 3]. raster: long [B, N].
     kinds, answers, parts, sizes: str arrays [B, Q]; parts are subtasks, sizes those of the one thing asked about.
     roles: long [B, Q]. last: long [B, Q], the token that answers first, in 0..S-1. blind: bool [B, q, T] per pack.
+    at, wanted, of, weight: [M], one per answering token: its place in 0..B*S-1, its label, its question in 0..B*Q-1,
+    and its weight in the loss.
     rows: bool [B, ROWS, PREFIX + N].
     mark_at: long [E, 2], picture and token. mark_kind: long [E]. target: [E, ROWS], what to look at, in shares.
     place: [E, 2] in patches from the plane's middle, NaN unless one thing, sign or character is named.
-    number: long [E]. what: long [E, 3], shape, colour, size, or IGNORE.
+    number: long [E]. what: long [E, 3], shape, colour, size, or IGNORE. same: long [E], whether a character of the
+    question is the sign's, or IGNORE.
+    some: by name, the numbers long [e] of the marks of one sort.
     gap_at, gap: long [D, 2] and [D, 2], the "?" of a relation and its (dx, dy) in patches.
     first, until: questions see the picture in layers first to until - 1. point: what nouns see is asked for behind it.
     """
@@ -109,6 +146,10 @@ class Lesson:
     sizes: np.ndarray
     roles: Tensor
     last: Tensor
+    at: Tensor
+    wanted: Tensor
+    of: Tensor
+    weight: Tensor
     blind: list[Tensor]
     rows: Tensor
     mark_at: Tensor
@@ -117,22 +158,30 @@ class Lesson:
     place: Tensor
     number: Tensor
     what: Tensor
+    same: Tensor
     gap_at: Tensor
     gap: Tensor
+    some: dict[str, Tensor] = field(default_factory=dict)
+    blinded: bool = True
     first: int = 0
     until: int = 99
     point: int = 3
 
-    def to(self, device: torch.device | str) -> Lesson:
+    def map(self, change: Callable[[Tensor], Tensor]) -> Lesson:
+        """The lesson with `change` done to each tensor."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved |= {name: value.to(device) for name, value in moved.items() if isinstance(value, Tensor)}
-        moved["packs"] = [Pack(p.ids.to(device), p.labels.to(device)) for p in self.packs]
-        moved["blind"] = [b.to(device) for b in self.blind]
+        moved |= {name: change(value) for name, value in moved.items() if isinstance(value, Tensor)}
+        moved["packs"] = [Pack(change(p.ids), change(p.labels)) for p in self.packs]
+        moved["blind"] = [change(b) for b in self.blind]
+        moved["some"] = {name: change(t) for name, t in self.some.items()}
         return Lesson(**moved)
+
+    def to(self, device: torch.device | str) -> Lesson:
+        return self.map(lambda t: t.to(device, non_blocking=True))
 
     @property
     def sight(self) -> Sight:
-        return Sight(range(self.first, self.until), self.blind if any(b.any() for b in self.blind) else None)
+        return Sight(range(self.first, self.until), self.blind if self.blinded else None)
 
     @property
     def labels(self) -> Tensor:
@@ -148,7 +197,9 @@ def draw_scene(rng: np.random.Generator, topic: Topic, surfaces: int) -> tuple[S
     grid = topic.grid
     contents = tuple(int(rng.integers(low, high + 1)) for low, high in (topic.things, topic.distractors))
     contents = (contents[0], topic.signs, contents[1])
-    if topic.counting and rng.random() < 0.5:
+    if rng.random() < topic.groups:
+        scene = grouped_scene(rng, gallery(surfaces), grid, grid, contents, draw_groups(rng, grid))
+    elif topic.counting and rng.random() < 0.5:
         many = int(rng.integers(2, MAX_COUNT + 1)) if grid > 12 else int(rng.integers(2, 5))
         scene = counting_scene(rng, gallery(surfaces), grid, grid, contents, many)
     else:
@@ -162,19 +213,28 @@ def draw_scene(rng: np.random.Generator, topic: Topic, surfaces: int) -> tuple[S
     return scene, corner
 
 
-def _count(rng: np.random.Generator, scene: Scene) -> Question:
+def draw_groups(rng: np.random.Generator, grid: int) -> tuple[int, int]:
+    """Sizes of two groups, together at most `nouns.MAX_THINGS`, or 7 on small windows."""
+    first = int(rng.integers(4, MAX_COUNT + 1))
+    room = min(MAX_COUNT, (nouns.MAX_THINGS if grid > 16 else 7) - first)
+    return first, room if rng.random() < 0.5 else int(rng.integers(1, room + 1))
+
+
+def _count(rng: np.random.Generator, scene: Scene, rarity: tuple[float, ...] = RARITY) -> Question:
     groups = _countable(scene)
     numbers = sorted({n for n, _ in groups})
-    weights = np.array([RARITY[n] for n in numbers])
+    weights = np.array([rarity[n] for n in numbers])
     wanted = rng.choice(numbers, p=weights / weights.sum())
     names = [name for n, name in groups if n == wanted]
     return Question("count", f"How many {names[rng.integers(len(names))]} are there in the image?", str(wanted))
 
 
-def question_of(rng: np.random.Generator, scene: Scene, kind: str, one_sided: float = 0.0) -> Question:
+def question_of(
+    rng: np.random.Generator, scene: Scene, kind: str, one_sided: float = 0.0, rarity: tuple[float, ...] = RARITY
+) -> Question:
     """A question of `kind`, other things tried before giving up; else of a kind that can always be asked."""
     if kind == "count":
-        return _count(rng, scene)
+        return _count(rng, scene, rarity)
     if kind == "relation" and rng.random() < one_sided:
         drawn = (ask(rng, scene, kind) for _ in range(2 * TRIES))
         if question := next((q for q in drawn if q and not {"right", "below"} & set(q.text.split())), None):
@@ -185,13 +245,19 @@ def question_of(rng: np.random.Generator, scene: Scene, kind: str, one_sided: fl
     return _count(rng, scene)
 
 
-def questions_of(rng: np.random.Generator, scene: Scene, mix: dict[str, int], one_sided: float = 0.0) -> list[Question]:
+def questions_of(
+    rng: np.random.Generator,
+    scene: Scene,
+    mix: dict[str, int],
+    one_sided: float = 0.0,
+    rarity: tuple[float, ...] = RARITY,
+) -> list[Question]:
     """As many as `mix` says; the same question twice only where a scene has no others."""
     asked: dict[str, Question] = {}
     spare = []
     for kind in (kind for kind, number in mix.items() for _ in range(number)):
         for _ in range(4):
-            question = question_of(rng, scene, kind, one_sided)
+            question = question_of(rng, scene, kind, one_sided, rarity)
             if question.prompt not in asked:
                 asked[question.prompt] = question
                 break
@@ -223,31 +289,72 @@ class _Row:
     role: int = FREE
 
 
-def _tokenize(texts: list[str]) -> list[tuple[list[int], list[str]]]:
-    return [(e.ids, e.tokens) for e in _core().encode_batch(texts, add_special_tokens=False)]
+@lru_cache(maxsize=1 << 15)
+def _tokenize(text: str) -> tuple[list[int], list[str]]:
+    """Ids and tokens, not to be changed: most questions are asked again and again."""
+    encoding = _core().encode(text, add_special_tokens=False)
+    return encoding.ids, encoding.tokens
 
 
 def _rows(rng: np.random.Generator, scene: Scene, corner: tuple[int, int], asked: list[Question]) -> list[_Row]:
     """The questions in tokens, with marks and the distance between the two things of a relation."""
     exams = [bool(q.options) and rng.random() < EXAM_SHARE for q in asked]
     prompts = [q.exam_prompt if exam else q.prompt for q, exam in zip(asked, exams, strict=True)]
-    inputs = _tokenize([f"\n{prompt} ASSISTANT:" for prompt in prompts])
-    outputs = _tokenize([q.answer for q in asked])
+    inputs = [_tokenize(f"\n{prompt} ASSISTANT:") for prompt in prompts]
+    outputs = [_tokenize(q.answer) for q in asked]
     end, rows = build_end(), []
-    for question, (ids, tokens), (answer, _) in zip(asked, inputs, outputs, strict=True):
+    for question, (ids, tokens), (answer, answer_tokens) in zip(asked, inputs, outputs, strict=True):
         last = len(ids) - 1
         labels = [IGNORE] * last + [*answer, end]
         marks = nouns.marks_of(tokens, scene)
-        if question.kind in ("reading", "glyph") and len(marks) == 1 and marks[0].rows:
-            first = ORDINALS.index(question.subtask) if question.kind == "glyph" else 0
-            places = [first] if question.kind == "glyph" else range(len(answer))
-            marks += nouns.spelling(marks[0].rows[0] - nouns.SIGNS, last, list(places))
+        if question.kind == "caption":
+            marks = _caption_marks(answer_tokens, last, scene)
+        elif len(marks) == 1 and marks[0].kind == "sign" and marks[0].rows:
+            marks += _sign_marks(question, tokens, last, scene, marks[0].rows[0] - nouns.SIGNS)
+        elif question.kind == "beside" and len(marks) == 1:
+            thing = scene.things[marks[0].rows[0] - nouns.THINGS]
+            nearest = things_beside(scene, thing, question.subtask)[0][1]
+            marks += [Mark(last, (nouns.THINGS + nearest,), "next")]
         gap = None
         if question.kind in ("relation", "two_way") and len(marks) == 2:
             (ax, ay), (bx, by) = (nouns.place_of(scene, mark.rows[0], corner) for mark in marks)
             gap = (ax - bx, ay - by)
         rows.append(_Row(question, ids + answer, labels, tokens.index("?"), last, marks, gap, _size(scene, marks)))
     return rows
+
+
+def _sign_marks(question: Question, tokens: list[str], last: int, scene: Scene, sign: int) -> list[Mark]:
+    """Tokens that spell a sign's characters, and those of the question that are to be compared with them."""
+    if question.kind == "reading":
+        return nouns.spelling(sign, last, range(TEXT_LENGTH))
+    if question.kind == "glyph":
+        return nouns.spelling(sign, last, [ORDINALS.index(question.subtask)])
+    marks, text = [], scene.signs[sign].text.lower()
+    spelled = [at for at, token in enumerate(tokens) if token in CHARACTERS and _in_text(tokens, at)]
+    for number, at in enumerate(spelled):
+        place = number % TEXT_LENGTH
+        (mark,) = nouns.spelling(sign, at, [place])
+        marks.append(replace(mark, same=int(tokens[at].removeprefix("##") == text[place])))
+    return marks
+
+
+def _in_text(tokens: list[str], at: int) -> bool:
+    """Whether the character at `at` is one of several: a lone "a" is a word."""
+    return tokens[at].startswith("##") or (at + 1 < len(tokens) and tokens[at + 1].startswith("##"))
+
+
+def _caption_marks(tokens: list[str], last: int, scene: Scene) -> list[Mark]:
+    """Of a caption's tokens: those before size, colour and shape look at the thing that comes next, the shape's token
+    at the thing that it ends, and the characters of signs at what comes next. Answers begin behind `last`."""
+    marks, at = [], last + 1
+    for index in by_place(scene):
+        row = (nouns.THINGS + index,)
+        marks += [Mark(at + n, row, "next") for n in range(3)] + [Mark(at + 3, row, "thing")]
+        at += 5  # a small red star ,
+    for sign in sorted(range(len(scene.signs)), key=lambda i: not scene.signs[i].is_number):
+        marks += nouns.spelling(sign, at, range(TEXT_LENGTH))
+        at += 2 + TEXT_LENGTH
+    return marks
 
 
 def _size(scene: Scene, marks: list[Mark]) -> str:
@@ -271,8 +378,9 @@ def _cast(rng: np.random.Generator, row: _Row, teaching: Teaching) -> None:
     elif draw < teaching.noun_blind and len(row.marks) == 1 and len(things) == 1:
         row.role = NOUN_BLIND
         row.marks = [replace(things[0], token=row.last)]
-    elif teaching.noun_blind and len(row.marks) == 1 and things and things[0].kind == "thing":
-        row.marks = [*row.marks, Mark(row.last, things[0].rows, "look")]
+    elif teaching.noun_blind and len(row.marks) == 1 and things:
+        kind = "look" if things[0].kind == "thing" else "plural"
+        row.marks = [*row.marks, Mark(row.last, things[0].rows, kind)]
 
 
 def _groups(lengths: tuple[int, ...]) -> list[range]:
@@ -329,7 +437,7 @@ def _blind(rows: list[list[_Row]], packs: list[Pack]) -> list[Tensor]:
 
 def _targets(rows: list[list[_Row]], starts: np.ndarray, scenes: list[Scene], corners: list) -> dict[str, Tensor]:
     """The tensors of all marks and gaps; see `Lesson`."""
-    at, kinds, targets, places, numbers, what, gap_at, gaps = [], [], [], [], [], [], [], []
+    at, kinds, targets, places, numbers, what, same, gap_at, gaps = [], [], [], [], [], [], [], [], []
     for b, (row, scene, corner) in enumerate(zip(rows, scenes, corners, strict=True)):
         for start, r in zip(starts, row, strict=True):
             for mark in r.marks:
@@ -343,6 +451,7 @@ def _targets(rows: list[list[_Row]], starts: np.ndarray, scenes: list[Scene], co
                 places.append(nouns.place_of(scene, mark.rows[0], corner) if one else (np.nan, np.nan))
                 what.append(nouns.what_of(scene, mark.rows[0]) if one else nouns.NOTHING)
                 numbers.append(min(len(mark.rows), MAX_COUNT))
+                same.append(mark.same)
             if r.gap is not None:
                 gap_at.append((b, start + r.asked))
                 gaps.append(r.gap)
@@ -353,9 +462,34 @@ def _targets(rows: list[list[_Row]], starts: np.ndarray, scenes: list[Scene], co
         "place": torch.tensor(places, dtype=torch.float32),
         "number": torch.tensor(numbers),
         "what": torch.tensor(what),
+        "same": torch.tensor(same),
+        "some": _sorts(np.array(kinds), np.array(places), np.array(same)),
         "gap_at": torch.tensor(np.array(gap_at, np.int64)).view(-1, 2),
         "gap": torch.tensor(gaps, dtype=torch.float32).view(-1, 2),
     }
+
+
+def _sorts(kinds: np.ndarray, places: np.ndarray, same: np.ndarray) -> dict[str, Tensor]:
+    """See `Lesson.some`."""
+    sorts = {name: kinds == number for name, number in KIND_NUMBERS.items()}
+    sorts |= {"named": kinds <= KIND_NUMBERS["sign"], "compared": same != IGNORE}
+    sorts["pointing"] = ~(sorts["plural"] | sorts["next"])
+    sorts["one"] = ~np.isnan(places[:, 0]) & ~sorts["look"] & ~sorts["next"]
+    return {name: torch.from_numpy(chosen.nonzero()[0]) for name, chosen in sorts.items()}
+
+
+def _answering(rows: list[list[_Row]], packs: list[Pack]) -> dict[str, Tensor]:
+    """See `Lesson.at`."""
+    labels = torch.cat([pack.labels.flatten(1) for pack in packs], 1)
+    counts = [(pack.ids.shape[1], pack.ids.shape[2]) for pack in packs]
+    question = np.repeat(np.arange(sum(n for n, _ in counts)), [t for n, t in counts for _ in range(n)])
+    picture, token = (labels != IGNORE).numpy().nonzero()
+    of = picture * len(rows[0]) + question[token]
+    weights = np.array([CAPTION_WEIGHT if r.question.kind == "caption" else 1.0 for row in rows for r in row])
+    wanted = labels[picture, token]
+    weight = torch.from_numpy(weights[of]).float() * torch.where(wanted == build_end(), 0.1, 1.0)
+    at = torch.from_numpy(picture * labels.shape[1] + token)
+    return {"at": at, "wanted": wanted, "of": torch.from_numpy(of), "weight": weight}
 
 
 def assemble(
@@ -384,40 +518,30 @@ def assemble(
         sizes=np.array([[r.size for r in row] for row in rows]),
         roles=torch.tensor([[r.role for r in row] for row in rows]),
         last=torch.from_numpy(np.array([[s + r.last for s, r in zip(starts, row, strict=True)] for row in rows])),
-        blind=_blind(rows, packs),
+        **_answering(rows, packs),
+        blind=(blind := _blind(rows, packs)),
+        blinded=any(bool(b.any()) for b in blind),
         rows=torch.from_numpy(np.stack([nouns.rows_of(s, grid, grid) for s in scenes])),
         **_targets(rows, starts, scenes, corners),
     )
 
 
-def draw_lesson(seed: int, step: int, process: int, teaching: Teaching) -> Lesson:
-    """The lesson of a step; all processes of a step get windows of the same size."""
+def draw_lesson(seed: int, step: int, process: int, teaching: Teaching, times: int = 1) -> Lesson:
+    """The lesson of a step, of `times` as many scenes as `teaching` says; all processes get the same size of window."""
     grids = list(teaching.grids)
     common, rng = np.random.default_rng([seed, 1, step]), np.random.default_rng([seed, 2, step, process])
     grid = int(common.choice(grids, p=list(teaching.grids.values())))
-    topics = teaching.topics[grid]
+    topics = teaching.topics[grid] * times
     drawn = [draw_scene(rng, topic, TRAIN_GALLERY) for topic in topics]
     asked = [
-        questions_of(rng, scene, topic.mix, teaching.one_sided) for (scene, _), topic in zip(drawn, topics, strict=True)
+        questions_of(rng, scene, topic.mix, teaching.one_sided, topic.rarity)
+        for (scene, _), topic in zip(drawn, topics, strict=True)
     ]
-    lesson = assemble(rng, drawn, asked, teaching)
-    # Reading in any of layers 0 to 4, never in one alone; what is behind the last of them costs nothing.
-    lesson.first = int(rng.integers(4))
-    lesson.until = int(rng.choice([5, 6, 8], p=[0.5, 0.2, 0.3]))
-    lesson.point = int(rng.integers(max(2, lesson.first), 5))
-    return lesson
+    return seen_in(rng, assemble(rng, drawn, asked, teaching))
 
 
-def lessons(seed: int, step: int, process: int, now, workers: int = 0) -> Iterator[Lesson]:
-    """Lessons from `step` on; `now()` says what is taught. With `workers` processes some are drawn ahead."""
-    if not workers:
-        while True:
-            yield draw_lesson(seed, step, process, now())
-            step += 1
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        ahead: list[Future[Lesson]] = []
-        while True:
-            while len(ahead) < 3 * workers:
-                ahead.append(pool.submit(draw_lesson, seed, step, process, now()))
-                step += 1
-            yield ahead.pop(0).result()
+def seen_in(rng: np.random.Generator, lesson: Lesson) -> Lesson:
+    """The lesson, the picture to be read in any of layers 0 to 4, never in one alone; what is behind the last of them
+    costs nothing."""
+    first, until = int(rng.integers(4)), int(rng.choice([5, 6, 8], p=[0.5, 0.2, 0.3]))
+    return replace(lesson, first=first, until=until, point=int(rng.integers(max(2, first), 5)))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from playground.mini import first_recipe, tokenizer, train
+from playground.mini import tokenizer
 from playground.mini.model import MiniModel
 from playground.mini.world import GRID, PATCH
 
@@ -23,17 +23,22 @@ TOWER = "vision_model."
 
 def export(model: MiniModel, folder: Path) -> None:
     """Write `folder/checkpoint` and `folder/clip`, weights in float16."""
-    checkpoint, clip = folder / "checkpoint", folder / "clip"
-    for place in (checkpoint, clip):
-        place.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(checkpoint)
-    _weights(decoder_tensors(model), checkpoint)
+    export_decoder(model, folder / "checkpoint")
+    clip = folder / "clip"
+    clip.mkdir(parents=True, exist_ok=True)
     _weights(tower_tensors(model), clip)
-    _json(checkpoint / "config.json", decoder_settings(model))
-    _json(checkpoint / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
     settings = model.tower.config.to_diff_dict()
     _json(clip / "config.json", {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model", **settings})
     _json(clip / "preprocessor_config.json", preprocessing())
+
+
+def export_decoder(model: MiniModel, folder: Path) -> None:
+    """Write decoder, projector and tokenizer into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _weights(decoder_tensors(model), folder)
+    _json(folder / "config.json", decoder_settings(model))
+    _json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
 
 
 def decoder_tensors(model: MiniModel) -> dict[str, Tensor]:
@@ -93,12 +98,15 @@ def preprocessing() -> dict[str, object]:
 
 def load(run: Path) -> MiniModel:
     """The model of a run of `playground.mini.train`, or of the first recipe."""
+    from playground.mini import first_recipe, train  # which write checkpoints themselves
+
     state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
     return train.load(run) if "mean" in state else first_recipe.load(run)
 
 
 def _weights(tensors: dict[str, Tensor], folder: Path) -> None:
-    half = {name: t.detach().to(torch.float16).contiguous() for name, t in tensors.items() if t.is_floating_point()}
+    floats = {name: t.detach().cpu() for name, t in tensors.items() if t.is_floating_point()}
+    half = {name: t.to(torch.float16).contiguous() for name, t in floats.items()}
     save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -7,28 +7,33 @@ gradient asks a noun to look (docs/LOG.md). All of them end before training does
   characters in turn, and from the answer token at the thing asked about;
 - many: two other heads look from a plural at each of n things, whatever their size, and at the opening, with weights
   1 and w, so that n can be read from the opening's share; w = 1 tells small numbers apart, w = 4 larger ones;
+- next: the same heads of layer 4 look at what is found from another thing (beside it, or next in a caption);
 - place, what, number: where the thing is, its shape, colour and size, and n can be read behind a layer drawn per
   lesson;
+- same: whether a character of the question is the sign's;
 - gap: (dx, dy) of a relation's two things can be read at its "?", two layers later.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from playground.mini.course import IGNORE, KIND_NUMBERS, Lesson
+from playground.mini.course import IGNORE, Lesson
 from playground.mini.model import Watch
 from playground.mini.nouns import OPENING
 from playground.mini.questions import MAX_COUNT
 from playground.mini.world import COLOR_NAMES, SHAPES, SIZES
 
 POINT_LAYERS = (2, 3, 4)
+NEXT_LAYER = 4  # behind those that find the first thing
 NAME_HEADS = slice(0, 2)
 COUNT_HEADS = {2: 1.0, 3: 4.0}  # head: weight of the opening
 WHAT = {"shape": len(SHAPES), "color": len(COLOR_NAMES), "size": len(SIZES)}
-WEIGHTS = {"point": 1.5, "many": 2.0, "place": 4.0, "what": 1.0, "number": 1.0, "gap": 4.0}
+WEIGHTS = {"point": 1.5, "many": 2.0, "place": 4.0, "what": 1.0, "number": 1.0, "gap": 4.0, "next": 1.0, "same": 1.0}
 UNIT = 4.0  # patches; places are learned in this unit
 
 
@@ -39,34 +44,36 @@ class Helps(nn.Module):
         super().__init__()
         self.place, self.gap = nn.Linear(width, 2), nn.Linear(width, 2)
         self.number, self.what = nn.Linear(width, MAX_COUNT + 1), nn.Linear(width, sum(WHAT.values()))
+        self.same = nn.Linear(width, 2)
 
-    def forward(self, lesson: Lesson, watch: Watch) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, lesson: Lesson, watch: Watch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and what is worth a line in the log: shares of attention, errors in patches, accuracies."""
         losses, shown = self._looking(lesson, watch)
         more, told = self._telling(lesson, watch)
         losses |= more
         return sum(WEIGHTS[name] * value for name, value in losses.items()), shown | told
 
-    def _looking(self, lesson: Lesson, watch: Watch) -> tuple[dict[str, Tensor], dict[str, float]]:
-        plural = lesson.mark_kind == KIND_NUMBERS["plural"]
-        points, many, shown = [], [], {}
+    def _looking(self, lesson: Lesson, watch: Watch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        some, losses, shown = lesson.some, defaultdict(list), {}
         for layer in (layer for layer in POINT_LAYERS if lesson.first <= layer < lesson.until):
             mass = masses(lesson, watch.weights[layer])
             named = (lesson.target > 0)[:, None]
             on = torch.where(named, mass[:, NAME_HEADS], 0.0).sum(-1).mean(1)
-            points.append(-(on[~plural] + 1e-4).log().mean())
-            many.append(_counting(mass[plural], lesson.target[plural]))
-            shown["many"] = many[-1].item()
-            shown[f"on.{layer}"] = on[lesson.mark_kind <= 1].detach().mean().item()
+            losses["point"].append(-(on[some["pointing"]] + 1e-4).log().mean())
+            losses["many"].append(_counting(mass[some["plural"]], lesson.target[some["plural"]]))
+            shown[f"on.{layer}"] = on[some["named"]].detach().mean()
+            if layer == NEXT_LAYER and len(some["next"]):
+                losses["next"].append(-(on[some["next"]] + 1e-4).log().mean())
+                shown["on.next"] = on[some["next"]].detach().mean()
             if layer == lesson.point:
                 for name in ("glyph", "look"):
-                    if (some := lesson.mark_kind == KIND_NUMBERS[name]).any():
-                        shown[f"on.{name}"] = on[some].detach().mean().item()
-        return {"point": torch.stack(points).mean(), "many": torch.stack(many).mean()}, shown
+                    if len(some[name]):
+                        shown[f"on.{name}"] = on[some[name]].detach().mean()
+        shown["many"] = losses["many"][-1].detach()
+        return {name: torch.stack(values).mean() for name, values in losses.items()}, shown
 
-    def _telling(self, lesson: Lesson, watch: Watch) -> tuple[dict[str, Tensor], dict[str, float]]:
-        look = lesson.mark_kind == KIND_NUMBERS["look"]
-        one, plural = ~lesson.place[:, 0].isnan() & ~look, lesson.mark_kind == KIND_NUMBERS["plural"]
+    def _telling(self, lesson: Lesson, watch: Watch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        one, plural, compared = (lesson.some[name] for name in ("one", "plural", "compared"))
         state = _read(watch.states(lesson.point), lesson.mark_at)
         place, number, gap = self.place(state[one]), self.number(state[plural]), lesson.gap / UNIT
         told = self.gap(_read(watch.states(lesson.point + 2), lesson.gap_at))
@@ -77,19 +84,24 @@ class Helps(nn.Module):
         }
         what, known = self._what(state[one], lesson.what[one])
         shown = {
-            "off": (place.detach() * UNIT - lesson.place[one]).abs().mean().item(),
-            "number": (number.argmax(1) == lesson.number[plural]).float().mean().item(),
-            "side": ((told > 0) == (gap > 0)).float().mean().item(),
+            "off": (place.detach() * UNIT - lesson.place[one]).abs().mean(),
+            "number": (number.argmax(1) == lesson.number[plural]).float().mean(),
+            "side": ((told > 0) == (gap > 0)).float().mean(),
         }
+        if len(compared):
+            same = self.same(state[compared])
+            losses["same"] = F.cross_entropy(same, lesson.same[compared])
+            shown["same"] = (same.argmax(1) == lesson.same[compared]).float().mean()
         return losses | {"what": what}, shown | known
 
-    def _what(self, state: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def _what(self, state: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         losses, known = [], {}
         for name, logits, label in zip(
             WHAT, self.what(state).split(list(WHAT.values()), -1), labels.unbind(1), strict=True
         ):
             losses.append(F.cross_entropy(logits, label, ignore_index=IGNORE))
-            known[name] = (logits.argmax(1) == label)[label != IGNORE].float().mean().item()
+            told = label != IGNORE
+            known[name] = ((logits.argmax(1) == label) & told).sum() / told.sum()
         return torch.stack(losses).mean(), known
 
 

@@ -37,12 +37,14 @@ SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
 class Mark:
     """`token`: place in the question's ids. `rows`: what it names.
 
-    kind: "thing", "sign", "plural" or "glyph".
+    kind: "thing", "sign", "plural", "glyph", "look" (the answer token at the thing asked about) or "next" (a thing that
+    is found from another one). same: whether the token is the sign's character, -100 where that is not the question.
     """
 
     token: int
     rows: tuple[int, ...]
     kind: str
+    same: int = -100
 
 
 def rows_of(scene: Scene, columns: int, rows: int) -> np.ndarray:

@@ -15,9 +15,10 @@
 | near      | choice of texts that differ in one or two characters | an option's letter |
 | glyph     | one character of a text    | that character                  |
 | beside    | GQA, by place              | the shape that is there         |
+| caption   | detailed captions (LLaVA-Bench) | all things by place, then both texts |
 
-The last four are meant to be hard without the tokens of what is asked about: knowing what else is in the picture, or
-most of a text, does not help. They are not part of `KINDS`, whose question files stay as they are.
+"seen" to "beside" are meant to be hard without the tokens of what is asked about: knowing what else is in the picture,
+or most of a text, does not help. They are not part of `KINDS`, whose question files stay as they are.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from playground.mini.world import COLOR_NAMES, DIGITS, LETTERS, PATCH, SHAPES, S
 
 KINDS = ("existence", "attribute", "count", "relation", "reading", "choice")
 HARDER = ("seen", "near", "glyph", "beside")
+SIDES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}  # axis and sign
 ORDINALS = ("first", "second", "third")
 PLURALS = {s: s + "es" if s.endswith("s") else s + "s" for s in SHAPES}
 SHORT = "Answer the question using a single word or phrase."
@@ -52,6 +54,8 @@ class Question:
     @property
     def prompt(self) -> str:
         """As LLaVA's evaluation words it; options as MMBench and SEED list them."""
+        if self.kind == "caption":
+            return self.text
         if not self.options:
             return f"{self.text}\n{SHORT}"
         listed = "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", self.options, strict=False))
@@ -77,13 +81,12 @@ def _yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _reference(thing: Thing, scene: Scene) -> str | None:
-    """The shortest name that fits only `thing`, or None."""
+def _named(scene: Scene) -> list[tuple[Thing, str]]:
+    """The things that a name fits alone, with the shortest such name."""
     shapes = Counter(t.shape for t in scene.things)
     pairs = Counter((t.color, t.shape) for t in scene.things)
-    if shapes[thing.shape] == 1:
-        return thing.shape
-    return f"{thing.color} {thing.shape}" if pairs[(thing.color, thing.shape)] == 1 else None
+    names = [(t, t.shape if shapes[t.shape] == 1 else f"{t.color} {t.shape}") for t in scene.things]
+    return [(t, name) for t, name in names if name == t.shape or pairs[t.color, t.shape] == 1]
 
 
 def _existence(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -121,7 +124,7 @@ def absent(rng: np.random.Generator, scene: Scene, how: str) -> Question:
 
 
 def _attribute(rng: np.random.Generator, scene: Scene) -> Question | None:
-    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    named = _named(scene)
     colors = Counter(t.color for t in scene.things)
     unique = [t for t in scene.things if colors[t.color] == 1]
     form = rng.random()
@@ -156,7 +159,7 @@ def _count(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 
 def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
-    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    named = _named(scene)
     if len(named) < 2:
         return None
     first, second = rng.choice(len(named), 2, replace=False)
@@ -177,7 +180,7 @@ def _relation(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 def _where(rng: np.random.Generator, scene: Scene) -> Question | None:
     """Where a thing is, in the picture or beside another: what a relation is made of, asked for itself."""
-    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    named = _named(scene)
     if not named:
         return None
     a, name = _pick(rng, named)
@@ -233,7 +236,7 @@ def _with_options(rng: np.random.Generator, text: str, answer: str, pool: list[s
 
 def _two_way(rng: np.random.Generator, scene: Scene) -> Question | None:
     """Of two things, by the margin of `_relation`: "Is the star left or right of the ring?"."""
-    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    named = _named(scene)
     if len(named) < 2:
         return None
     first, second = rng.choice(len(named), 2, replace=False)
@@ -289,22 +292,43 @@ def _glyph(rng: np.random.Generator, scene: Scene) -> Question | None:
 
 def _beside(rng: np.random.Generator, scene: Scene) -> Question | None:
     """The nearest thing on one side of another: within 45 degrees of that direction, the next one half as far again."""
-    named = [(t, name) for t in scene.things if (name := _reference(t, scene))]
+    named = _named(scene)
     if not named:
         return None
     thing, name = _pick(rng, named)
-    side, axis, sign = _pick(rng, (("left", 0, -1), ("right", 0, 1), ("above", 1, -1), ("below", 1, 1)))
+    side = _pick(rng, tuple(SIDES))
+    found = things_beside(scene, thing, side)
+    distances, shapes = [distance for distance, _ in found], [scene.things[index].shape for _, index in found]
+    if not found or (len(found) > 1 and distances[1] < 1.5 * distances[0] and shapes[1] != shapes[0]):
+        return None
+    of = " of" if side in ("left", "right") else ""
+    return Question("beside", f"What is {side}{of} the {name}?", shapes[0], subtask=side)
+
+
+def things_beside(scene: Scene, thing: Thing, side: str) -> list[tuple[float, int]]:
+    """Distance and number of all things on that side of `thing`, within 45 degrees of the direction, nearest first."""
+    axis, sign = SIDES[side]
     found = []
-    for other in scene.things:
+    for index, other in enumerate(scene.things):
         offset = (other.x - thing.x, other.y - thing.y)
         along, across = sign * offset[axis], abs(offset[1 - axis])
         if along >= 1.5 * PATCH and across < along:
-            found.append((float(np.hypot(*offset)), other.shape))
-    found.sort()
-    if not found or (len(found) > 1 and found[1][0] < 1.5 * found[0][0] and found[1][1] != found[0][1]):
-        return None
-    of = " of" if axis == 0 else ""
-    return Question("beside", f"What is {side}{of} the {name}?", found[0][1], subtask=side)
+            found.append((float(np.hypot(*offset)), index))
+    return sorted(found)
+
+
+def by_place(scene: Scene) -> list[int]:
+    """Numbers of the things from left to right, the order of a caption."""
+    return sorted(range(len(scene.things)), key=lambda index: (scene.things[index].x, scene.things[index].y))
+
+
+def _caption(rng: np.random.Generator, scene: Scene) -> Question:
+    """Everything in the picture: "a small red star, a large blue ring, number 472, word oeh"."""
+    things = (scene.things[index] for index in by_place(scene))
+    facts = [f"a {thing.size} {thing.color} {thing.shape}" for thing in things]
+    signs = sorted(scene.signs, key=lambda sign: not sign.is_number)
+    facts += [f"{'number' if sign.is_number else 'word'} {sign.text.lower()}" for sign in signs]
+    return Question("caption", "What is in the image?", ", ".join(facts))
 
 
 def _verify(rng: np.random.Generator, scene: Scene) -> Question | None:
@@ -362,6 +386,7 @@ _ASKERS = {
     "near": _near,
     "glyph": _glyph,
     "beside": _beside,
+    "caption": _caption,
 }
 _VERIFIERS = {
     "existence": lambda rng, scene, truth: _existence(rng, scene),

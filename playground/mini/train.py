@@ -1,7 +1,8 @@
 """Train the embedded model's decoder and projector on the tower that is there:
 
     python -m playground.mini.train --out playground/mini/runs/nouns --until 10:00     # UTC; or --minutes 180
-    python -m playground.mini.train --out playground/mini/runs/nouns --device cuda --minutes 8 --workers 15
+    python -m playground.mini.train --out playground/mini/runs/gpu --device cuda --minutes 4.5 --workers 15 --batch 32 \
+        --start playground/mini/second/checkpoint --ship
 
 1. Windows of 12 x 12 patches, until 90 % of the relations are answered. Nouns are taught to look at what they name
    (helps.py); of most questions the tokens behind "?" are blind, so that the nouns have to.
@@ -13,6 +14,10 @@ Questions see the picture in a random range of layers (0 to 3 the first, 4, 5 or
 State is saved every few minutes, whole or not at all; the same command goes on where it was killed. On CPUs two
 processes of one thread each share a step, which on a busy machine is several times faster than two threads of one.
 
+With `--start` a decoder that has learned all this goes on with what it has not: counting (every number from 0 to 6
+asked for equally often), texts that differ in one character, what lies beside a thing, captions. On a GPU a step takes
+about a hundred scenes, drawn ahead by worker processes (ahead.py).
+
 `log.jsonl` reports by kind of question accuracy, loss and chance (the most frequent answer's share) every 25 steps.
 Every 100 it reports the RMS of the answer token's state behind each layer and the gradient there, and an alarm when a
 kind's RMS is over 3 times the median kind's: such a path has been switched off and learns no more.
@@ -21,12 +26,14 @@ kind's RMS is over 3 times the median kind's: such a path has been switched off 
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import json
 import os
 import time
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +44,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from playground.mini.course import IGNORE, LAST, NOUNS, SCENES, Lesson, Teaching, draw_lesson, lessons
+from playground.mini.ahead import Ahead
+from playground.mini.course import LAST, NOUNS, REST, REST_LAST, SCENES, Lesson, Teaching, draw_lesson
+from playground.mini.export import export_decoder
 from playground.mini.helps import POINT_LAYERS, Helps
 from playground.mini.model import MiniModel, Watch, to_pixels
 from playground.mini.muon import Muon
+from playground.mini.questions import MAX_COUNT
 from playground.mini.tokenizer import build
+from playground.mini.world import TRAIN_GALLERY, gallery
 
 CLIP = Path(__file__).parent / "clip"
 LAYERS = 8
@@ -64,6 +75,8 @@ class Recipe:
     decay: float = 0.5  # last share
     help_until: tuple[float, float] = (0.65, 0.8)  # weight 1 until here, 0 from there on
     last: float = 0.8  # mostly full scenes from here on
+    batch: int = 1  # times as many scenes a step as the course says
+    more: bool = False  # for weights that have learned the course: what they had not learned
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -90,6 +103,19 @@ def standards(model: MiniModel) -> tuple[Tensor, Tensor]:
     return known.mean((0, 1)), known.std((0, 1))
 
 
+def begin(model: MiniModel, folder: Path, mean: Tensor, scale: Tensor) -> None:
+    """Projector and decoder of a checkpoint in the original layout, for standardised features. Changes `model`."""
+    weights = {name: t.float() for name, t in load_file(folder / "model.safetensors").items()}
+    projector = "model.mm_projector."
+    own = {name.removeprefix(projector): weights.pop(name) for name in list(weights) if name.startswith(projector)}
+    model.decoder.load_state_dict(weights, strict=True)
+    model.projector.load_state_dict(own, strict=True)
+    first = model.projector[0]
+    with torch.no_grad():
+        first.bias += first.weight @ mean
+        first.weight *= scale
+
+
 def folded(model: MiniModel, mean: Tensor, scale: Tensor) -> MiniModel:
     """`model`, made to take features as the tower gives them instead of standardised ones. Changes it in place."""
     first = model.projector[0]
@@ -112,7 +138,7 @@ def load(run: Path) -> MiniModel:
 
 @dataclass
 class Answers:
-    """loss: mean over answer tokens, the end token counting a tenth. losses, right: by question, [B, Q]."""
+    """loss: mean over answer tokens, by `Lesson.weight`. losses, right: by question, [B, Q]."""
 
     loss: Tensor
     losses: Tensor
@@ -120,22 +146,14 @@ class Answers:
 
 
 def answers(model: MiniModel, hidden: Tensor, lesson: Lesson) -> Answers:
-    labels, end = lesson.labels, model.decoder.config.eos_token_id
-    asked = labels != IGNORE
-    logits, wanted = model.answer(hidden[asked]).float(), labels[asked]
-    weight = torch.where(wanted == end, 0.1, 1.0)
-    each = F.cross_entropy(logits, wanted, reduction="none") * weight
-    lost, right = torch.zeros(labels.shape, device=labels.device), torch.ones_like(asked)
-    lost[asked] = each.detach()
-    right[asked] = (logits.argmax(-1) == wanted) | (wanted == end)
-    losses, rights, at = [], [], 0
-    for pack in lesson.packs:
-        batch, count, steps = pack.ids.shape
-        part = slice(at, at + count * steps)
-        losses.append(lost[:, part].view(batch, count, steps).sum(-1))
-        rights.append(right[:, part].view(batch, count, steps).all(-1))
-        at += count * steps
-    return Answers(each.sum() / weight.sum(), torch.cat(losses, 1), torch.cat(rights, 1))
+    logits = model.answer(hidden.flatten(0, 1)[lesson.at]).float()
+    each = F.cross_entropy(logits, lesson.wanted, reduction="none") * lesson.weight
+    wrong = (logits.argmax(-1) != lesson.wanted) & (lesson.wanted != model.decoder.config.eos_token_id)
+    shape = lesson.roles.shape
+    nothing = torch.zeros(shape.numel(), device=hidden.device)
+    losses = nothing.index_add(0, lesson.of, each.detach()).view(shape)
+    right = nothing.index_add(0, lesson.of, wrong.float()).view(shape) == 0
+    return Answers(each.sum() / lesson.weight.sum(), losses, right)
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -179,20 +197,26 @@ class Team:
 class Trainer:
     """Owns model, optimisers and progress; `run` goes from wherever the saved state stands to the end of the time."""
 
-    def __init__(self, recipe: Recipe, out: Path, team: Team = Team(), device: str = "cpu") -> None:
+    def __init__(
+        self, recipe: Recipe, out: Path, team: Team = Team(), device: str = "cpu", start: Path | None = None
+    ) -> None:
         self.recipe, self.out, self.team, self.device = recipe, out, team, torch.device(device)
         torch.manual_seed(recipe.seed)
         self.model = MiniModel(len(build()), LAYERS)
         load_tower(self.model)
         self.mean, self.scale = standards(self.model)
         self.helps = Helps(self.model.decoder.config.hidden_size)
+        if start is not None:
+            begin(self.model, start, self.mean, self.scale)
         self.model.to(self.device), self.helps.to(self.device)
+        self.mean, self.scale = self.mean.to(self.device), self.scale.to(self.device)
+        self.ship = False
         self.step, self.seconds, self.questions, self.budget = 0, 0.0, 0, 1.0
-        self.crossed_at: float | None = None
+        self.crossed_at: float | None = 0.0 if recipe.more else None
         self.relation: list[float] = []  # accuracy of the last reports
         self.optimisers = self._optimisers()
-        self.tally: dict[str, list[float]] = defaultdict(list)
-        self.said: dict[str, Counter[str]] = defaultdict(Counter)
+        self.shown: dict[str, list[Tensor]] = defaultdict(list)
+        self.told: list[tuple[Lesson, Answers]] = []
 
     def _optimisers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         """Pairs of (optimiser, peak rate). Each process makes the updates of its share of the matrices."""
@@ -220,7 +244,10 @@ class Trainer:
     def teaching(self) -> Teaching:
         if self.crossed_at is None:
             return NOUNS
-        return SCENES if self.done() < self.recipe.last else LAST
+        early = self.done() < self.recipe.last
+        if self.recipe.more:
+            return REST if early else REST_LAST
+        return SCENES if early else LAST
 
     def rate(self) -> float:
         """Share of the peak rates."""
@@ -236,7 +263,7 @@ class Trainer:
         """Final states of a lesson's questions, under the sight that it gives them."""
         with torch.no_grad():
             features = self.model.see(to_pixels(lesson.pixels), lesson.raster)
-        standard = (features - self.mean.to(features)) / self.scale.to(features)
+        standard = (features.float() - self.mean) / self.scale
         return self.model.read(standard, lesson.raster, lesson.packs, sight=lesson.sight, watch=watch)
 
     def advance(self, lesson: Lesson) -> None:
@@ -252,29 +279,33 @@ class Trainer:
             helped, shown = self.helps(lesson, watch)
             loss = loss + share * helped
             for name, value in shown.items():
-                self.tally[f"help.{name}"].append(value)
+                self.shown[f"help.{name}"].append(value)
         loss.backward()
-        self._count(lesson, told)
+        self.told.append((replace(lesson, pixels=lesson.pixels[:0]), told))
+        self.questions += lesson.kinds.size * self.team.size
         if looking:
             self._look(lesson, watch)
         self._update()
         self.step += 1
 
-    def _count(self, lesson: Lesson, told: Answers) -> None:
-        self.questions += lesson.kinds.size * self.team.size
-        rows = zip(
-            lesson.kinds.flat,
-            lesson.answers.flat,
-            lesson.roles.flatten().tolist(),
-            told.losses.flatten().tolist(),
-            told.right.flatten().tolist(),
-            strict=True,
-        )
-        for kind, answer, role, loss, right in rows:
-            kind = str(kind) + ("", ".blind", ".noun_blind")[role]
-            self.tally[kind].append(right)
-            self.tally[f"{kind}.loss"].append(loss)
-            self.said[kind][str(answer)] += 1
+    def _counted(self) -> tuple[dict[str, list[float]], dict[str, Counter[str]]]:
+        """What `advance` left since the last report: values by name, and answers by kind. Waits for the device once."""
+        tally = {name: torch.stack(values).tolist() for name, values in self.shown.items()}
+        said: dict[str, Counter[str]] = defaultdict(Counter)
+        for lesson, told in self.told:
+            roles, losses, right = (t.cpu().numpy() for t in (lesson.roles, told.losses, told.right))
+            names = np.char.add(lesson.kinds, np.array(["", ".blind", ".noun_blind"])[roles])
+            for name in np.unique(names):
+                own = names == name
+                tally.setdefault(name, []).extend(right[own].tolist())
+                tally.setdefault(f"{name}.loss", []).extend(losses[own].tolist())
+                if not name.startswith("caption"):
+                    said[name].update(lesson.answers[own].tolist())
+            for number in range(MAX_COUNT + 1):
+                own = (lesson.kinds == "count") & (lesson.answers == str(number))
+                tally.setdefault(f"count {number}", []).extend(right[own].tolist())
+        self.shown.clear(), self.told.clear()
+        return tally, said
 
     def _look(self, lesson: Lesson, watch: Watch) -> None:
         """By kind: RMS of the answer token's state behind each layer, gradient norm there behind `WATCHED`."""
@@ -297,8 +328,9 @@ class Trainer:
     def _update(self) -> None:
         share = self.rate()
         grads = self.team.mean([torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned])
+        self.shown["lost"].append(1.0 - nn.utils.get_total_norm(grads).isfinite().float())
         for weight, grad in zip(self.learned, grads, strict=True):
-            weight.grad = grad
+            weight.grad = grad.nan_to_num_(0.0, 0.0, 0.0)  # one bad step must not end a run; `lost` tells
         for optimiser, peak in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = peak * share
@@ -312,26 +344,32 @@ class Trainer:
 
     # -- the run ----------------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float, workers: int = 0, report_every: int = 25, save_every: float = 180.0) -> None:
+    def run(
+        self, seconds: float, ahead: Ahead | None = None, report_every: int = 25, save_every: float = 180.0
+    ) -> None:
         """Train for `seconds` more; everything that depends on the time follows the whole of it."""
         self.budget, saved, mark = self.seconds + seconds, time.monotonic(), time.monotonic()
-        for lesson in lessons(self.recipe.seed, self.step, self.team.rank, self.teaching, workers):
+        for lesson in self._drawn() if ahead is None else ahead.lessons(self.teaching, self.device):
             self.advance(lesson)
             now = time.monotonic()
             # Processes must agree on the time, or they would teach different things.
             self.seconds, mark = self.team.everyones(self.seconds + now - mark)[0], now
-            if self.step % report_every == 0:
-                self.report()
+            if self.step % report_every == 0 or self.done() >= 1:
+                self.report({"again": ahead.again} if ahead else {})
             if self.done() >= 1 or self.team.everyones(now - saved)[0] > save_every:
                 self.save()
                 saved = time.monotonic()
             if self.done() >= 1:
                 return
 
-    def report(self) -> None:
+    def _drawn(self) -> Iterator[Lesson]:
+        while True:
+            yield draw_lesson(self.recipe.seed, self.step, self.team.rank, self.teaching(), self.recipe.batch)
+
+    def report(self, more: dict[str, float] | None = None) -> None:
         """One line of means over all processes since the last report; moves on when relations are learned."""
         tally, said = defaultdict(list), defaultdict(Counter)
-        for other, words in self.team.everyones((dict(self.tally), dict(self.said))):
+        for other, words in self.team.everyones(self._counted()):
             for name, values in other.items():
                 tally[name] += values
             for kind, counts in words.items():
@@ -339,13 +377,14 @@ class Trainer:
         means = {name: round(float(np.nanmean(v)), 3) for name, v in sorted(tally.items()) if v}
         for kind, counts in said.items():
             means[f"{kind}.chance"] = round(max(counts.values()) / sum(counts.values()), 2)
-        self.tally.clear(), self.said.clear()
         shares = {"done": self.done(), "rate": self.rate(), "help": self.help_share()}
+        shares |= more or {}
         self.say({"report": self.part(), **{k: round(v, 3) for k, v in shares.items()}, **dict(sorted(means.items()))})
         self._move_on([right for kind in ("relation", "relation.blind") for right in tally[kind]])
 
     def part(self) -> str:
-        return {id(NOUNS): "nouns", id(SCENES): "scenes", id(LAST): "last"}[id(self.teaching())]
+        names = {id(NOUNS): "nouns", id(SCENES): "scenes", id(LAST): "last", id(REST): "rest", id(REST_LAST): "last"}
+        return names[id(self.teaching())]
 
     def _move_on(self, right: list[float]) -> None:
         if self.crossed_at is not None:
@@ -365,6 +404,12 @@ class Trainer:
     # -- state ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
+        """State to resume from or, of a run that ships, the checkpoint alone, now and before the rate falls."""
+        if self.ship:
+            names = ["checkpoint", "at_full_rate"] if self.done() <= 1 - self.recipe.decay else ["checkpoint"]
+            for name in names if not self.team.rank else ():
+                export_decoder(folded(copy.deepcopy(self.model), self.mean, self.scale), self.out / name)
+            return
         own = self.team.everyones(self.optimisers[0][0].state_dict())
         if self.team.rank:
             return
@@ -392,7 +437,7 @@ class Trainer:
             raise ValueError(f"{path} was written by {len(state['muon'])} processes, not {self.team.size}")
         self.model.load_state_dict(state["model"])
         self.helps.load_state_dict(state["helps"])
-        self.mean, self.scale = state["mean"].cpu(), state["scale"].cpu()
+        self.mean, self.scale = state["mean"], state["scale"]
         saved = [state["muon"][self.team.rank], *state["adam"]]
         for (optimiser, _), values in zip(self.optimisers, saved, strict=True):
             optimiser.load_state_dict(values)
@@ -409,34 +454,61 @@ def seconds_until(clock: str) -> float:
     return (then - now).total_seconds() % 86400
 
 
-def work(rank: int, recipe: Recipe, out: Path, args: argparse.Namespace, meeting: str) -> None:
-    """One process."""
-    team = Team(rank, args.processes)
-    if args.device == "cpu":
+def work(rank: int, recipe: Recipe, out: Path, args: argparse.Namespace, meeting: str, began: float) -> None:
+    """One process. `began`: when the command did, as `time.monotonic` tells it."""
+    team, ahead = Team(rank, args.processes), None
+    if args.device == "cpu" or args.workers:
         torch.set_num_threads(1)
+    if args.workers:
+        gallery(TRAIN_GALLERY), build()  # shared with the workers
+        ahead = Ahead(recipe.seed, progress(out), rank, args.workers, recipe.batch)
+        ahead.order(REST if recipe.more else NOUNS)  # forks, before anything uses the GPU
     if team.size > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=team.size)
-    trainer = Trainer(recipe, out, team, args.device)
+    trainer = Trainer(recipe, out, team, args.device, args.start)
+    trainer.ship = args.ship
     trainer.resume()
-    trainer.run(seconds_until(args.until) if args.until else 60 * args.minutes - trainer.seconds, args.workers)
+    seconds = 60 * args.minutes - trainer.seconds - (time.monotonic() - began)
+    trainer.run(seconds_until(args.until) if args.until else seconds, ahead, save_every=args.save_every)
+    if ahead is not None:
+        ahead.close()
     if team.size > 1:
         dist.destroy_process_group()
 
 
+def progress(out: Path) -> int:
+    """Steps of the saved state."""
+    path = out / "state.pt"
+    return int(torch.load(path, weights_only=True, mmap=True)["progress"]["step"]) if path.exists() else 0
+
+
 def main(argv: list[str] | None = None) -> None:
+    began = time.monotonic()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are processes already
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # shapes differ from step to step
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for log and state; resumes what it finds there")
-    parser.add_argument("--minutes", type=float, default=180.0, help="of training in all (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=180.0, help="of the command in all (%(default)s)")
     parser.add_argument("--until", metavar="HH:MM", help="UTC; instead of --minutes, the end of the training")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda for one GPU")
     parser.add_argument("--processes", type=int, help="that share a step (2 on CPUs, 1 on a GPU)")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw lessons ahead, per process")
+    parser.add_argument("--batch", type=int, default=1, help="times as many scenes a step (%(default)s; 32 on a GPU)")
+    parser.add_argument("--start", type=Path, help="checkpoint to begin from; teaches what it has not learned")
+    parser.add_argument("--ship", action="store_true", help="save checkpoints in place of a state to resume from")
+    parser.add_argument("--save-every", type=float, default=180.0, metavar="S", help="seconds (%(default)s)")
+    parser.add_argument("--rate", type=float, default=Recipe.rate, help="peak rate of Muon (%(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="(%(default)s)")
     args = parser.parse_args(argv)
     args.processes = args.processes or (2 if args.device == "cpu" else 1)
     args.out.mkdir(parents=True, exist_ok=True)
-    meeting = (args.out / f"meeting-{time.time_ns()}").resolve()
-    mp.spawn(work, (Recipe(seed=args.seed), args.out, args, str(meeting)), nprocs=args.processes)
+    meeting = str((args.out / f"meeting-{time.time_ns()}").resolve())
+    recipe = Recipe(seed=args.seed, rate=args.rate, batch=args.batch, more=args.start is not None)
+    told = (recipe, args.out, args, meeting, began)
+    if args.processes == 1:
+        work(0, *told)
+    else:
+        mp.spawn(work, told, nprocs=args.processes)
 
 
 if __name__ == "__main__":

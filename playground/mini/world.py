@@ -299,3 +299,34 @@ def counting_scene(
         if box := canvas.distractor():
             scene.distractors.append(box)
     return scene
+
+
+def grouped_scene(
+    rng: np.random.Generator,
+    surfaces: Gallery,
+    columns: int,
+    rows: int,
+    contents: tuple[int, int, int],
+    groups: tuple[int, ...],
+) -> Scene:
+    """As `make_scene`, with groups of things of one colour each (or one shape each), and others of none of these."""
+    canvas = _Canvas(rng, surfaces, columns, rows)
+    n_things, n_signs, n_distractors = contents
+    names = SHAPES if rng.random() < 0.5 else COLOR_NAMES
+    order = [str(name) for name in rng.permutation(names)]
+    members = [order[group] for group, many in enumerate(groups) for _ in range(many)]
+    rest = order[len(groups) :]
+    members += [rest[rng.integers(len(rest))] for _ in range(n_things - len(members))]
+    scene = Scene(canvas.image)
+    for text in _texts(rng, n_signs):
+        if sign := canvas.sign(text):
+            scene.signs.append(sign)
+    for name in members:
+        other = (COLOR_NAMES if names is SHAPES else SHAPES)[rng.integers(6)]
+        form, tint = (name, other) if names is SHAPES else (other, name)
+        if thing := canvas.thing(form, tint, SIZES[rng.integers(2)]):
+            scene.things.append(thing)
+    for _ in range(n_distractors):
+        if box := canvas.distractor():
+            scene.distractors.append(box)
+    return scene
