@@ -43,7 +43,7 @@ def _read(path: Path, device: torch.device, stream: torch.cuda.Stream | None) ->
         return lesson.to(device)
     # Its memory is the stream's own; `kept` holds it until the trainer's stream is long done with it.
     with torch.cuda.stream(stream):
-        moved = lesson.map(torch.Tensor.pin_memory).to(device)
+        moved = lesson.map(lambda t: t.pin_memory() if t.numel() else t).to(device)
         stream.synchronize()
     return moved
 
