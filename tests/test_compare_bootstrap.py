@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from vlm_pruner.experiments.bootstrap import PictureBootstrap, holm
+from vlm_pruner.experiments.bootstrap import DIFFERENCE, SHARE, PictureBootstrap, holm
 
 
 def questions(pictures: int, each: int, seed: int = 0):
@@ -89,3 +89,29 @@ def test_questions_are_checked(pictures, kinds):
         PictureBootstrap(pictures, kinds)
     with pytest.raises(ValueError, match="2 values for 1 questions"):
         PictureBootstrap([1], ["a"]).over_kinds([1, 2])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_equal_answers_have_the_exact_interval_of_their_pictures(share):
+    """At 0 and 100 %: the share that would give such an outcome with a probability of 2.5 %."""
+    made = PictureBootstrap([p // 2 for p in range(80)], ["a", "b"] * 40, resamples=100)
+    for found in (made.over_kinds([share] * 80, SHARE), *made.by_kind([share] * 80, SHARE).values()):
+        far = found.low if share else found.high
+        assert (found.high if share else found.low) == found.mean == share
+        assert (far if share else 1 - far) ** 40 == pytest.approx(0.025)  # 40 pictures, whatever the questions
+
+
+def test_no_changed_answer_does_not_mean_that_none_could_change():
+    made = PictureBootstrap(range(100), ["a"] * 100, resamples=100)
+    found = made.over_kinds([0.0] * 100, DIFFERENCE)
+    assert found.mean == 0 and found.high == -found.low == pytest.approx(1 - 0.025**0.01)
+    assert not found.excludes_zero
+    assert made.over_kinds([1.0] * 100, DIFFERENCE).excludes_zero  # always better is better
+
+
+def test_the_interval_is_continuous_at_the_end():
+    """One wrong answer of 80 does not make the interval wider than none does, and the bootstrap takes over there."""
+    made = PictureBootstrap(range(80), ["a"] * 80)
+    all_right, one_wrong = (made.over_kinds([1.0] * (80 - n) + [0.0] * n, SHARE) for n in (0, 1))
+    assert one_wrong.high == 1.0 and all_right.low == pytest.approx(one_wrong.low, abs=0.01)
+    assert made.over_kinds([1.0] * 79 + [0.0]) == one_wrong

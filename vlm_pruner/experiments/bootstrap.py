@@ -3,16 +3,23 @@
 A resample draws as many pictures as there are, with replacement, and takes all questions of each. All arms of a
 comparison use the same resamples, so differences are paired. Accuracies and differences are plain means over kinds of
 question, as everywhere in this project.
+
+Resampling values that are all equal (every answer right, or no answer changed) gives an interval of no width, however
+few there are. Such an interval is exact instead, Clopper and Pearson's, with pictures as the independent items: of m
+pictures that all agree, a share of 1 - (alpha / 2)^(1/m) may still be otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 RESAMPLES, LEVEL = 10_000, 0.95
+
+Range = tuple[float, float]
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)  # of shares, and of differences between two
 
 
 @dataclass(frozen=True)
@@ -61,19 +68,33 @@ class PictureBootstrap:
         self._drawn = drawn.astype(np.float64)  # [resamples, pictures], how often each occurs
         self._sizes = self._drawn @ self._by_picture(np.ones(len(kinds)))  # [resamples, kinds], questions
 
-    def over_kinds(self, values: Sequence[float]) -> Interval:
-        """Mean over kinds of the kinds' means. values: one number per question."""
+    def over_kinds(self, values: Sequence[float], possible: Range | None = None) -> Interval:
+        """Mean over kinds of the kinds' means. values: one number per question.
+
+        possible: their range, which makes the interval of equal values exact.
+        """
         means, resampled = self._means(values)
         with np.errstate(all="ignore"):
-            return self._interval(float(means.mean()), np.nanmean(resampled, axis=1), len(values))
+            found = self._interval(float(means.mean()), np.nanmean(resampled, axis=1), len(values))
+        return self._widened(found, np.asarray(values), self._picture, possible)
 
-    def by_kind(self, values: Sequence[float]) -> dict[str, Interval]:
-        """Mean of each kind, in order of first appearance."""
+    def by_kind(self, values: Sequence[float], possible: Range | None = None) -> dict[str, Interval]:
+        """Mean of each kind, in order of first appearance. possible: as for `over_kinds`."""
         means, resampled = self._means(values)
         sizes = np.bincount(self._kind, minlength=len(self.kinds))
-        return {
-            kind: self._interval(float(means[k]), resampled[:, k], int(sizes[k])) for k, kind in enumerate(self.kinds)
-        }
+        intervals = {}
+        for k, kind in enumerate(self.kinds):
+            own = self._kind == k
+            found = self._interval(float(means[k]), resampled[:, k], int(sizes[k]))
+            intervals[kind] = self._widened(found, np.asarray(values)[own], self._picture[own], possible)
+        return intervals
+
+    def _widened(self, found: Interval, values: np.ndarray, pictures: np.ndarray, possible: Range | None) -> Interval:
+        if possible is None or (values != values[0]).any():
+            return found
+        unseen = 1 - ((1 - self.level) / 2) ** (1 / len(np.unique(pictures)))
+        low, high = (found.mean + unseen * (end - found.mean) for end in possible)
+        return replace(found, low=low, high=high)
 
     def _means(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Means of kinds: [kinds], and [resamples, kinds] with NaN if a resample has no question of a kind."""

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vlm_pruner.experiments.arms import DENSE, Arm
-from vlm_pruner.experiments.bootstrap import LEVEL, RESAMPLES, Interval, PictureBootstrap, holm
+from vlm_pruner.experiments.bootstrap import DIFFERENCE, LEVEL, RESAMPLES, SHARE, Interval, PictureBootstrap, holm
 from vlm_pruner.experiments.questions import Question
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "not distinguishable"
@@ -147,8 +147,8 @@ class _Benchmark:
         return Cell(
             self.name,
             arm,
-            self.bootstrap.over_kinds(correct),
-            self.bootstrap.by_kind(correct),
+            self.bootstrap.over_kinds(correct, SHARE),
+            self.bootstrap.by_kind(correct, SHARE),
             self._loyalty(arm),
             against,
         )
@@ -171,8 +171,8 @@ class _Benchmark:
 
     def _difference(self, arm: Arm, other: Arm) -> Difference:
         values = [a - b for a, b in zip(self.correct[arm.key], self.correct[other.key], strict=True)]
-        interval = self.bootstrap.over_kinds(values)
-        return Difference(interval, self.bootstrap.by_kind(values), interval.p, _verdict(interval))
+        interval = self.bootstrap.over_kinds(values, DIFFERENCE)
+        return Difference(interval, self.bootstrap.by_kind(values, DIFFERENCE), interval.p, _verdict(interval))
 
     def _loyalty(self, arm: Arm) -> Interval | None:
         """Share of answers that equal the dense model's, right or wrong."""
@@ -180,7 +180,7 @@ class _Benchmark:
         if dense is None or arm is dense:
             return None
         pairs = zip(self.texts[arm.key], self.texts[dense.key], strict=True)
-        return self.bootstrap.over_kinds([float(ours == theirs) for ours, theirs in pairs])
+        return self.bootstrap.over_kinds([float(ours == theirs) for ours, theirs in pairs], SHARE)
 
 
 def _verdict(interval: Interval) -> str:
