@@ -30,6 +30,7 @@ COMMANDS = {
     "ask": Command("vlm_pruner.commands.ask", "answer one question dense and pruned, and show which tokens were kept"),
     "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
     "count": Command("vlm_pruner.commands.count", "count pictures' visual tokens for a model, before anything runs"),
+    "budget": Command("vlm_pruner.commands.budget", "find the smallest budget that keeps the dense model's accuracy"),
     "compare": Command(
         "vlm_pruner.commands.compare", "compare methods x budgets x benchmarks, with intervals and verdicts"
     ),

@@ -130,6 +130,14 @@ def run(
 def _describe(settings: Settings, arms: Iterable[Arm], benchmarks: Iterable[QuestionSet]) -> dict[str, Any]:
     """Describes everything that affects the answers."""
     return {
+        **describe(settings, benchmarks),
+        "arms": [{"key": arm.key, **arm.describe()} for arm in arms],
+    }  # fmt: skip
+
+
+def describe(settings: Settings, benchmarks: Iterable[QuestionSet]) -> dict[str, Any]:
+    """Describes everything that affects the answers, but for the arms."""
+    return {
         "model": shown(settings.model),
         "weights_sha256": weights_sha256(settings.model),
         "benchmarks": [
@@ -139,8 +147,7 @@ def _describe(settings: Settings, arms: Iterable[Arm], benchmarks: Iterable[Ques
         "seed": settings.seed,
         "batch_size": settings.batch_size,
         "device": settings.device,
-        "arms": [{"key": arm.key, **arm.describe()} for arm in arms],
-    }  # fmt: skip
+    }
 
 
 def _digest(benchmark: QuestionSet) -> str:
@@ -152,9 +159,6 @@ def _answer(
     settings: Settings, answerer: LlavaAnswerer, arms: Sequence[Arm], benchmarks: Sequence[QuestionSet],
     header: dict[str, Any],
 ) -> Journal:  # fmt: skip
-    processes = _processes(settings)
-    threads = None if processes == 1 else max(1, torch.get_num_threads() // processes)
-    worker = answering.Worker(settings.model, settings.device, threads)
     total = len(arms) * sum(len(benchmark.questions) for benchmark in benchmarks)
     with Journal(settings.out / UNFINISHED, header) as journal:
         say_how_it_starts(journal)
@@ -163,14 +167,23 @@ def _answer(
             batches = answerer.batches(benchmark.questions, settings.batch_size)
             rounds += answering.rounds_of(benchmark.name, batches, arms, journal.records, first, settings.prefixes)
             first += len(batches)
-        left = sum(len(one.batch) * len(one.arms) for one in rounds)
-        with tqdm(total=total, initial=total - left, unit=" answers", ncols=80, file=sys.stderr) as bar:
-            if settings.timed:
-                answering.run_timed(answerer, rounds, journal, bar.update)
-            else:
-                processes = min(processes, max(1, len(rounds)))
-                answering.run(worker, answerer, rounds, journal, processes, bar.update)
+        fill(settings, answerer, journal, rounds, total)
     return journal
+
+
+def fill(
+    settings: Settings, answerer: LlavaAnswerer, journal: Journal, rounds: Sequence[answering.Round], total: int
+) -> None:
+    """Lets the rounds' arms answer, and writes it into the open journal. total: answers when it is full."""
+    processes = min(_processes(settings), max(1, len(rounds)))
+    threads = None if processes == 1 else max(1, torch.get_num_threads() // processes)
+    worker = answering.Worker(settings.model, settings.device, threads)
+    left = sum(len(one.batch) * len(one.arms) for one in rounds)
+    with tqdm(total=total, initial=total - left, unit=" answers", ncols=80, file=sys.stderr) as bar:
+        if settings.timed:
+            answering.run_timed(answerer, rounds, journal, bar.update)
+        else:
+            answering.run(worker, answerer, rounds, journal, processes, bar.update)
 
 
 def _processes(settings: Settings) -> int:

@@ -56,11 +56,16 @@ def text(experiment: Experiment, more: Iterable[str] = ()) -> str:
 def write(experiment: Experiment, texts: Mapping[str, str], drawn: Iterable[Path] = ()) -> None:
     """Write texts by file name, close the journal, and say which files there are. drawn: pictures already there."""
     out = experiment.settings.out
-    for name, content in texts.items():
-        (out / name).write_text(content + "\n", encoding="utf-8")
+    write_into(out, texts)
     experiment.finish()
     names = [*(out / name for name in texts), out / "answers.jsonl", *drawn]
     print(f"\n{experiment.wall_seconds:.0f} s in all; written:", *(f"  {shown(name)}" for name in names), sep="\n")
+
+
+def write_into(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes texts by file name."""
+    for name, content in texts.items():
+        (folder / name).write_text(content + "\n", encoding="utf-8")
 
 
 def as_json(document: Mapping[str, Any]) -> str:
