@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vlm_pruner as vp
+from tests.every_method import label, of_decoder, of_tower
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
 from vlm_pruner.decoder import views
 from vlm_pruner.decoder.cache_names import cache_argument
@@ -14,27 +15,20 @@ from vlm_pruner.methods.base import Pruner, Selection
 
 START = 5  # of the image in prompt()
 METHODS = [
-    vp.methods.get("fastv")(keep_tokens=8),
+    *of_decoder(),
+    *of_tower(),
     vp.methods.get("fastv")(keep_tokens=8, layer=1),
-    vp.methods.get("dart")(keep_tokens=13),
     vp.methods.get("dart")(reduction_ratio=0.5, compat="released", layer=3),
-    vp.methods.get("divprune")(keep_tokens=8),
     vp.methods.get("divprune")(keep_tokens=8, layer=2),
     vp.CentrifugalPruner(keep_tokens=8, layer=0),
     vp.RandomPruner(keep_tokens=8, layer=0),
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=0),
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=1),
     vp.methods.get("pyramiddrop")(ratios=(0.6, 0.2), stages=(1, 3)),
-    vp.methods.get("residual")(keep_tokens=8),
     vp.methods.get("residual")(keep_tokens=8, layer=0, channels=5),
-    vp.methods.get("residual-question")(keep_tokens=8),
     vp.methods.get("sparsevlm")(keep_tokens=10, layer=1),
     vp.methods.get("sparsevlm")(reduction_ratio=0.5, layer=2),
 ]
-
-
-def label(method):
-    return f"{method.name}-{method.layer}"
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +165,7 @@ def test_a_static_cache_gives_the_same_and_no_hook_is_left(model, method):
     assert sum(len(m._forward_pre_hooks) for m in model.modules()) == hooks
 
 
-@pytest.mark.parametrize("name", ["fastv", "dart", "divprune", "pyramiddrop", "sparsevlm"])
+@pytest.mark.parametrize("name", vp.methods.names())
 def test_keeping_all_is_the_dense_model_bit_for_bit(model, name):
     batch = inputs(prompt(), images=[0])
     with torch.no_grad():
@@ -226,6 +220,4 @@ def test_every_method_runs_in_half_precision(name):
 
 
 def test_no_method_escapes_the_shared_tests():
-    from tests.test_methods_tower import NAMES as TOWER
-
-    assert {method.name for method in METHODS} | set(TOWER) == set(vp.methods.names())
+    assert {method.name for method in METHODS} == set(vp.methods.names())

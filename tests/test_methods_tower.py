@@ -10,6 +10,7 @@ import torch
 
 import vlm_pruner as vp
 from tests import llava_tiny, tiny_qwen
+from tests.every_method import of_tower
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, tiny_llava
 from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
@@ -18,8 +19,9 @@ from vlm_pruner.methods.cdpruner import cdpruner_order
 from vlm_pruner.methods.prumerge import class_attention, prumerge_rows, spread_order
 from vlm_pruner.methods.visionzip import contextual_rows, zip_patches
 
-NAMES = ["fastervlm", "vispruner", "visionzip", "prumerge"]
-METHODS = [vp.methods.get(name)(keep_tokens=9) for name in NAMES]
+METHODS = of_tower()
+NAMES = [method.name for method in METHODS]
+BY_NAME = {method.name: method for method in METHODS}
 
 
 def label(method):
@@ -56,7 +58,7 @@ def test_fastervlm_ranks_by_the_class_tokens_attention(model):
     assert model.config.vision_feature_layer == -2
     _, maps, _ = tower_run(model, image(0))
     scores = maps[-2][0].mean(dim=0)[0, 1:]
-    kept, rows = first_rows(model, METHODS[0], inputs(prompt(), images=[0]))
+    kept, rows = first_rows(model, BY_NAME["fastervlm"], inputs(prompt(), images=[0]))
     assert kept.order == scores.argsort(descending=True)[:9].tolist()
     with torch.no_grad():
         features = model.model.get_image_features(image(0)).pooler_output[0]
@@ -71,7 +73,7 @@ def test_visionzips_rows_are_projected_after_they_are_summed_up(model):
         zipped = zip_patches(maps[-2][0][:, 0, 1:], keys, 8, 1)
         wanted = model.model.multi_modal_projector(contextual_rows(states[-2][0, 1:], zipped))
         plain = model.model.multi_modal_projector(states[-2][0, 1:])
-    kept, rows = first_rows(model, METHODS[2], inputs(prompt(), images=[0]))
+    kept, rows = first_rows(model, BY_NAME["visionzip"], inputs(prompt(), images=[0]))
     assert kept.order == [*zipped.dominant.tolist(), *zipped.targets.tolist()]
     target = kept.indices.index(int(zipped.targets[0]))
     torch.testing.assert_close(rows[target], wanted[0], atol=1e-5, rtol=1e-4)
@@ -88,7 +90,7 @@ def test_prumerges_rows_are_those_of_its_mathematics(model):
         order = spread_order(attention, 9)
         rows = prumerge_rows(states[-2][0, 1:], keys[1:], attention, order)[:-1]
         wanted = model.model.multi_modal_projector(rows)
-    kept, found = first_rows(model, METHODS[3], inputs(prompt(), images=[0]))
+    kept, found = first_rows(model, BY_NAME["prumerge"], inputs(prompt(), images=[0]))
     assert kept.order == order.tolist()
     torch.testing.assert_close(found, wanted[order.argsort()], atol=1e-5, rtol=1e-4)
 
@@ -190,7 +192,7 @@ def test_pictures_that_were_encoded_elsewhere_are_refused(model):
     batch = inputs(prompt(), images=[0])
     with torch.no_grad():
         encoded = model.model.get_image_features(image(0), return_dict=True)
-    with vp.prune(model, METHODS[0]), pytest.raises(PruningError, match="encoded no picture"):
+    with vp.prune(model, BY_NAME["fastervlm"]), pytest.raises(PruningError, match="encoded no picture"):
         model.model(input_ids=batch["input_ids"], mm_encoder_outputs={"image": encoded})
 
 
@@ -207,7 +209,7 @@ def test_families_without_a_class_token_are_refused(model):
 def test_the_decoder_alone_says_what_is_missing():
     model = llava_tiny.model()
     with pytest.raises(PruningError, match=r"FasterVLMPruner needs cls_attention.*prune\(model, method\)"):
-        model.model.method = METHODS[0]
+        model.model.method = BY_NAME["fastervlm"]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import vlm_pruner as vp
+from tests.every_method import of_decoder
 from tests.families import FAMILIES, Family
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import Lines
@@ -20,12 +22,7 @@ METHODS = [
     vp.CentrifugalPruner(reduction_ratio=0.8, **RULE),
     vp.CentrifugalPruner(reduction_ratio=0.8, layer=0, **RULE),
     vp.RandomPruner(keep_tokens=7, **RULE),
-    vp.methods.get("fastv")(keep_tokens=5, **RULE),
-    vp.methods.get("dart")(keep_tokens=9, **RULE),
-    vp.methods.get("divprune")(keep_tokens=6, **RULE),
-    vp.methods.get("pyramiddrop")(keep_tokens=9, **RULE),
-    vp.methods.get("sparsevlm")(keep_tokens=10, layer=1, **RULE),
-    vp.methods.get("residual")(keep_tokens=8, **RULE),
+    *(replace(method, **RULE) for method in of_decoder()),
 ]
 
 

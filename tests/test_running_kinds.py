@@ -16,6 +16,7 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests import flash, llava_tiny
+from tests.every_method import everywhere, of_tower
 from tests.families import FAMILIES, ONE, TWO, Picture, text
 from tests.tiny_llava import N, inputs, prompt, tiny_llava
 from tests.tiny_qwen import IMAGE
@@ -25,11 +26,9 @@ from vlm_pruner.errors import CacheError, PruningError
 pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning")
 
 KEEP = vp.CentrifugalPruner(keep_tokens=6, self_weight=1)
-QUESTION = [vp.methods.get(name)(keep_tokens=9) for name in ("fastv", "dart", "pyramiddrop", "residual-question")]
-QUESTION.append(vp.methods.get("sparsevlm")(keep_tokens=10, layer=1))
-TOWER = [vp.methods.get(name)(keep_tokens=9) for name in ("fastervlm", "vispruner", "visionzip", "prumerge")]
-METHODS = [KEEP, vp.RandomPruner(keep_tokens=6), *QUESTION]
-EVERY = [*METHODS, vp.CentrifugalPruner(keep_tokens=6, layer=0), vp.methods.get("residual")(keep_tokens=6), *TOWER]
+TOWER = of_tower()
+METHODS = [KEEP, vp.methods.get("sparsevlm")(keep_tokens=10, layer=1), *everywhere()]
+EVERY = [*METHODS, vp.CentrifugalPruner(keep_tokens=6, layer=0), *TOWER]
 
 
 def name(thing):

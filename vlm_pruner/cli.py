@@ -28,6 +28,7 @@ COMMANDS = {
     "table": Command("vlm_pruner.commands.table", "print the paper's tables with our scores beside the published ones"),
     "bench": Command("vlm_pruner.commands.bench", "time a model's parts on this machine, dense and pruned"),
     "ask": Command("vlm_pruner.commands.ask", "answer one question dense and pruned, and show which tokens were kept"),
+    "methods": Command("vlm_pruner.commands.methods", "list the pruning methods and model families, and what fits"),
     "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
     "count": Command("vlm_pruner.commands.count", "count pictures' visual tokens for a model, before anything runs"),
     "budget": Command("vlm_pruner.commands.budget", "find the smallest budget that keeps the dense model's accuracy"),

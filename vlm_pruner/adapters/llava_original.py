@@ -39,7 +39,8 @@ class LlavaOriginalAdapter(Adapter):
 
     def tower(self) -> ClipTower:
         tower = self.decoder.vision_tower
-        return ClipTower.of(tower.vision_tower, tower.select_layer, self.decoder.mm_projector)
+        layer = getattr(tower, "select_layer", None)  # SigLIP's has none, and no class token either
+        return ClipTower.of(tower.vision_tower, layer, self.decoder.mm_projector)
 
     def fit(self, layout: TokenLayout) -> Fit | None:
         fit: Fit | None = self.decoder.fit(layout)

@@ -35,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--question", required=True, metavar="TEXT")
     parser.add_argument("--video", metavar="FILE", help="a video file, a folder of frames, or an animated picture")
     parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames taken of the video (%(default)s)")
-    parser.add_argument("--method", default="vlm-pruner", metavar="NAME", help="pruning method, or dense (%(default)s)")
+    parser.add_argument(
+        "--method", default="vlm-pruner", metavar="NAME",
+        help="see vlm-pruner methods; dense; or FILE.py:CLASS (%(default)s)",
+    )  # fmt: skip
     options.add_method_arguments(parser)
     options.add_model_arguments(parser)
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of an answer (%(default)s)")

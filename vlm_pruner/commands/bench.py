@@ -42,7 +42,13 @@ LEAST = 4  # tokens to keep: VLM-Pruner starts from four pivots
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="tiny", metavar="NAME|DIR", help="a model's name or a checkpoint's folder (%(default)s)")
-    add("--methods", type=words, default=["vlm-pruner"], metavar="NAME,NAME", help="beside dense (vlm-pruner)")
+    add(
+        "--methods",
+        type=words,
+        default=["vlm-pruner"],
+        metavar="NAME,NAME",
+        help="beside dense; see vlm-pruner methods, or FILE.py:CLASS (vlm-pruner)",
+    )
     add("--budgets", type=_numbers, metavar="N,N", help="visual tokens kept of each picture (a third and a ninth)")
     add("--batch-sizes", type=_numbers, default=[1], metavar="N,N", help="prompts at once (1)")
     add("--visual-tokens", type=_numbers, metavar="N,N", help="visual tokens of each prompt (as the model is used)")

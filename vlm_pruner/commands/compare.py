@@ -27,7 +27,7 @@ To resume a run that was stopped, give the same command again. docs/comparison.m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", type=words, default=["all"], metavar="NAME,NAME",
-        help="all, or names; NAME:field=value[:field=value] for settings (all)",
+        help="all, or names (see vlm-pruner methods), or FILE.py:CLASS; NAME:field=value for settings (all)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", "--budgets", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
@@ -87,5 +87,5 @@ def _names(words: Sequence[str]) -> list[str]:
     if "all" not in words:
         return list(dict.fromkeys(words))
     first = ["dense", "random", "vlm-pruner-16", "vlm-pruner"]
-    every = [*first, *(name for name in methods.names() if name not in first), "cdpruner"]
+    every = [*first, *(name for name in methods.names(every=True) if name not in first)]
     return list(dict.fromkeys([*every, *(word for word in words if word != "all")]))

@@ -26,7 +26,7 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures; each is pruned on its own")
-    parser.add_argument("--method", default="vlm-pruner", metavar="NAME,NAME", help="pruning methods (%(default)s)")
+    parser.add_argument("--method", default="vlm-pruner", metavar="NAME,NAME", help="or FILE.py:CLASS (%(default)s)")
     options.add_method_arguments(parser)
     options.add_model_arguments(parser)
     parser.add_argument(

@@ -12,25 +12,11 @@ from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, maker
+from vlm_pruner.methods.words import printed_name
 
 DENSE = "dense"
 DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
-LABELS = {
-    DENSE: "dense",
-    "random": "random",
-    "vlm-pruner-16": "VLM-Pruner B=16",
-    "vlm-pruner": "VLM-Pruner",
-    "cdpruner": "CDPruner",
-    "dart": "DART",
-    "divprune": "DivPrune",
-    "fastervlm": "FasterVLM",
-    "fastv": "FastV",
-    "prumerge": "PruMerge+",
-    "pyramiddrop": "PyramidDrop",
-    "sparsevlm": "SparseVLM",
-    "vispruner": "VisPruner",
-    "visionzip": "VisionZip",
-}
+LABELS = {DENSE: "dense"}  # of arms that are no methods
 
 
 @dataclass(frozen=True)
@@ -72,8 +58,7 @@ class Arm:
 
     @property
     def label(self) -> str:
-        name, _, settings = self.name.partition(":")
-        return LABELS.get(name, name) + (f" {settings}" if settings else "")
+        return LABELS.get(self.name) or printed_name(self.name)
 
     def method_for(self, draw: int) -> Pruner | None:
         """The method for the `draw`-th batch. One with a seed gets a new seed per batch: a single random pattern for a
@@ -85,7 +70,12 @@ class Arm:
         """The arm with all of its method's settings, ready for JSON."""
         settings = None if self.method is None else self.method.config()
         described = {"name": self.name, "label": self.label, "tokens": self.tokens, "settings": settings}
-        return {**described, **({"budget": self.budget} if self.budget else {})}
+        source = None if self.method is None else self.method.source
+        return {
+            **described,
+            **({"budget": self.budget} if self.budget else {}),
+            **({"source": dict(source)} if source else {}),
+        }
 
 
 @dataclass(frozen=True)

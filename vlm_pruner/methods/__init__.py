@@ -1,43 +1,27 @@
-"""Pruning methods, one per file. `get(name)` returns one, `names()` lists them."""
+"""Pruning methods, one per file. `get(name)` returns one, `names()` lists them.
 
+A method's file in this folder is found by itself; no list names it. A method that lives elsewhere comes from an
+installed package (entry points in the group `vlm_pruner.methods`) or from a file (`maker("my_file.py:MyPruner")`).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from vlm_pruner.methods import base as _base
 from vlm_pruner.methods.base import Pruner, Selection, get, names, register
-from vlm_pruner.methods.cdpruner import CDPruner
-from vlm_pruner.methods.centrifugal import CentrifugalPruner
-from vlm_pruner.methods.dart import DartPruner
-from vlm_pruner.methods.divprune import DivPruner
-from vlm_pruner.methods.fastervlm import FasterVLMPruner
-from vlm_pruner.methods.fastv import FastVPruner
-from vlm_pruner.methods.prumerge import PruMergePruner
-from vlm_pruner.methods.pyramiddrop import PyramidDropPruner
-from vlm_pruner.methods.random import RandomPruner
-from vlm_pruner.methods.residual import QuestionResidualPruner, ResidualPruner
-from vlm_pruner.methods.sparsevlm import SparseVLMPruner
 from vlm_pruner.methods.view import View
-from vlm_pruner.methods.visionzip import VisionZipPruner
-from vlm_pruner.methods.vispruner import VisPruner
 from vlm_pruner.methods.words import from_words, maker
 
-__all__ = [
-    "CDPruner",
-    "CentrifugalPruner",
-    "DartPruner",
-    "DivPruner",
-    "FastVPruner",
-    "FasterVLMPruner",
-    "PruMergePruner",
-    "Pruner",
-    "PyramidDropPruner",
-    "QuestionResidualPruner",
-    "RandomPruner",
-    "ResidualPruner",
-    "Selection",
-    "SparseVLMPruner",
-    "View",
-    "VisPruner",
-    "VisionZipPruner",
-    "from_words",
-    "get",
-    "maker",
-    "names",
-    "register",
-]
+__all__ = ["Pruner", "Selection", "View", "from_words", "get", "maker", "names", "register"]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+
+def __getattr__(name: str) -> Any:
+    """A method's class by its own name, such as `methods.FastVPruner`."""
+    for method in _base._METHODS.values():
+        if method.__name__ == name:
+            return method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -62,7 +66,8 @@ class Pruner:
                      counted like any other token. "of-kept-rows": neither chosen nor counted, but kept, in addition to
                      the budget, where their line keeps a token, as public ports of several methods do.
 
-    by_settings: whether a name and settings suffice to build the method, because all its fields are numbers and words.
+    by_settings: whether the method runs with nothing but a name and a budget; if not, requires: what else it takes.
+    label: its printed name. arxiv: its paper's number. source: of a method from a file, the file and its hash.
     """
 
     reduction_ratio: float | None = None
@@ -73,8 +78,12 @@ class Pruner:
     newlines: str = field(default="prunable", kw_only=True)
 
     name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    arxiv: ClassVar[str] = ""
+    source: ClassVar[Mapping[str, str] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
     by_settings: ClassVar[bool] = True
+    requires: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         _check_budget(self.reduction_ratio, self.keep_tokens)
@@ -168,30 +177,71 @@ def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> Non
         raise PruningError(f"keep_tokens={keep_tokens!r} must be a whole number of at least 1")
 
 
+GROUP = "vlm_pruner.methods"  # entry points under which an installed package offers methods
+
 _METHODS: dict[str, type[Pruner]] = {}
 _P = TypeVar("_P", bound=type[Pruner])
 
 
-def register(name: str) -> Callable[[_P], _P]:
-    """Class decorator: registers a method under `name`."""
+def register(name: str, label: str = "", *, arxiv: str = "") -> Callable[[_P], _P]:
+    """Class decorator: registers a method under `name`. label: its printed name. arxiv: the number of its paper."""
 
     def add(cls: _P) -> _P:
         if name in _METHODS:
             raise ValueError(f"two methods are called {name!r}: {_METHODS[name].__name__} and {cls.__name__}")
-        cls.name = name
+        cls.name, cls.label, cls.arxiv = name, label or name, arxiv
         _METHODS[name] = cls
         return cls
 
     return add
 
 
+def is_registered(cls: type[Pruner]) -> bool:
+    """Whether `cls` itself has a name, not just the class that it inherits from."""
+    return _METHODS.get(cls.name) is cls
+
+
 def get(name: str) -> type[Pruner]:
     """The method class called `name`. Raises a PruningError that lists the names if there is none."""
+    if name not in _METHODS and name in _installed():
+        _load(_installed()[name])
     if name not in _METHODS:
-        raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}")
+        near = difflib.get_close_matches(name, list(_METHODS), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise PruningError(f"unknown method {name!r}; known methods: {', '.join(names())}{hint}")
     return _METHODS[name]
 
 
-def names() -> list[str]:
-    """Sorted names of all methods that need nothing but settings."""
-    return sorted(name for name, method in _METHODS.items() if method.by_settings)
+def names(*, every: bool = False) -> list[str]:
+    """Sorted names of all methods that need nothing but settings. every: also those that need more.
+
+    A method of an installed package that cannot be loaded is left out, with a warning.
+    """
+    for point in _installed().values():
+        try:
+            _load(point)
+        except PruningError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return sorted(name for name, method in _METHODS.items() if every or method.by_settings)
+
+
+@cache
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _load(point: EntryPoint) -> None:
+    """Registers an installed package's method. Raises PruningError if it cannot be loaded, or clashes."""
+    said = f"the entry point {point.name!r} of {GROUP!r} ({point.value})"
+    try:
+        method = point.load()
+    except Exception as error:
+        raise PruningError(f"{said} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not (isinstance(method, type) and issubclass(method, Pruner)):
+        raise PruningError(f"{said} is not a class that inherits from vlm_pruner.methods.Pruner")
+    if not is_registered(method):
+        if point.name in _METHODS:
+            raise PruningError(f"{said} has the name of another method; rename the entry point")
+        register(point.name)(method)
+    elif method.name != point.name:
+        raise PruningError(f"{said} registers itself as {method.name!r}; give both the same name")

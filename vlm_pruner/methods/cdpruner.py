@@ -32,7 +32,7 @@ def cdpruner_order(features: Tensor, image_embeds: Tensor, text_embeds: Tensor, 
     return maximise_determinant(features, relevance(image_embeds, text_embeds), budget)
 
 
-@register("cdpruner")
+@register("cdpruner", "CDPruner", arxiv="2506.10967")
 @dataclass(frozen=True)
 class CDPruner(Pruner):
     """Determinantal choice among the projector's outputs, weighted by the question in CLIP's joint space.
@@ -55,6 +55,7 @@ class CDPruner(Pruner):
 
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings", "patch_features"})
     by_settings: ClassVar[bool] = False
+    requires: ClassVar[str] = "the text half of CLIP"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 
 
-@register("vlm-pruner")
+@register("vlm-pruner", "VLM-Pruner", arxiv="2512.02700")
 @dataclass(frozen=True)
 class CentrifugalPruner(Pruner):
     """Grows outwards from `pivots` dissimilar tokens, then merges dropped tokens into their nearest kept one.

@@ -49,7 +49,7 @@ def set_order(image_pivots: list[int], text_pivots: list[int]) -> list[int]:
     return [given.index(place) for place in places]
 
 
-@register("dart")
+@register("dart", "DART", arxiv="2502.11494")
 @dataclass(frozen=True)
 class DartPruner(Pruner):
     """Keeps the visual tokens with the largest keys, and those least similar to them and to the text's largest keys.

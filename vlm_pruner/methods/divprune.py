@@ -12,7 +12,7 @@ from vlm_pruner.methods.view import View
 from vlm_pruner.selection.diversity import sample_farthest
 
 
-@register("divprune")
+@register("divprune", "DivPrune", arxiv="2503.02175")
 @dataclass(frozen=True)
 class DivPruner(Pruner):
     """Farthest-point sampling by cosine on the projector's output, at whichever layer tokens are dropped.

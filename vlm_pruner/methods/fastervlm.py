@@ -12,7 +12,7 @@ from vlm_pruner.methods.fastv import attention_order
 from vlm_pruner.methods.view import View
 
 
-@register("fastervlm")
+@register("fastervlm", "FasterVLM", arxiv="2412.01818")
 @dataclass(frozen=True)
 class FasterVLMPruner(Pruner):
     """Keeps what the class token attends to in the layer that supplies the features. Needs a class token.

@@ -22,7 +22,7 @@ def attention_order(rows: Tensor, budget: int) -> Tensor:
     return largest(rows.mean(dim=(0, 1)), budget)
 
 
-@register("fastv")
+@register("fastv", "FastV", arxiv="2403.06764")
 @dataclass(frozen=True)
 class FastVPruner(Pruner):
     """Keeps what the prompt's last token attends to in the layer before `layer`. Needs text after the image.

@@ -77,7 +77,7 @@ def spread_order(attention: Tensor, budget: int) -> Tensor:
     return torch.cat([order, rest[middles]])
 
 
-@register("prumerge")
+@register("prumerge", "PruMerge+", arxiv="2403.15388")
 @dataclass(frozen=True)
 class PruMergePruner(Pruner):
     """Keeps outliers of the class token's attention and merges their neighbours into them. Needs a class token.

@@ -14,7 +14,7 @@ from vlm_pruner.methods.schedule import spread_budget, stage_layers
 from vlm_pruner.methods.view import View
 
 
-@register("pyramiddrop")
+@register("pyramiddrop", "PyramidDrop", arxiv="2410.17247")
 @dataclass(frozen=True)
 class PyramidDropPruner(Pruner):
     """Each stage keeps what the last token attends to in the next layer. Needs text after the image.

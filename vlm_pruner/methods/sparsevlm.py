@@ -73,7 +73,7 @@ def clusters(recycled: int) -> int:
 _PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 64: (66, 30, 17)}  # kept after layers 2, 6 and 15
 
 
-@register("sparsevlm")
+@register("sparsevlm", "SparseVLM", arxiv="2410.04417")
 @dataclass(frozen=True)
 class SparseVLMPruner(Pruner):
     """Three stages, each of which keeps what the text's raters attend to and merges the next best into a few.

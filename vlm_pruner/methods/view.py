@@ -118,4 +118,5 @@ class View:
         )
 
 
+FROM_TOWER = frozenset({"cls_attention", "patch_features", "patch_keys", "last_layer", "project"})
 FIELDS = frozenset(name for name, member in vars(View).items() if isinstance(member, cached_property))

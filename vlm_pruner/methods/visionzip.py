@@ -62,7 +62,7 @@ def contextual_rows(hidden: Tensor, zipped: Zipped) -> Tensor:
     return hidden[zipped.targets] + total / count[:, None]
 
 
-@register("visionzip")
+@register("visionzip", "VisionZip", arxiv="2412.04467")
 @dataclass(frozen=True)
 class VisionZipPruner(Pruner):
     """Keeps what the class token attends to and summarises the rest in a few tokens. Needs a class token.

@@ -37,7 +37,7 @@ def thin_out(features: Tensor, tokens: Tensor, count: int) -> Tensor:
     return tokens
 
 
-@register("vispruner")
+@register("vispruner", "VisPruner", arxiv="2412.01818")
 @dataclass(frozen=True)
 class VisPruner(Pruner):
     """Keeps what the class token attends to, and a diverse rest. Needs a tower with a class token.

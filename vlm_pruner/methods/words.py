@@ -1,8 +1,8 @@
 """Builds a method from what a user typed. Every command line, answer generator and page goes through here.
 
-A name is one that `methods.get` knows, may carry settings (`vlm-pruner:spatial_weight=0:layer=1`), or is a shorthand
-for such a name. Settings are parsed by the type of the method's field, so a mistyped one fails here, in one line, and
-not in the middle of a run.
+A name is one that `methods.get` knows, a method in a file (`my_file.py:MyPruner`), or a shorthand. It may carry
+settings (`vlm-pruner:spatial_weight=0:layer=1`), which are parsed by the type of the method's field, so that a mistyped
+one fails here, in one line, and not in the middle of a run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vlm_pruner.errors import PruningError
+from vlm_pruner.methods import files
 from vlm_pruner.methods.base import Pruner, get
 
 BUDGET = ("reduction_ratio", "keep_tokens")
 SHORTHANDS = {"vlm-pruner-16": "vlm-pruner:token_batch=16"}  # the token batch of the paper's tables
+SHORT_FORMS = {"token_batch=16": "B=16"}  # of what a shorthand implies, in tables
 
 Make = Callable[..., Pruner]  # a method from keep_tokens=n, or from reduction_ratio=r
 Settings = Mapping[str, Any] | Iterable[str]  # by field, or "field=value"
@@ -25,24 +27,25 @@ Settings = Mapping[str, Any] | Iterable[str]  # by field, or "field=value"
 
 def from_words(
     name: str, budget: Mapping[str, Any], settings: Settings = (), *,
-    spelled: Mapping[str, str] | None = None, seed: int | None = None,
+    spelled: Mapping[str, str] | None = None, seed: int | None = None, trusted: bool = True,
 ) -> Pruner:  # fmt: skip
     """Builds the method `name` with a budget, such as {"keep_tokens": "64"}, and settings; see `maker`."""
-    return maker(name, settings, spelled=spelled, seed=seed)(**budget)
+    return maker(name, settings, spelled=spelled, seed=seed, trusted=trusted)(**budget)
 
 
 def maker(
-    name: str, settings: Settings = (), *, spelled: Mapping[str, str] | None = None, seed: int | None = None
-) -> Make:
+    name: str, settings: Settings = (), *, spelled: Mapping[str, str] | None = None, seed: int | None = None,
+    trusted: bool = True,
+) -> Make:  # fmt: skip
     """A function that builds the method once its budget is known.
 
     settings: values may be words. spelled: for messages, how the user typed a field if not by its name.
-    seed: for a method that draws, unless its settings have one.
+    seed: for a method that draws, unless its settings have one. trusted: whether a name may make us run a file.
     Raises PruningError for an unknown method or setting, a value of the wrong type, and a setting given twice.
     """
-    short, *own = name.split(":")
-    base, *implied = SHORTHANDS.get(short, short).split(":")
-    method, spelled = get(base), spelled or {}
+    short, own = files.split(name)
+    base, implied = files.split(SHORTHANDS.get(short, short))
+    method, spelled = find(base, trusted=trusted), spelled or {}
     in_name, types = settings_of([*implied, *own]), _types(method)
     apart = dict(settings) if isinstance(settings, Mapping) else settings_of(settings)
     values = {field: _setting(method, field, value, field) for field, value in in_name.items()}
@@ -56,6 +59,27 @@ def maker(
         return method(**values, **{f: read(spelled.get(f, f), value, types[f]) for f, value in budget.items()})
 
     return make
+
+
+def find(name: str, *, trusted: bool = True) -> type[Pruner]:
+    """The class of a method by its name, or by its file: `my_file.py:MyPruner`."""
+    if not files.is_file(name):
+        return get(name)
+    if not trusted:
+        raise PruningError(
+            f"{name} names a file, and a page that runs files for its visitors would run anybody's code; install the "
+            "method as an entry point of the group vlm_pruner.methods instead (docs/adding_a_method.md)"
+        )
+    return files.load(name)
+
+
+def printed_name(name: str) -> str:
+    """A method's label with the settings that `name` carries."""
+    short, settings = files.split(name)
+    base, implied = files.split(SHORTHANDS.get(short, short))
+    label = short if files.is_file(base) else get(base).label
+    shown = " ".join([*(SHORT_FORMS.get(word, word) for word in implied), ":".join(settings)])
+    return f"{label} {shown}".strip()
 
 
 def settings_of(words: Iterable[str]) -> dict[str, Any]:

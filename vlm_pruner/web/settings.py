@@ -26,7 +26,7 @@ def default_layer(name: str) -> int:
 
 def make(chat: Chat, name: str, keep: int, layer: int) -> Pruner:
     """The method as set on the page. Raises PruningError, with the remedy, if it does not fit the model."""
-    method = methods.from_words(name, {"keep_tokens": keep}, {"layer": layer})
+    method = methods.from_words(name, {"keep_tokens": keep}, {"layer": layer}, trusted=False)
     prune(chat.model, method)
     return method
 

@@ -85,7 +85,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pruning", "Without --sparse the model runs dense.")
     group.add_argument("--sparse", action="store_true", help="prune visual tokens")
-    group.add_argument("--method", default=None, help=f"pruning method (default: {DEFAULT_METHOD})")
+    group.add_argument("--method", default=None, help=f"pruning method, or FILE.py:CLASS (default: {DEFAULT_METHOD})")
     group.add_argument("--reduction_ratio", default=None, help="share of the visual tokens to remove")
     group.add_argument("--keep_tokens", default=None, help="or the number of visual tokens to keep per image")
     group.add_argument(
@@ -196,7 +196,8 @@ def describe_config(
         "model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
         "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", *settings,
     )  # fmt: skip
-    pruning = None if method is None else {"name": method.name, **method.config()}
+    source = {} if method is None or method.source is None else {"source": dict(method.source)}
+    pruning = None if method is None else {"name": method.name, **source, **method.config()}
     return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}
 
 

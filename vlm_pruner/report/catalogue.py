@@ -1,0 +1,175 @@
+"""Which methods there are, what each needs, and which families it fits: for the terminal and for the documentation."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vlm_pruner import methods
+from vlm_pruner.adapters.families import FAMILIES, Family
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods import Pruner
+from vlm_pruner.methods.view import FROM_TOWER
+from vlm_pruner.report.table import WIDTH, render
+
+_NUMBERS = {2: "two", 3: "three", 4: "four"}
+DEPTH = 32  # of the decoder for which stages are counted
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method as the tables show it.
+
+    before: the layer, or layers, before which it drops tokens. does: the first sentence of its docstring. needs: of the
+    model or the prompt, where a question is text after the picture. requires: of the caller.
+    """
+
+    name: str
+    before: str
+    does: str
+    needs: str
+    fits: str
+    arxiv: str
+    requires: str
+
+
+def entries() -> list[Entry]:
+    """All methods, ours first, then by name."""
+    names = sorted(methods.names(every=True), key=lambda name: (name != "vlm-pruner", name))
+    return [entry(methods.get(name)) for name in names]
+
+
+def entry(method: type[Pruner]) -> Entry:
+    return Entry(
+        method.name, _before(method), _does(method), _needs(method), _fits(method), method.arxiv, method.requires
+    )
+
+
+def _before(method: type[Pruner]) -> str:
+    first = method.__dataclass_fields__["layer"].default
+    try:
+        layers = method(keep_tokens=64).layers(DEPTH)
+    except PruningError:  # it takes more than a budget
+        layers = (first,)
+    if len(layers) > 1:
+        return f"{_NUMBERS.get(len(layers), len(layers))} layers from {layers[0]} on"
+    return f"layer {first}" if first else "the decoder"
+
+
+def _does(method: type[Pruner]) -> str:
+    """The first sentence of the class's docstring."""
+    text = " ".join(inspect.cleandoc(method.__doc__ or "").split("\n\n")[0].split())
+    return re.split(r"(?<=\.) ", text)[0].replace(" | ", " or ")
+
+
+def _needs(method: type[Pruner]) -> str:
+    words = {"class token": FROM_TOWER & method.needs, "question": {"attend", "attend_next"} & method.needs}
+    return ", ".join(word for word, needed in words.items() if needed)
+
+
+def _fits(method: type[Pruner]) -> str:
+    """In words: "all", the families that it fits, or what the others take."""
+    said = {family: family.refusal(method) for family in FAMILIES}
+    fitting = [family for family, reason in said.items() if not reason]
+    if len(fitting) == len(FAMILIES):
+        return "all"
+    later = [family for family, reason in said.items() if reason.startswith("layer=")]
+    if len(fitting) + len(later) == len(FAMILIES):
+        return f"all; {_shown(later)} with {said[later[0]]}"
+    return _shown(fitting) + (f"; {_shown(later)} with {said[later[0]]}" if later else "")
+
+
+def _shown(families: Iterable[Family]) -> str:
+    """Names of families, Qwen's as one where all of them are meant."""
+    names = [family.name for family in families]
+    qwen = [family.name for family in FAMILIES if family.name.startswith("qwen")]
+    if set(qwen) <= set(names):
+        names = [name for name in names if name not in qwen] + ["qwen*"]
+    return ", ".join(names)
+
+
+def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
+    """For a terminal: methods, each with a line of facts and one or two of words, then families."""
+    facts = [(one.name, one.before, one.fits, one.needs or "-") for one in chosen]
+    table = render(("method", "drops before", "families", "needs"), facts, left=4).splitlines()
+    blocks = [table[0]]
+    for one, line in zip(chosen, table[1:], strict=True):
+        more = f" It takes {one.requires}." if one.requires else ""
+        paper = f" arXiv {one.arxiv}" if one.arxiv else ""
+        blocks.append(
+            f"{line}\n{textwrap.fill(one.does + more + paper, WIDTH, initial_indent='  ', subsequent_indent='  ')}"
+        )
+    return "\n".join(blocks) + "\n\n" + _families(families)
+
+
+def _families(families: Iterable[Family]) -> str:
+    rows = [(one.name, _yes(one.class_token), _yes(one.videos), _yes(one.at_input), one.models) for one in families]
+    return render(("family", "class token", "videos", "layer=0", "models"), rows, left=5)
+
+
+def _yes(fact: bool) -> str:
+    return "yes" if fact else "-"
+
+
+def markdown(chosen: list[Entry]) -> str:
+    """The table of methods in docs/methods.md."""
+    header = ("name", "drops before", "what it does", "needs", "families", "arXiv")
+    rows = [
+        (
+            f"`{one.name}`",
+            one.before,
+            one.does,
+            ", ".join(filter(None, (one.needs, one.requires))),
+            _code(one.fits),
+            _link(one),
+        )
+        for one in chosen
+    ]
+    return _table(header, rows)
+
+
+def families_markdown() -> str:
+    """The table of families in docs/families.md."""
+    header = ("family", "published checkpoints (examples)", "class", "class token", "videos", "`layer=0`")
+    return _table(
+        header,
+        [
+            (
+                f"`{one.name}`",
+                one.models,
+                f"`{one.classes}`",
+                _yes(one.class_token),
+                _yes(one.videos),
+                _yes(one.at_input),
+            )
+            for one in FAMILIES
+        ],
+    )
+
+
+def _code(fits: str) -> str:
+    """Family names in the font of code."""
+    return re.sub(r"\b(?!all\b|with\b|layer\b)[a-z][\w*]+", lambda name: f"`{name.group()}`", fits)
+
+
+def _link(one: Entry) -> str:
+    return f"[{one.arxiv}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else ""
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+BEGIN, END = "<!-- written by `vlm-pruner methods --write docs` -->", "<!-- end of the table -->"
+
+
+def written(page: str, table: str) -> str:
+    """The page with `table` between the two marks. Raises ValueError if they are not there."""
+    if page.count(BEGIN) != 1 or page.count(END) != 1:
+        raise ValueError(f"the page lacks the marks {BEGIN} and {END}")
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}"
