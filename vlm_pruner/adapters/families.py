@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.methods.base import Pruner
+from vlm_pruner.methods.base import Pruner, default_layer
 from vlm_pruner.methods.view import FROM_TOWER
 
 
@@ -30,11 +30,10 @@ class Family:
         """Why the method cannot run on this family, or what it takes; "" if it runs with its defaults."""
         if FROM_TOWER & method.needs and not self.class_token:
             return "no class token"
-        layer = method.__dataclass_fields__["layer"].default
-        return "layer=1" if layer == 0 and not self.at_input else ""
+        return "layer=1" if default_layer(method) == 0 and not self.at_input else ""
 
 
-FAMILIES = (
+FAMILIES: tuple[Family, ...] = (
     Family("llava", "LLaVA-1.5 (-hf)", "LlavaForConditionalGeneration", class_token=True),
     Family("llava_original", "LLaVA-1.5, 1.6 (original layout)", "LlavaLlamaForCausalLM", class_token=True),
     Family("llava_qwen", "LLaVA-Video, -OneVision (original)", "LlavaQwenForCausalLM", videos=True),

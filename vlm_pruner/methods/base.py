@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -161,6 +161,11 @@ class Pruner:
     def config(self) -> dict[str, Any]:
         """The method's fields, ready for JSON."""
         return asdict(self)
+
+
+def default_layer(method: type[Pruner]) -> int:
+    """The layer before which `method` drops tokens unless it is told otherwise."""
+    return int(next(entry.default for entry in fields(method) if entry.name == "layer"))
 
 
 def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> None:

@@ -12,6 +12,7 @@ from vlm_pruner import methods
 from vlm_pruner.adapters.families import FAMILIES, Family
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
+from vlm_pruner.methods.base import default_layer
 from vlm_pruner.methods.view import FROM_TOWER
 from vlm_pruner.report.table import WIDTH, render
 
@@ -49,9 +50,9 @@ def entry(method: type[Pruner]) -> Entry:
 
 
 def _before(method: type[Pruner]) -> str:
-    first = method.__dataclass_fields__["layer"].default
+    first = default_layer(method)
     try:
-        layers = method(keep_tokens=64).layers(DEPTH)
+        layers: tuple[int, ...] = method(keep_tokens=64).layers(DEPTH)
     except PruningError:  # it takes more than a budget
         layers = (first,)
     if len(layers) > 1:
