@@ -25,10 +25,5 @@ def of_decoder() -> list[Pruner]:
     return [method for method in map(make, vp.methods.names()) if not FROM_TOWER & method.needs]
 
 
-def everywhere() -> list[Pruner]:
-    """Methods that fit every family, with layer=1 in place of 0 where that is what some families take."""
-    return [method if method.layer else make(method.name, layer=1) for method in of_decoder()]
-
-
 def label(method: Pruner) -> str:
     return f"{method.name}-{method.layer}"

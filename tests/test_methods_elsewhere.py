@@ -214,7 +214,7 @@ def test_a_file_in_the_folder_is_found_listed_and_tested(tmp_path: Path) -> None
         from vlm_pruner import cli
         assert vlm_pruner.methods.get("contrast").label == "Contrast"
         assert "contrast" in vlm_pruner.methods.names()
-        assert "contrast" in {method.name for method in every.everywhere()}
+        assert "contrast" in {method.name for method in every.of_decoder()}
         sys.exit(cli.main(["methods", "contrast"]))
     """
     done = subprocess.run(

@@ -16,7 +16,7 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests import flash, llava_tiny
-from tests.every_method import everywhere, of_tower
+from tests.every_method import of_decoder, of_tower
 from tests.families import FAMILIES, ONE, TWO, Picture, text
 from tests.tiny_llava import N, inputs, prompt, tiny_llava
 from tests.tiny_qwen import IMAGE
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.Prun
 
 KEEP = vp.CentrifugalPruner(keep_tokens=6, self_weight=1)
 TOWER = of_tower()
-METHODS = [KEEP, vp.methods.get("sparsevlm")(keep_tokens=10, layer=1), *everywhere()]
+METHODS = [KEEP, vp.methods.get("sparsevlm")(keep_tokens=10, layer=1), *of_decoder()]
 EVERY = [*METHODS, vp.CentrifugalPruner(keep_tokens=6, layer=0), *TOWER]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.methods.base import Pruner, default_layer
+from vlm_pruner.methods.base import Pruner
 from vlm_pruner.methods.view import FROM_TOWER
 
 
@@ -16,7 +16,6 @@ class Family:
     name: in this repository. models: published checkpoints, for example. classes: with the language head.
     class_token: whether visual tokens come one by one from a tower with a class token.
     videos:      whether a video is one span whose tokens know their frame.
-    at_input:    whether tokens may be dropped before the first decoder layer.
     """
 
     name: str
@@ -24,13 +23,10 @@ class Family:
     classes: str
     class_token: bool = False
     videos: bool = False
-    at_input: bool = True
 
     def refusal(self, method: type[Pruner]) -> str:
-        """Why the method cannot run on this family, or what it takes; "" if it runs with its defaults."""
-        if FROM_TOWER & method.needs and not self.class_token:
-            return "no class token"
-        return "layer=1" if default_layer(method) == 0 and not self.at_input else ""
+        """Why the method cannot run on this family; "" if it can."""
+        return "no class token" if FROM_TOWER & method.needs and not self.class_token else ""
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -42,10 +38,10 @@ FAMILIES: tuple[Family, ...] = (
     Family("llava_onevision", "LLaVA-OneVision (-hf)", "LlavaOnevisionForConditionalGeneration", videos=True),
     Family("internvl", "InternVL 2.5, 3, 3.5 (-hf)", "InternVLForConditionalGeneration"),
     Family("mistral3", "Mistral Small 3.1 and later", "Mistral3ForConditionalGeneration"),
-    Family("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", videos=True, at_input=False),
-    Family("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", videos=True, at_input=False),
-    Family("qwen3_vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", videos=True, at_input=False),
-    Family("qwen3_vl_moe", "Qwen3-VL with experts", "Qwen3VLMoeForConditionalGeneration", videos=True, at_input=False),
+    Family("qwen2_vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", videos=True),
+    Family("qwen2_5_vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", videos=True),
+    Family("qwen3_vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", videos=True),
+    Family("qwen3_vl_moe", "Qwen3-VL with experts", "Qwen3VLMoeForConditionalGeneration", videos=True),
 )
 
 

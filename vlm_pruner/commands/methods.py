@@ -36,6 +36,6 @@ def run(args: argparse.Namespace) -> int:
     families = FAMILIES
     if args.family is not None:
         families = (find_family(args.family),)
-        chosen = [one for one in chosen if families[0].refusal(words.find(one.name)) in ("", "layer=1")]
+        chosen = [one for one in chosen if not families[0].refusal(words.find(one.name))]
     print(catalogue.text(chosen, families))
     return 0

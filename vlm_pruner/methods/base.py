@@ -165,7 +165,8 @@ class Pruner:
 
 def default_layer(method: type[Pruner]) -> int:
     """The layer before which `method` drops tokens unless it is told otherwise."""
-    return int(next(entry.default for entry in fields(method) if entry.name == "layer"))
+    layer: Any = next(entry.default for entry in fields(method) if entry.name == "layer")
+    return int(layer)
 
 
 def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> None:

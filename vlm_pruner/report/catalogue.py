@@ -72,15 +72,9 @@ def _needs(method: type[Pruner]) -> str:
 
 
 def _fits(method: type[Pruner]) -> str:
-    """In words: "all", the families that it fits, or what the others take."""
-    said = {family: family.refusal(method) for family in FAMILIES}
-    fitting = [family for family, reason in said.items() if not reason]
-    if len(fitting) == len(FAMILIES):
-        return "all"
-    later = [family for family, reason in said.items() if reason.startswith("layer=")]
-    if len(fitting) + len(later) == len(FAMILIES):
-        return f"all; {_shown(later)} with {said[later[0]]}"
-    return _shown(fitting) + (f"; {_shown(later)} with {said[later[0]]}" if later else "")
+    """Names of the families that it fits, or "all"."""
+    fitting = [family for family in FAMILIES if not family.refusal(method)]
+    return "all" if len(fitting) == len(FAMILIES) else _shown(fitting)
 
 
 def _shown(families: Iterable[Family]) -> str:
@@ -107,8 +101,8 @@ def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
 
 
 def _families(families: Iterable[Family]) -> str:
-    rows = [(one.name, _yes(one.class_token), _yes(one.videos), _yes(one.at_input), one.models) for one in families]
-    return render(("family", "class token", "videos", "layer=0", "models"), rows, left=5)
+    rows = [(one.name, _yes(one.class_token), _yes(one.videos), one.models) for one in families]
+    return render(("family", "class token", "videos", "models"), rows, left=4)
 
 
 def _yes(fact: bool) -> str:
@@ -134,7 +128,7 @@ def markdown(chosen: list[Entry]) -> str:
 
 def families_markdown() -> str:
     """The table of families in docs/families.md."""
-    header = ("family", "published checkpoints (examples)", "class", "class token", "videos", "`layer=0`")
+    header = ("family", "published checkpoints (examples)", "class", "class token", "videos")
     return _table(
         header,
         [
@@ -144,7 +138,6 @@ def families_markdown() -> str:
                 f"`{one.classes}`",
                 _yes(one.class_token),
                 _yes(one.videos),
-                _yes(one.at_input),
             )
             for one in FAMILIES
         ],
@@ -153,7 +146,7 @@ def families_markdown() -> str:
 
 def _code(fits: str) -> str:
     """Family names in the font of code."""
-    return re.sub(r"\b(?!all\b|with\b|layer\b)[a-z][\w*]+", lambda name: f"`{name.group()}`", fits)
+    return re.sub(r"\b(?!all\b)[a-z][\w*]+", lambda name: f"`{name.group()}`", fits)
 
 
 def _link(one: Entry) -> str:
