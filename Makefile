@@ -11,7 +11,7 @@ check:
 	VENV_PYTHON=$(PYTHON) bash scripts/check.sh
 
 test:
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 
 bench-check:
 	$(PYTHON) benchmarks/bench_check.py

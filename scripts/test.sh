@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 status=0
 bash scripts/check.sh || status=1
 echo "== tests"
-.venv/bin/python -m pytest "$@" </dev/null || status=1
+.venv/bin/python -m pytest -n auto "$@" </dev/null || status=1
 # These have their own environments. Skip them if pytest options narrow the run.
 if (($# == 0)); then
     echo "== tests with the oldest transformers"

@@ -18,7 +18,7 @@ if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$wanted" ]]; then
     echo "test_lmms_eval: creating $venv (a few minutes, 2.4 GB)"
     rm -rf "$venv"
     "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lmms-eval]' pytest
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lmms-eval]' pytest pytest-xdist
     # With a torch without CUDA, the registries' torchvision fails on import, and so does everything that imports it.
     if ! "$venv/bin/python" -c 'import torchvision' 2>/dev/null; then
         "$venv/bin/python" -m pip uninstall --quiet --yes torchvision
@@ -27,4 +27,4 @@ if [[ ! -f "$stamp" || "$(cat "$stamp")" != "$wanted" ]]; then
     echo "test_lmms_eval: environment created in ${SECONDS} s"
 fi
 HF_HUB_OFFLINE=1 HF_HOME="${TMPDIR:-/tmp}/vlm-pruner-lmms-home" \
-    "$venv/bin/python" -m pytest tests/test_lmms_run.py tests/test_lmms.py "$@"
+    "$venv/bin/python" -m pytest -n auto tests/test_lmms_run.py tests/test_lmms.py "$@"

@@ -21,7 +21,7 @@ fi
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 "$venv/bin/python" -c 'import transformers; print("transformers", transformers.__version__)'
-"$venv/bin/python" -m pytest -q -p no:cacheprovider --durations=0 --durations-min=5 \
+"$venv/bin/python" -m pytest -q -n auto -p no:cacheprovider --durations=0 --durations-min=5 \
     tests/test_cache_names.py tests/test_pruning*.py tests/test_families*.py tests/test_llava_*.py tests/test_qwen_*.py \
     tests/test_methods_{models,stages,renumber,input,tower}.py tests/test_cost.py tests/test_eval_engine.py \
     tests/test_bench*.py "$@"

@@ -1,11 +1,31 @@
-"""Read before any test file: without a GPU the kernels run in Triton's interpreter.
+"""Read before any test file. Without a GPU the kernels run in Triton's interpreter, and `-n auto` uses every core.
 
 Triton looks at the variable when it is first imported, which may be in any file (transformers imports it, too).
 """
 
+from __future__ import annotations
+
 import os
 
+import pytest
 import torch
+
+# A worker of pytest-xdist takes whole files. The long ones come first, so that none is left when the others are done.
+LONG: tuple[str, ...] = ()
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores, so each gets one thread, and so do its processes
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
