@@ -12,11 +12,15 @@ import torch
 from PIL import Image
 
 from llava.eval import model_vqa_video, run_llava
+from llava.eval.engine import LlavaEngine
 from llava.eval.errors import ItemError, UsageError
 from llava.eval.films import VideoSettings, read_film
+from llava.eval.questions import Question
 from llava.video_prompt import sample_frames, time_instruction
 from tests import tiny_llava_qwen as tiny
 from tests.llava_tiny import write_tokenizer
+from vlm_pruner import CentrifugalPruner
+from vlm_pruner.asking import load
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,25 @@ def test_the_original_processing_of_frames_is_used(checkpoint):
     expected = torch.from_numpy(scaled / 127.5 - 1).permute(2, 0, 1).float()
     assert torch.allclose(found, expected, atol=1e-6)
     assert isinstance(VideoSettings.of(SimpleNamespace(max_frames_num=8)), VideoSettings)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "video", "tokens"), [(1, False, 102), (2, False, 74), (0, True, 36), (1, True, 102 + 36)]
+)
+def test_ask_asks_as_the_generators_do(checkpoint, tmp_path, pictures, video, tokens):
+    """`vlm-pruner ask`: the model's own conversation, pictures prepared alike, videos; the same answer."""
+    film = frames(tmp_path / "film", 9)
+    shown = [Image.new("RGB", (100, 60), (90 * number, 120, 40)) for number in range(pictures)]
+    chat, method = load(checkpoint), CentrifugalPruner(keep_tokens=9)
+    options = ["--model-path", str(checkpoint), "--conv-mode", "qwen_1_5", "--device", "cpu", "--max_new_tokens", "5"]
+    args = run_llava.build_parser().parse_args([*options, "--query", "w1 w2"])
+    engine = LlavaEngine(chat.checkpoint, method, args)
+    item = engine.prepare(Question(0, 0, "w1 w2", "w1 w2", tuple(shown), videos=(film,) if video else ()))
+    seen = [Image.open(path) for path in sorted(film.iterdir())[::3]] if video else ()  # three a second
+    prompt = chat.prompt(shown, "w1 w2", seen)
+    assert prompt.inputs["inputs"][0].tolist() == item.input_ids.tolist()
+    torch.testing.assert_close(prompt.inputs["images"], list(item.pixels), atol=0, rtol=0)
+    assert prompt.visual_tokens == engine.visual_tokens(item) == tokens
+    answer = chat.ask(shown, "w1 w2", method, video=seen, max_new_tokens=5)
+    assert answer.text == engine.generate([item])[0].text
+    assert [image.n_after for image in answer.images] == [9] * (pictures + video)

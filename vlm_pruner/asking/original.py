@@ -10,14 +10,14 @@ from PIL import Image
 
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
-from vlm_pruner.llava.mm_utils import process_images
 from vlm_pruner.llava.model.builder import load_pretrained_model
-
-CONVERSATION = "vicuna_v1"
 
 
 class OriginalChat(Chat):
-    """`LlavaLlamaForCausalLM` of this repository. Pictures come before the question."""
+    """`LlavaLlamaForCausalLM` or `LlavaQwenForCausalLM` of this repository.
+
+    Pictures come before the question, and a video, which only the latter reads, after the pictures.
+    """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint.model, checkpoint.model_id)
@@ -28,20 +28,28 @@ class OriginalChat(Chat):
         tokenizer, model, image_processor, _ = load_pretrained_model(folder, **options)
         return cls(Checkpoint(name, tokenizer, model, image_processor))
 
+    @property
+    def takes_video(self) -> bool:
+        return bool(self.model.config.takes_videos)
+
     def prompt(self, pictures: Pictures, question: str, video: Sequence[Image.Image] = ()) -> Prompt:
-        if video:
+        if video and not self.takes_video:
             raise ValueError(f"{self.name} is a LLaVA model for pictures and reads no video; ask about single frames")
-        model, shown = self.model, as_list(pictures)
-        asked = self.checkpoint.prompt(_without_placeholder(question), len(shown), CONVERSATION)
-        ids = self.checkpoint.ids(asked)
-        pixels = process_images(shown, self.checkpoint.image_processor, model.config)
+        own, shown = self.checkpoint, as_list(pictures)
+        pixels = [own.pixels_of(picture, alone=len(shown) == 1) for picture in shown]
+        sizes: list[tuple[int, int] | None] = [picture.size for picture in shown]
+        if video:
+            pixels.append(own.pixels_of_film(list(video)))
+            sizes.append(None)
+        ids = own.ids(own.prompt(_without_placeholder(question), len(pixels), own.conversation))
         inputs = {
-            "inputs": ids[None].to(model.device),
-            "images": pixels.to(model.device, model.dtype) if hasattr(pixels, "to") else pixels,
-            "image_sizes": [picture.size for picture in shown],
+            "inputs": ids[None].to(self.model.device),
+            "images": [part.to(self.model.device, self.model.dtype) for part in pixels],
+            "image_sizes": sizes,
+            "modalities": ["image" if size else "video" for size in sizes],
         }
-        visual = sum(self.checkpoint.tokens_of(picture.size) for picture in shown)
-        return Prompt(inputs, len(ids) - len(shown), visual)
+        visual = sum(own.tokens_in(*item) for item in zip(pixels, sizes, strict=True))
+        return Prompt(inputs, len(ids) - len(pixels), visual)
 
     def visual_tokens(self, picture: Image.Image) -> int:
         return self.checkpoint.tokens_of(picture.size)

@@ -20,7 +20,6 @@ from transformers import DynamicCache
 
 from vlm_pruner import adapters, prune
 from vlm_pruner.asking.answer import cache_bytes
-from vlm_pruner.asking.original import CONVERSATION
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
@@ -168,7 +167,7 @@ class LlavaAnswerer:
         return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
     def _ids(self, question: Question) -> list[int]:
-        return self.checkpoint.ids(self.checkpoint.prompt(question.text, 1, CONVERSATION)).tolist()
+        return self.checkpoint.ids(self.checkpoint.prompt(question.text, 1, self.checkpoint.conversation)).tolist()
 
     def _now(self) -> float:
         """Seconds; on a GPU when everything that was asked for is done."""

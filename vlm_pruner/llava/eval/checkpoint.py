@@ -8,15 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vlm_pruner.llava.eval.errors import UsageError
 from vlm_pruner.llava.eval.processes import this_process
 from vlm_pruner.llava.eval.prompts import build_prompt
-from vlm_pruner.llava.mm_utils import get_model_name_from_path, tokenizer_image_token
+from vlm_pruner.llava.mm_utils import get_model_name_from_path, process_images, tokenizer_image_token
 from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.image_tokens import count_tiled
 from vlm_pruner.llava.model.video_tokens import count_video
@@ -33,6 +35,11 @@ class Checkpoint:
     model: Any
     image_processor: Any
 
+    @property
+    def conversation(self) -> str:
+        """The conversation template that published checkpoints of the model's class were trained with."""
+        return "qwen_1_5" if self.model.config.takes_videos else "vicuna_v1"
+
     def prompt(self, asked: str, items: int, conversation: str) -> str:
         """The question as the model reads it, behind `items` pictures or videos."""
         start_end = bool(getattr(self.model.config, "mm_use_im_start_end", False))
@@ -43,6 +50,25 @@ class Checkpoint:
         ids = tokenizer_image_token(prompt, self.tokenizer, return_tensors="pt")
         assert isinstance(ids, Tensor)
         return ids
+
+    def pixels_of(self, picture: Image.Image, alone: bool = True) -> Tensor:
+        """Pixel values [3, H, W] or [tiles, 3, H, W]. alone: whether it is the only picture of its prompt.
+
+        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several.
+        """
+        config = self.model.config
+        if config.takes_videos and not alone:
+            config = SimpleNamespace(image_aspect_ratio="pad")
+        return process_images([picture], self.image_processor, config)[0]
+
+    def pixels_of_film(self, frames: Any) -> Tensor:
+        """Pixel values [F, 3, side, side] of a video's frames: pictures, or an array [F, H, W, 3]."""
+        if not self.model.config.takes_videos:
+            raise UsageError(
+                f"{self.model_id} takes pictures only; LLaVA-Video and LLaVA-OneVision checkpoints take videos"
+            )
+        pixels: Tensor = self.image_processor.preprocess(frames, return_tensors="pt")["pixel_values"]
+        return pixels
 
     @property
     def visual_tokens(self) -> int | None:

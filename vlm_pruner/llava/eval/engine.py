@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,6 @@ from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
 from vlm_pruner.llava.eval.images import open_image, resolve
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.llava.eval.runner import Reply
-from vlm_pruner.llava.mm_utils import process_images
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -65,7 +63,9 @@ class LlavaEngine:
         places = image_places(input_ids, len(question.images) + len(films))
         alone = len(question.images) == 1
         pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
-        pixels = tuple(pixels for pixels, _ in pictures) + tuple(self._pixels(film) for film in films)
+        pixels = tuple(pixels for pixels, _ in pictures) + tuple(
+            self.checkpoint.pixels_of_film(film.frames) for film in films
+        )
         sizes = tuple(size for _, size in pictures) + (None,) * len(films)
         visual = [self.checkpoint.tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
         self._check_tokens(input_ids, visual)
@@ -140,27 +140,12 @@ class LlavaEngine:
         return sum(self.checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
 
     def _read(self, image: str | bytes | Image.Image, alone: bool) -> tuple[Tensor, tuple[int, int]]:
-        """Pixel values of one picture, and its (width, height).
-
-        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several.
-        """
+        """Pixel values of one picture, and its (width, height)."""
         picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
-        config = self.checkpoint.model.config
-        if config.takes_videos and not alone:
-            config = SimpleNamespace(image_aspect_ratio="pad")
-        return process_images([picture], self.checkpoint.image_processor, config)[0], picture.size
+        return self.checkpoint.pixels_of(picture, alone), picture.size
 
     def _film(self, video: str | Path) -> Film:
         return read_film(resolve(self.image_folder, video) if isinstance(video, str) else video, self.videos)
-
-    def _pixels(self, film: Film) -> Tensor:
-        """Pixel values of a video, [F, 3, side, side]."""
-        if not self.checkpoint.model.config.takes_videos:
-            raise UsageError(
-                f"{self.model_id} takes pictures only; LLaVA-Video and LLaVA-OneVision checkpoints take videos"
-            )
-        pixels: Tensor = self.checkpoint.image_processor.preprocess(film.frames, return_tensors="pt")["pixel_values"]
-        return pixels
 
     def _prompt(self, question: Question) -> str:
         items = len(question.images) + len(question.videos)
