@@ -29,8 +29,9 @@ class _Found(Exception):
 class _Rows:
     """The rows that the attention function should compute, and its result."""
 
-    def __init__(self, allowed: Tensor, positions: Tensor | None) -> None:
-        self.allowed = allowed  # bool [heads or 1, Q, keys]
+    def __init__(self, mask: LayerMask, row: int, queries: Tensor, positions: Tensor | None) -> None:
+        self.allowed = mask.allowed(row, queries)  # bool [heads or 1, Q, keys]
+        self.terms = mask.terms(row, queries)  # [heads or 1, Q, keys], added to their logits; None: nothing
         self.positions = positions  # of the Q rows among the incoming queries; None: all of them
         self.attention: Tensor | None = None
 
@@ -66,13 +67,13 @@ def rows_before(call: LayerCall, mask: LayerMask, row: int, positions: Tensor, k
 
     keys: [key heads, >= past + T, head size], of that row, as the layer's cache returns them.
     """
-    wanted = _Rows(mask.allowed(row, positions), None)
+    wanted = _Rows(mask, row, positions, None)
     return _run(_cut(call, row, positions), _Keys(keys[None, :, : mask.past + mask.new]), wanted)
 
 
 def rows_now(call: LayerCall, mask: LayerMask, row: int, positions: Tensor) -> Tensor:
     """The same for a layer that has not run yet and has no cached keys."""
-    wanted = _Rows(mask.allowed(row, positions), positions)
+    wanted = _Rows(mask, row, positions, positions)
     return _run(_cut(call, row, torch.arange(mask.new, device="cpu")), _Keys(None), wanted)
 
 
@@ -171,6 +172,8 @@ def _attention_rows(
     scores = scores * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
+    if wanted.terms is not None:
+        scores = scores + wanted.terms.to(scores)
     scores = scores.masked_fill(~wanted.allowed.to(scores.device), -torch.inf)
     if s_aux is None:
         wanted.attention = scores.softmax(dim=-1)

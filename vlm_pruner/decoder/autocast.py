@@ -22,6 +22,7 @@ class Autocast:
         known = torch.amp.is_autocast_available(self._device)
         self._enabled = known and torch.is_autocast_enabled(self._device)
         self._dtype = torch.get_autocast_dtype(self._device) if self._enabled else None
+        self.dtype: torch.dtype = self._dtype or like.dtype  # of matrix products
 
     def __call__(self) -> AbstractContextManager[Any]:
         return _autocast(self._device, self._enabled, self._dtype)

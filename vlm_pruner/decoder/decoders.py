@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from vlm_pruner.decoder.calibration import check_additive
 from vlm_pruner.errors import PruningError, UnsupportedModelError
 from vlm_pruner.methods.base import Pruner
 
@@ -31,6 +32,8 @@ def check_decoder(decoder: nn.Module, method: Pruner, supplied: frozenset[str]) 
     _check_positions(decoder, method)
     _check_window(decoder, layers[0])
     _check_needs(decoder, method, supplied)
+    if method.calibrate:
+        check_additive(decoder.config._attn_implementation, method)
 
 
 def _check_layers(decoder: nn.Module) -> None:

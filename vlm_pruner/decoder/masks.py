@@ -110,6 +110,13 @@ class LayerMask:
             causal = causal & (prompts[positions, None] == prompts)
         return causal[None]
 
+    def terms(self, row: int, positions: Tensor) -> Tensor | None:
+        """What the mask adds to the logits of allowed keys, [heads or 1, Q, past + new]; None for nothing."""
+        if self.given is None or self.given.ndim == 2 or not self.given.is_floating_point():
+            return None
+        mask = self.given[row if len(self.given) > 1 else 0][:, positions.to(self.given.device), : self.past + self.new]
+        return mask.masked_fill(~_allowed(mask), 0)
+
     def looking_at(self, row: int, positions: Tensor) -> Tensor:
         """Bool [new], on the CPU: the row's new tokens that may attend to one of those at `positions`, long [n].
 

@@ -24,6 +24,7 @@ from vlm_pruner import adapters
 from vlm_pruner.adapters.base import named_arguments
 from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.calibration import check_additive
 from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
@@ -105,9 +106,9 @@ class DecoderPruning:
         """Sets up everything that copies do not share."""
         self.receipts: list[Receipt] = []
         self._tower = TowerTap(self._tower_parts) if self._tower_parts else None
-        context = object()
+        context, calibrate = object(), self.method.calibrate is not None
         self._stages = {
-            layer: Stage(self.decoder, self.method, layer, ShortCaches(context), self._tower)
+            layer: Stage(self.decoder, self.method, layer, ShortCaches(context, calibrate), self._tower)
             for layer in self.method.layers(self._depth)
         }
         self._config = self.method.config()
@@ -253,8 +254,10 @@ class DecoderPruning:
         positions start after its padding, so that a row's keys do not depend on padding. With `prune`, a hook does
         this; code that opens the context inside the decoder's own forward calls `arguments` there.
         """
+        if self.method.calibrate:  # a model may change its attention while the context is open
+            check_additive(self.decoder.config._attn_implementation, self.method)
         cache, run = cache_of(kwargs), self._thread.run
-        if run.drops:
+        if run.drops_at_last:
             kwargs = {**kwargs, **positions_after_padding(kwargs, cache)}
         state = self._shortened_at_input(cache)
         if state is not None:
@@ -295,7 +298,7 @@ class DecoderPruning:
         args, kwargs = (), self.arguments(named_arguments(decoder, args, kwargs))
         run, features = self._thread.run, kwargs.get("deepstack_visual_embeds")
         run.deepstack = None
-        if features is None or not run.drops:
+        if features is None or not run.drops_at_last:
             return args, kwargs
         first = min(self._stages)
         run.deepstack = DeepStack(kwargs["visual_pos_masks"], features[first:])
@@ -319,7 +322,7 @@ class DecoderPruning:
         """Takes a call through the layers, each stage once: tap before layer K-1, cut before layer K."""
         run, first = self._thread.run, min(self._stages)
         if index <= first:
-            run.arguments = {}
+            run.start()
         call = LayerCall(layer, index, args, kwargs)
         if run.arguments:
             call = call.updated(run.arguments)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 
 from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.calibration import KeySizes
 from vlm_pruner.decoder.layer_call import tokens_in
 from vlm_pruner.decoder.masks import Columns, LayerMask
 from vlm_pruner.decoder.packing import Packing
@@ -27,6 +28,7 @@ class ShortCache:
     lost:      long [B], how far positions have moved, for methods that renumber.
     offset:    long [B or 1], for decoders whose positions have several axes: how far the next token's position lies
                behind its place in the long sequence. None for one axis, where it is 0.
+    sizes:     what the cached tokens stand for, for methods that calibrate.
     """
 
     dropped: int
@@ -34,6 +36,13 @@ class ShortCache:
     valid: Tensor | None = None
     lost: Tensor | None = None
     offset: Tensor | None = None
+    sizes: KeySizes | None = None
+
+    @property
+    def rows(self) -> int | None:
+        """The number of rows, if the state depends on them."""
+        given = (self.valid, None if self.sizes is None else self.sizes.logs)
+        return next((len(part) for part in given if part is not None and len(part) > 1), None)
 
     def next_positions(self, held: int, tokens: Tensor) -> Tensor:
         """Position ids [B or 1, n] of the next `tokens` [B, n, ...], after `held` cached ones."""
@@ -90,10 +99,12 @@ class Room:
         own = columns.index[:, self.held :] - (self.full - self.held)
         return Columns(torch.cat([past, own], dim=1), columns.valid, self.held)
 
-    def after(self, columns: Columns, dropped: int, lost: Tensor | None, offset: Tensor | None) -> ShortCache:
+    def after(
+        self, columns: Columns, dropped: int, *, lost: Tensor | None, offset: Tensor | None, sizes: KeySizes | None
+    ) -> ShortCache:
         """The state for later calls, after this one dropped `dropped` more tokens of each row."""
         positions = None if columns.unknown else columns.index
-        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost, offset)
+        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost, offset, sizes)
 
 
 def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, new_length: int) -> Tensor | None:
@@ -107,24 +118,53 @@ def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, 
 
 
 _FILLED_BY: WeakKeyDictionary[Any, object] = WeakKeyDictionary()  # cache -> the context that pruned it last
+_CALIBRATED: WeakSet[Any] = WeakSet()  # caches whose keys stand for several tokens, whatever the context
 
 
 class ShortCaches:
-    """The caches that one stage of one context has shortened, while their owners keep them alive."""
+    """The caches that one stage of one context has shortened, while their owners keep them alive.
 
-    def __init__(self, context: object) -> None:
+    calibrate: whether it must know what cached tokens stand for.
+    """
+
+    def __init__(self, context: object, calibrate: bool = False) -> None:
         self._known: WeakKeyDictionary[Any, ShortCache] = WeakKeyDictionary()
+        self._directions: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
         self._context = context
+        self._calibrate = calibrate
 
     def remember(self, cache: Any, state: ShortCache) -> None:
         if cache is not None:
             self._known[cache] = state
             _FILLED_BY[cache] = self._context
+            if state.sizes is not None:
+                _CALIBRATED.add(cache)
 
     def forget(self, cache: Any) -> None:
         """Forgets a cache that is empty."""
         if cache is not None:
             self._known.pop(cache, None)
+            self._directions.pop(cache, None)
+            _CALIBRATED.discard(cache)
+
+    def with_directions(self, cache: Any, held: int, own: Tensor) -> Tensor:
+        """[B or 1, held + L, 2 c]: rotary directions of the `held` cached keys and, behind them, a call's `own`.
+
+        Records them for the next call. Raises CacheError if those of cached keys are unknown.
+        """
+        if cache is None:
+            return own
+        if held:
+            past = self._directions.get(cache)
+            if past is None or past.shape[1] < held or not {len(past), len(own)} <= {1, max(len(past), len(own))}:
+                raise CacheError(
+                    f"calibrate='size+distance' needs the positions of all {held} cached tokens, and some were cached "
+                    "elsewhere; start with a fresh cache inside the context, or use calibrate='size'"
+                )
+            rows = max(len(past), len(own))
+            own = torch.cat([part.expand(rows, -1, -1) for part in (past[:, :held].to(own.device), own)], dim=1)
+        self._directions[cache] = own
+        return own
 
     def get(self, cache: Any) -> ShortCache | None:
         """The last state of `cache`, unless another context has pruned it since."""
@@ -143,14 +183,21 @@ class ShortCaches:
             return None
         state = self.get(cache)
         if state is None:
+            elsewhere = cache in _CALIBRATED and _FILLED_BY.get(cache) is not self._context
+            if elsewhere or (self._calibrate and full != held):
+                raise CacheError(
+                    f"this cache was pruned elsewhere ({full} tokens in the first layers, {held} in the last), and "
+                    "calibration needs to know what its tokens stand for; generate inside the context that pruned it, "
+                    "or start with a fresh cache"
+                )
             return _adopt(rows, full, held)
         if state.dropped != full - held:
             raise CacheError(
                 f"the cache was changed since it was pruned: its layers now differ by {full - held} tokens instead of "
                 f"{state.dropped}; start again with a fresh cache"
             )
-        if state.valid is not None and len(state.valid) != rows:
-            raise _rows_changed(len(state.valid), rows)
+        if state.rows is not None and state.rows != rows:
+            raise _rows_changed(state.rows, rows)
         return state
 
 

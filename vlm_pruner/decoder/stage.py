@@ -11,15 +11,24 @@ sequence, mask and phases that the previous one made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlm_pruner.decoder import newlines
-from vlm_pruner.decoder.autocast import outside_autocast
+from vlm_pruner.decoder.autocast import Autocast, outside_autocast
 from vlm_pruner.decoder.cache_names import cache_argument
+from vlm_pruner.decoder.calibration import (
+    KeySizes,
+    Sizes,
+    added,
+    causal,
+    directions,
+    distance_term,
+    sections_of,
+)
 from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.masks import Columns, LayerMask
@@ -47,6 +56,8 @@ class Run:
     arguments: replacements for the decoder's arguments to its layers, by name.
     positions: long [B or 1, L], for methods that renumber.
     rotary:    long [3 or 1, B or 1, T], the decoder's position ids, if they have several axes.
+    sizes:     what the call's own tokens stand for, once a stage has dropped some; None before.
+    past:      what cached tokens stand for, once a stage has calibrated. plain: the mask of that stage, uncalibrated.
     earlier:   the prompt's choices, stage by stage, if this call continues an answer without a cache.
     made:      this call's choices, stage by stage.
     """
@@ -61,6 +72,9 @@ class Run:
     arguments: dict[str, Any] = field(default_factory=dict)
     positions: Tensor | None = None
     rotary: Tensor | None = None
+    sizes: Sizes | None = None
+    past: KeySizes | None = None
+    plain: Tensor | None = None
     deepstack: DeepStack | None = None
     earlier: list[list[Selection]] | None = None
     made: list[list[Selection]] = field(default_factory=list)
@@ -69,6 +83,15 @@ class Run:
     def drops(self) -> bool:
         """Whether the next stage drops tokens."""
         return not all(task.keeps_all for task in self.tasks)
+
+    @property
+    def drops_at_last(self) -> bool:
+        """Whether any stage that is left drops tokens."""
+        return not all(task.keeps_all_to_the_end for task in self.tasks)
+
+    def start(self) -> None:
+        """Before the first stage: the arguments of the call before are gone."""
+        self.arguments, self.sizes, self.past, self.plain = {}, None, None, None
 
 
 class Stage:
@@ -102,10 +125,14 @@ class Stage:
             run.length, run.cached = length, full if self.layer else held
         tap = self._take_tap(call, run)
         if tap is None and state is None:  # nothing to drop now, nothing dropped before: leave the decoder alone
+            if self.method.calibrate == "size+distance":
+                self._directions(call, call.phases, held)
             run.tasks = [task.skipped(self.layer) for task in run.tasks]
             return call
         check_room_is_hidden(call.cache, call.kwargs.get("attention_mask"), self._attention)
         mask = call.mask(full if self.layer else held, prompts_of(call, self._attention))
+        if run.past is not None:
+            mask = replace(mask, given=run.plain)
         short, packing = call, None
         if tap is None:
             run.tasks = [task.skipped(self.layer) for task in run.tasks]
@@ -146,6 +173,7 @@ class Stage:
             self.decoder, self.method, tasks, call, mask, run.cached, tap, run.before, run.first, self.tower
         )
         run.before = None
+        sizes = (run.sizes or Sizes.ones(call.hidden)).copy() if self.method.calibrate else None
         with outside_autocast(call.hidden):
             chosen = self._choose(prefill, run)
             packing = pack(tasks, chosen, mask.leading_padding(), call.hidden)
@@ -153,12 +181,17 @@ class Stage:
             for number, selection in chosen.items():
                 row, span = tasks[number].row, tasks[number].span
                 assert span is not None
-                merged = newlines.merge(self.method, tokens_of(call.hidden[row], span), selection)
+                tokens = tokens_of(call.hidden[row], span)
+                merged = newlines.merge(self.method, tokens, selection)
                 now = new_positions[row].index_select(0, span.positions_of(selection.indices))
                 hidden[row].index_copy_(0, now, merged)
+                if sizes is not None:
+                    sizes.count(row, span, selection.indices, newlines.assigned(self.method, tokens, selection))
         run.tasks = [task.reduced(chosen.get(number), self.layer, new_positions) for number, task in enumerate(tasks)]
         if run.deepstack is not None:
             run.deepstack.shorten(packing)
+        if sizes is not None:
+            run.sizes = sizes.packed(packing)
         return call.with_hidden(hidden), packing
 
     def _choose(self, prefill: Prefill, run: Run) -> Choices:
@@ -193,11 +226,18 @@ class Stage:
                 positions = positions.expand(3, -1, -1)
             rotary = self.decoder.get_submodule("rotary_emb")
             arguments["position_embeddings"] = rotary(short.hidden, position_ids=positions)
+        keys = None
+        if self.method.calibrate:
+            plain, phases = arguments["attention_mask"], arguments.get("position_embeddings", call.phases)
+            arguments["attention_mask"], keys = self._calibrated(plain, short, phases, room, run)
+            run.plain = None if mask.given is None and columns.valid is None else plain
         if packing is not None:
-            places = room.full + call.hidden.shape[1]
+            places, dropped = room.full + call.hidden.shape[1], call.hidden.shape[1] - short.hidden.shape[1]
             offset = None if run.rotary is None else offset_of(run.rotary, places)
-            after = room.after(columns, call.hidden.shape[1] - short.hidden.shape[1], lost, offset)
+            after = room.after(columns, dropped, lost=lost, offset=offset, sizes=keys)
             self.caches.remember(call.cache, after)
+        elif run.sizes is not None and room.state is not None:
+            self.caches.remember(call.cache, replace(room.state, sizes=keys))
         return arguments
 
     def _positions(self, call: LayerCall, run: Run) -> Tensor:
@@ -213,10 +253,33 @@ class Stage:
             width = int(call.cache.layers[self.layer].max_cache_len) if static and mask.given.ndim == 4 else 0
             return mask.gathered(packing, columns, width)
         valid = columns.valid
+        if self.method.calibrate:
+            width = int(call.cache.layers[self.layer].max_cache_len) if static else 0
+            return causal(columns.past, call.hidden, valid, width)
         if valid is None and static:
             # A static cache returns its unused room too. Only the mask tells FlashAttention where that starts.
             valid = torch.ones(mask.rows, columns.index.shape[1], dtype=torch.bool, device=call.hidden.device)
         return self._causal_mask(call.hidden, valid, call.cache)
+
+    # Calibration
+
+    def _calibrated(
+        self, plain: Tensor | None, short: LayerCall, phases: tuple[Tensor, ...], room: Room, run: Run
+    ) -> tuple[Tensor, KeySizes]:
+        """The mask `plain` with calibration's terms, and what the keys stand for."""
+        past = run.past if room.state is None else room.state.sizes
+        run.past = past = KeySizes.none(short.hidden) if past is None else past
+        own = run.sizes or Sizes.ones(short.hidden)
+        keys = past.with_own(room.held, own, self.method.size_power)
+        terms = keys.logs[:, None]
+        if self.method.calibrate == "size+distance":
+            every = self._directions(short, phases, room.held)
+            terms = terms + distance_term(every[:, room.held :], every, own.behind | past.pruned[:, None])
+        return added(plain, terms, Autocast(short.hidden).dtype), keys
+
+    def _directions(self, call: LayerCall, phases: tuple[Tensor, ...], held: int) -> Tensor:
+        own = directions(phases, sections_of(self.decoder.config))
+        return self.caches.with_directions(call.cache, held, own)
 
     def _causal_mask(self, hidden: Tensor, keys: Tensor | None, cache: Any) -> Any:
         """Mask for the layers from K on, sized against their own cache. keys: bool [B, keys]; None: all visible."""

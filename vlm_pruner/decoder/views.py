@@ -160,7 +160,8 @@ class PrefillView(View):
 
         def rows(positions: Tensor) -> Tensor:
             with prefill.as_called():
-                return rows_now(prefill.now, prefill.mask, self._task.row, positions)
+                own = prefill.now.mask(prefill.mask.past, prefill.mask.prompts)  # calibrated by an earlier stage
+                return rows_now(prefill.now, own, self._task.row, positions)
 
         return self._attention(rows)
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Tensor
 
+from vlm_pruner import kernels
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.view import View
+from vlm_pruner.selection.standing import nearest_kept
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 NEWLINES = ("prunable", "of-kept-rows")
+CALIBRATIONS = ("size", "size+distance")
+COMPARED = 256  # channels on which a dropped token looks for its nearest kept one, as VLM-Pruner's default
 
 _LAYER_BEFORE = {"attend", "text_keys"}  # needs that only the layer before the pruned one can supply
 
@@ -33,6 +38,8 @@ class Selection:
                 points to itself); None for methods that merge nothing.
     similarity: float [N], similarity of each token to that kept token; None likewise.
     pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
+    into:       long [N], position in `indices` of the row that each token became a part of (a kept token: its own),
+                or -1 for a token that is lost; None for methods that merge nothing, or into `nearest`.
 
     `of(order)` builds one that merges nothing.
     """
@@ -42,6 +49,7 @@ class Selection:
     nearest: Tensor | None = None
     similarity: Tensor | None = None
     pivots: Tensor | None = None
+    into: Tensor | None = None
 
     @classmethod
     def of(cls, order: Tensor, **more: Any) -> Self:
@@ -65,6 +73,11 @@ class Pruner:
     newlines:        what becomes of newline tokens (LLaVA-NeXT, LLaVA-OneVision, LLaVA-Video). "prunable": chosen and
                      counted like any other token. "of-kept-rows": neither chosen nor counted, but kept, in addition to
                      the budget, where their line keeps a token, as public ports of several methods do.
+    calibrate:       what to add to attention in the layers from `layer` on, while prefilling and while decoding.
+                     "size": log s for a kept token that stands for s tokens, itself and those merged into it (or, if
+                     nothing merges, those most similar to it). "size+distance": also log(2 - D), where D is the mean
+                     of cos(distance x frequency) over the rotary frequencies, from the first pruned picture on.
+    size_power:      exponent on s.
 
     by_settings: whether the method runs with nothing but a name and a budget; if not, requires: what else it takes.
     label: its printed name. arxiv: its paper's number. source: of a method from a file, the file and its hash.
@@ -76,6 +89,8 @@ class Pruner:
     per_frame: bool = field(default=False, kw_only=True)
     renumber: bool = field(default=False, kw_only=True)
     newlines: str = field(default="prunable", kw_only=True)
+    calibrate: Literal["size", "size+distance"] | None = field(default=None, kw_only=True)
+    size_power: float = field(default=1.0, kw_only=True)
 
     name: ClassVar[str] = ""
     label: ClassVar[str] = ""
@@ -93,6 +108,7 @@ class Pruner:
             raise PruningError(f"newlines={self.newlines!r} is not one of {', '.join(map(repr, NEWLINES))}")
         if self.newlines != "prunable" and self.released:
             raise PruningError(f"newlines={self.newlines!r}: the released code counts newlines; leave one of them out")
+        self._check_calibration()
         if self.layer == 0 and self.released:
             raise PruningError(
                 "layer=0: the released code cannot prune before the first decoder layer; use layer=1 or up"
@@ -101,6 +117,21 @@ class Pruner:
             raise PruningError(
                 f"layer=0: {type(self).__name__} looks at the layer before the pruned one, and there is none; "
                 "use layer=1 or higher"
+            )
+
+    def _check_calibration(self) -> None:
+        if self.calibrate not in (None, *CALIBRATIONS):
+            raise PruningError(f"calibrate={self.calibrate!r} is not one of None, {', '.join(map(repr, CALIBRATIONS))}")
+        if not (math.isfinite(self.size_power) and self.size_power >= 0):
+            raise PruningError(f"size_power={self.size_power} must be a finite number of at least 0; 0 ignores sizes")
+        if self.calibrate is None and self.size_power != 1:
+            raise PruningError(
+                f"size_power={self.size_power} is an exponent on sizes, which count with calibrate='size' only; "
+                "set calibrate, or leave size_power out"
+            )
+        if self.calibrate is not None and self.released:
+            raise PruningError(
+                f"calibrate={self.calibrate!r}: the released code calibrates nothing; leave one of them out"
             )
 
     @property
@@ -157,6 +188,19 @@ class Pruner:
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         """Rows [R, d] that enter `layer`, in the order of `selection.indices`. By default the kept rows, unchanged."""
         return hidden[selection.indices]
+
+    def assigned(self, hidden: Tensor, selection: Selection) -> Tensor:
+        """Long [N], position in `selection.indices` of the kept token that each of `hidden` [N, d] counts towards.
+
+        -1 for a token that counts towards none. A method that merges nothing assigns a dropped token to the kept one
+        most similar to it.
+        """
+        if selection.into is not None:
+            return selection.into
+        if selection.nearest is not None:
+            return selection.nearest.long()
+        unit = kernels.backend(hidden).screen_channels(hidden[None], COMPARED)[0]
+        return nearest_kept(unit, selection.indices)[0]
 
     def config(self) -> dict[str, Any]:
         """The method's fields, ready for JSON."""

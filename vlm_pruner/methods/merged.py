@@ -23,3 +23,12 @@ class MergedSelection(Selection):
             places = self.order[-len(self.merged) :]
             rows[torch.searchsorted(self.indices, places)] = self.merged.to(rows.dtype)
         return rows
+
+
+def places_of(order: Tensor, absorbers: Tensor) -> Tensor:
+    """`Selection.into`, long [N]: the place of each token's absorber among the kept tokens `order` [R] sorted.
+
+    absorbers: long [N], the kept token that each dropped token is merged into, or -1; a kept token is its own.
+    """
+    absorbers = absorbers.index_copy(0, order, order)
+    return torch.where(absorbers < 0, -1, torch.searchsorted(order.sort().values, absorbers.clamp(min=0)))

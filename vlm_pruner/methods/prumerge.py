@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection
+from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -56,15 +56,32 @@ def prumerge_rows(hidden: Tensor, keys: Tensor, attention: Tensor, order: Tensor
     hidden: [N, c]. keys: [N, C], whose cosine defines neighbours. attention: [N], the weights, not normalised.
     order: kept patches, long [R]; the rows are in this order. Neighbours may be kept patches themselves.
     """
-    unit = normalize(keys, dim=1)
-    similarity = unit[order] @ unit.T
-    similarity.scatter_(1, order[:, None], -torch.inf)
-    near = similarity.topk(min(neighbours, len(hidden) - 1), dim=1).indices
+    near = neighbours_of(keys, order, neighbours)[0]
     weighted = attention[:, None] * hidden
     dropped = torch.ones(len(hidden), dtype=torch.bool, device=hidden.device)
     dropped[order] = False
     rest = weighted[dropped].sum(dim=0, keepdim=True)
     return torch.cat([hidden[order] + weighted[near].sum(dim=1), rest])
+
+
+def neighbours_of(keys: Tensor, order: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` other patches with the keys [N, C] most similar to each of `order` [R]: long and float [R, count]."""
+    unit = normalize(keys, dim=1)
+    similarity = unit[order] @ unit.T
+    similarity.scatter_(1, order[:, None], -torch.inf)
+    near = similarity.topk(min(count, len(keys) - 1), dim=1)
+    return near.indices, near.values
+
+
+def absorbers_of(keys: Tensor, order: Tensor, neighbours: int) -> Tensor:
+    """Long [N], the kept patch that each patch counts towards: of those it is merged into, that of most similar key.
+
+    -1 for a patch that is a neighbour of none.
+    """
+    near, similarity = neighbours_of(keys, order, neighbours)
+    values = similarity.new_full((len(order), len(keys)), -torch.inf).scatter_(1, near, similarity)
+    best, kept = values.max(dim=0)
+    return torch.where(best.isinf(), -1, order[kept])
 
 
 def spread_order(attention: Tensor, budget: int) -> Tensor:
@@ -111,7 +128,10 @@ class PruMergePruner(Pruner):
         attention = class_attention(query, keys)
         order = spread_order(attention, view.budget) if self.plus else largest(attention, view.budget)
         rows = prumerge_rows(view.patch_features.float(), keys[1:], attention, order, self.neighbours)[:-1]
-        return MergedSelection.of(order, merged=view.project(rows))
+        into = None
+        if self.calibrate and self.neighbours:
+            into = places_of(order, absorbers_of(keys[1:], order, self.neighbours))
+        return MergedSelection.of(order, merged=view.project(rows), into=into)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)

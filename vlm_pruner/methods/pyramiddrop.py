@@ -59,6 +59,7 @@ class PyramidDropPruner(Pruner):
             raise PruningError(f"ratios={ratios} must not rise, and must lie above 0 and up to 1")
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
+        self._check_calibration()
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.stages or stage_layers(self.layer, depth, (0, 1 / 3, 2 / 3))

@@ -15,6 +15,7 @@ from vlm_pruner.methods.view import View
 from vlm_pruner.selection import fold
 from vlm_pruner.selection.residual import order_by_residual
 from vlm_pruner.selection.screening import channel_spread, largest_channels, screen_channels
+from vlm_pruner.selection.standing import nearest_kept
 
 UNSEEN = 0.05  # weight of a token that no token of the question attends to; the most attended one has 1.05
 
@@ -55,8 +56,7 @@ class ResidualPruner(Pruner):
         order = order_by_residual(rows if weight is None else rows * weight.to(rows)[:, None], budget)
         indices = order.sort().values
         unit = screen_channels(hidden, self.channels)
-        similarity, nearest = (unit @ unit[indices].T).max(dim=1)
-        nearest[indices] = torch.arange(len(indices), device=nearest.device)
+        nearest, similarity = nearest_kept(unit, indices)
         return Selection(indices, order, nearest, similarity)
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:

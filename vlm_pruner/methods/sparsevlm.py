@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection
+from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.schedule import spread_budget, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
@@ -136,7 +136,9 @@ class SparseVLMPruner(Pruner):
         keep = next(fits)
         made = recycle(view.hidden.float(), scores, keep, self.share, most)
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
-        return MergedSelection.of(order, merged=made.merged)
+        absorbers = torch.full_like(scores, -1, dtype=torch.long)
+        absorbers[made.recycled] = made.centres[made.cluster]
+        return MergedSelection.of(order, merged=made.merged, into=places_of(order, absorbers))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection
+from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -95,7 +95,8 @@ class VisionZipPruner(Pruner):
         zipped = zip_patches(view.cls_attention, view.patch_keys.float(), view.budget - contextual, contextual)
         order = torch.cat([zipped.dominant, zipped.targets])
         rows = contextual_rows(view.patch_features.float(), zipped)
-        return MergedSelection.of(order, merged=view.project(rows))
+        absorbers = torch.where(zipped.slot < 0, -1, zipped.targets[zipped.slot])
+        return MergedSelection.of(order, merged=view.project(rows), into=places_of(order, absorbers))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert isinstance(selection, MergedSelection)
