@@ -68,18 +68,19 @@ class _Prepared:
 class LlavaAnswerer:
     """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
 
-    def __init__(self, tokenizer: Any, model: Any, image_processor: Any) -> None:
+    def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
         self.model = model
+        self.max_new_tokens = max_new_tokens
         self.vision_seconds = 0.0
         self.pictures = 0
         self._prepared: _Prepared | None = None
 
     @classmethod
-    def load(cls, checkpoint: Path, device: str) -> LlavaAnswerer:
+    def load(cls, checkpoint: Path, device: str, max_new_tokens: int = MAX_NEW_TOKENS) -> LlavaAnswerer:
         """Raises llava's CheckpointError (a ValueError) for everything that is wrong with the files."""
         tokenizer, model, image_processor, _ = load_pretrained_model(checkpoint, device=device)
-        return cls(tokenizer, model, image_processor)
+        return cls(tokenizer, model, image_processor, max_new_tokens)
 
     @property
     def side(self) -> int:
@@ -106,7 +107,7 @@ class LlavaAnswerer:
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 visual_spans=prompt.visual_spans,
-                max_new_tokens=MAX_NEW_TOKENS,
+                max_new_tokens=self.max_new_tokens,
                 do_sample=False,
                 **cache_argument(cache),
             )
