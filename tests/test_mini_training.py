@@ -400,3 +400,19 @@ def test_numbers_are_asked_for_equally_often() -> None:
 
 def _counts(lesson: Lesson) -> list[str]:
     return lesson.answers[lesson.kinds == "count"].tolist()
+
+
+def test_small_means_small(tmp_path) -> None:
+    """What is asked about small things names no large one, and nothing that fits two things."""
+    from playground.mini import harder
+    from playground.mini.benchmarks import scenes
+
+    asked = 0
+    for rng, scene in scenes("test", 12):
+        for kind, question in harder.questions(rng, scene):
+            sizes = harder._sizes(question, scene)
+            if kind in ("seen", "small", "relation"):
+                asked += 1
+                assert set(sizes) == {"small"} and len(sizes) == (2 if kind == "relation" else 1), question
+            assert kind != "large" or sizes == ["large"]
+    assert asked >= 20
