@@ -66,7 +66,9 @@ class ImageReceipt:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ImageReceipt:
         """Rebuilds a receipt from `to_dict()`, also after a round trip through JSON."""
-        return cls(**{**values, "fit": Fit.from_dict(values["fit"]) if values.get("fit") else None})
+        start, length = values["span"]
+        fit = Fit.from_dict(values["fit"]) if values.get("fit") else None
+        return cls(**{**values, "span": (start, length), "fit": fit})
 
     def kept(self, fit: Fit | None = None) -> Kept:
         """The part that drawings need. fit: replaces the receipt's own. Raises ValueError if there is neither."""
