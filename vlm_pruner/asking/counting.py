@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from llava.eval.checkpoint import Checkpoint
-from llava.model.builder import model_class, open_checkpoint
-from llava.model.checkpoint import find_folder, read_json
 from vlm_pruner import adapters
 from vlm_pruner.asking.opening import is_original
 from vlm_pruner.errors import PruningError
+from vlm_pruner.llava.eval.checkpoint import Checkpoint
+from vlm_pruner.llava.model.builder import model_class, open_checkpoint
+from vlm_pruner.llava.model.checkpoint import find_folder, read_json
 from vlm_pruner.methods import Pruner
 
 
