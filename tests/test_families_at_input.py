@@ -30,7 +30,8 @@ def at_input(name: str) -> vp.methods.Pruner:
     return replace(method, self_weight=1.0) if hasattr(method, "self_weight") else method
 
 
-METHODS = [at_input(name) for name in vp.methods.names() if vp.methods.get(name).needs <= {"embeddings"}]
+AT_INPUT = [name for name in vp.methods.names() if vp.methods.get(name).needs <= {"embeddings"}]
+METHODS = [at_input(name) for name in AT_INPUT if name != "pool"]  # whose rows are means
 KEPT = at_input("vlm-pruner")
 RENUMBERED = replace(KEPT, renumber=True)
 LATER = replace(KEPT, layer=2, renumber=True)

@@ -22,6 +22,8 @@ METHODS = [
     vp.methods.get("divprune")(keep_tokens=8, layer=2),
     vp.CentrifugalPruner(keep_tokens=8, layer=0),
     vp.RandomPruner(keep_tokens=8, layer=0),
+    vp.methods.get("pool")(keep_tokens=8),
+    vp.methods.get("pool")(keep_tokens=9, layer=2),
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=0),
     vp.methods.get("pyramiddrop")(keep_tokens=9, layer=1),
     vp.methods.get("pyramiddrop")(ratios=(0.6, 0.2), stages=(1, 3)),
