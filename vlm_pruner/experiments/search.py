@@ -18,13 +18,14 @@ from typing import Any
 from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments import answering, experiment
-from vlm_pruner.experiments.arms import DENSE, LABELS, Arm, ModelFacts, dense_arm, make_arm
+from vlm_pruner.experiments.arms import DENSE, Arm, ModelFacts, dense_arm, make_arm
 from vlm_pruner.experiments.experiment import Settings
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
 from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question, QuestionSet
 from vlm_pruner.experiments.retention import Judge, Retention
 from vlm_pruner.methods import maker
+from vlm_pruner.methods.words import printed_name
 
 STEPS_ABOVE = 2  # of the grid, where confirming begins
 SEARCH, CONFIRM = "search", "held out"
@@ -70,8 +71,7 @@ class Search:
 
     @property
     def label(self) -> str:
-        name, _, settings = self.name.partition(":")
-        return LABELS.get(name, name) + (f" {settings}" if settings else "")
+        return printed_name(self.name)
 
     @property
     def confirmed(self) -> Trial | None:
