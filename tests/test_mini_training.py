@@ -369,6 +369,10 @@ def test_a_run_begins_from_a_checkpoint_and_ships_one(tmp_path, monkeypatch) -> 
         assert one.keys() == other.keys()
         for key in one:
             torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
+    shipped, tower = load(tmp_path), load_file(CLIP / "model.safetensors")
+    torch.testing.assert_close(shipped.decoder.lm_head.weight, one["lm_head.weight"].float(), atol=2e-3, rtol=2e-3)
+    own = getattr(shipped.tower, "vision_model", shipped.tower).state_dict()
+    assert all(torch.equal(own[name.removeprefix("vision_model.")], t.float()) for name, t in tower.items())
 
 
 def test_what_is_compared_and_what_comes_next(surfaces: Gallery) -> None:

@@ -1,6 +1,6 @@
 """What a trained model can do on held-out scenes, and how it does it:
 
-    python -m playground.mini.checks playground/mini/runs/nouns --out checks.json
+    python -m playground.mini.checks playground/mini/runs/nouns --out checks.json    # or a checkpoint's folder
 
 All with 576 visual tokens and exact match, on scenes of the default world with surfaces that training never saw. First
 accuracy by kind, part, size of the thing asked about, and number (counting is the mean over 0 to 6, each answer as
@@ -42,7 +42,7 @@ from playground.mini.world import GRID, Scene, counting_scene, gallery, make_sce
 
 GALLERY, SEED = 3, 31337
 MIX = {"existence": 2, "attribute": 6, "relation": 3, "two_way": 2, "reading": 2, "choice": 4}
-MIX |= {"verify": 2, "glyph": 2, "seen": 2, "near": 2, "beside": 1}
+MIX |= {"verify": 2, "glyph": 2, "seen": 2, "near": 2, "beside": 2}
 BATCH = 8  # scenes
 Rows = list[tuple[str, str, str, str, bool]]  # kind, part, size, answer, right
 OPEN = Teaching({}, {})
@@ -187,7 +187,7 @@ def report(model: MiniModel, scenes: int = 208, each: int = 60, some: int = 32) 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder that playground.mini.train wrote")
+    parser.add_argument("run", type=Path, help="folder that playground.mini.train wrote, or a checkpoint's")
     parser.add_argument("--scenes", type=int, default=208, help="for accuracy (%(default)s)")
     parser.add_argument("--each", type=int, default=60, help="questions per number (%(default)s)")
     parser.add_argument("--some", type=int, default=32, help="scenes for the checks (%(default)s)")

@@ -126,11 +126,17 @@ def folded(model: MiniModel, mean: Tensor, scale: Tensor) -> MiniModel:
 
 
 def load(run: Path) -> MiniModel:
-    """The plain model of a run's saved state."""
-    state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
+    """The plain model of a run's saved state, or of the checkpoint that it shipped (or of any, on this tower)."""
     model = MiniModel(len(build()), LAYERS)
-    model.load_state_dict(state["model"])
-    return folded(model, state["mean"], state["scale"])
+    if (run / "state.pt").exists():
+        state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        return folded(model, state["mean"], state["scale"])
+    load_tower(model)
+    width = model.tower.config.hidden_size
+    folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
+    begin(model, folder, torch.zeros(width), torch.ones(width))
+    return model
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------

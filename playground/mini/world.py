@@ -177,13 +177,22 @@ class _Canvas:
         corner = self.place(2 * radius, 2 * radius)
         if corner is None:
             return None
-        mask = _mask(shape, radius, int(self.rng.choice([-12, -6, 0, 6, 12])))
-        shadow = mask.point(lambda v: int(v * 0.35))
-        self.image.paste((20, 20, 24), (corner[0] + 2, corner[1] + 2), shadow)
-        tint = np.array(COLORS[color], np.float32) + self.rng.normal(0, 9, 3).astype(np.float32)
-        fill = Image.fromarray(np.clip(tint * _light(radius), 0, 255).astype(np.uint8))
-        self.image.paste(fill, corner, mask)
+        self.paste(self.image, self.look(shape, color, radius), corner)
         return Thing(shape, color, size, corner[0] + radius, corner[1] + radius, radius)
+
+    def look(self, shape: str, color: str, radius: int) -> tuple[Image.Image, Image.Image]:
+        """Surface and silhouette of a thing, both 2 * radius pixels wide."""
+        mask = _mask(shape, radius, int(self.rng.choice([-12, -6, 0, 6, 12])))
+        tint = np.array(COLORS[color], np.float32) + self.rng.normal(0, 9, 3).astype(np.float32)
+        return Image.fromarray(np.clip(tint * _light(radius), 0, 255).astype(np.uint8)), mask
+
+    @staticmethod
+    def paste(image: Image.Image, look: tuple[Image.Image, Image.Image], corner: tuple[int, int]) -> None:
+        """Draw a thing with its shadow."""
+        fill, mask = look
+        shadow = mask.point(lambda v: int(v * 0.35))
+        image.paste((20, 20, 24), (corner[0] + 2, corner[1] + 2), shadow)
+        image.paste(fill, corner, mask)
 
     def sign(self, text: str) -> Sign | None:
         size = int(self.rng.integers(23, 30))
