@@ -110,7 +110,7 @@ class Stage:
         if not run.drops:
             return call
         run.tap = KeyTap(call.cache)
-        if "attend" in self.method.needs:
+        if {"attend", "hidden_before"} & self.method.needs:
             run.before = call
         return call.with_cache(run.tap)
 

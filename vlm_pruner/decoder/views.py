@@ -24,7 +24,16 @@ from vlm_pruner.methods.base import Pruner
 from vlm_pruner.methods.view import FROM_TOWER, AttentionRows, View
 
 SUPPLIED = frozenset(
-    {"text_hidden", "text_keys", "final_norm", "embeddings", "text_embeddings", "attend", "attend_next"}
+    {
+        "hidden_before",
+        "text_hidden",
+        "text_keys",
+        "final_norm",
+        "embeddings",
+        "text_embeddings",
+        "attend",
+        "attend_next",
+    }
 )
 FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are identified by their embeddings
 FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "attend", "attend_next"})
@@ -94,6 +103,12 @@ class PrefillView(View):
             tokens_of(here[row], task.span), keys.to(here.device), task.span.layout, task.budget, start=start
         )
         self._prefill, self._task, self._span = prefill, task, task.span
+
+    @cached_property
+    def hidden_before(self) -> Tensor:
+        if self._prefill.before is None:
+            raise self.missing("hidden_before")
+        return tokens_of(self._prefill.before.hidden[self._task.row], self._span).to(self.hidden.device)
 
     @cached_property
     def _text(self) -> Tensor:

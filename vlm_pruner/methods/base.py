@@ -26,7 +26,7 @@ NEWLINES = ("prunable", "of-kept-rows")
 CALIBRATIONS = ("size", "size+distance")
 COMPARED = 256  # channels on which a dropped token looks for its nearest kept one, as VLM-Pruner's default
 
-_LAYER_BEFORE = {"attend", "text_keys"}  # needs that only the layer before the pruned one can supply
+_LAYER_BEFORE = {"attend", "hidden_before", "text_keys"}  # needs that only the layer before the pruned one can supply
 
 
 @dataclass(frozen=True)

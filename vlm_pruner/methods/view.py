@@ -43,6 +43,11 @@ class View:
         vars(self).update((name, value) for name, value in more.items() if value is not None)
 
     @cached_property
+    def hidden_before(self) -> Tensor:
+        """[N, d], the visual tokens as inputs of the layer before the pruned one."""
+        raise self.missing("hidden_before")
+
+    @cached_property
     def text_hidden(self) -> Tensor:
         """[T, d], text tokens after the image, as inputs of the pruned layer."""
         raise self.missing("text_hidden")

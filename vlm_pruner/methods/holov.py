@@ -1,0 +1,104 @@
+"""HoloV (NeurIPS 2025, arXiv 2510.02912): spreads the budget over runs of patches, then keeps the most attended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.view import View
+from vlm_pruner.selection.ranking import largest
+
+ATTENTION, VARIETY = 1000.0, 0.09  # weights of a token's attention and of its variety, as published
+
+
+def run_bounds(tokens: int, runs: int) -> list[int]:
+    """Where each of `runs` contiguous runs of the raster sequence begins, and the end: runs + 1 indices."""
+    return [number * tokens // runs for number in range(runs + 1)]
+
+
+def variety(features: Tensor) -> Tensor:
+    """[n], variance of each token's cosines to the n - 1 other tokens of its run. features: [n, c]."""
+    others = len(features) - 1
+    if others < 1:
+        return features.new_zeros(len(features))
+    unit = normalize(features, dim=1)
+    cosine = (unit @ unit.T).fill_diagonal_(0)
+    mean = cosine.sum(dim=1, keepdim=True) / others
+    return (cosine - mean).square().fill_diagonal_(0).sum(dim=1) / others
+
+
+def run_scores(features: Tensor, attention: Tensor, bounds: list[int]) -> Tensor:
+    """[P], each run's mean token score: 1000 attention + 0.09 variety, the latter scaled to the former's mean size."""
+    spread = torch.cat([variety(features[start:end]) for start, end in pairwise(bounds)])
+    seen = ATTENTION * attention
+    relative = spread / spread.mean().clamp(min=torch.finfo(spread.dtype).tiny)
+    score = seen + VARIETY * seen.mean() * relative
+    return torch.stack([score[start:end].mean() for start, end in pairwise(bounds)])
+
+
+def allocate(scores: Tensor, budget: int, sizes: list[int], *, lossy: bool = False) -> list[int]:
+    """Tokens to keep of each run: in proportion to `scores` [P], rounded down, and one more for the best until all go.
+
+    What exceeds a run's size goes to the other runs in proportion, or is lost with `lossy`, as in the published code.
+    """
+    scores = scores if scores.sum() > 0 else torch.ones_like(scores)
+    shares = (budget * (scores / scores.sum()).double()).tolist()
+    wanted = [int(share) for share in shares]
+    for run in scores.argsort(descending=True, stable=True).tolist()[: budget - sum(wanted)]:
+        wanted[run] += 1
+    kept = [min(size, want) for size, want in zip(sizes, wanted, strict=True)]
+    room = [run for run, size in enumerate(sizes) if kept[run] < size]
+    if lossy or sum(kept) == budget:
+        return kept
+    left = [sizes[run] - kept[run] for run in room]
+    more = allocate(scores[room], budget - sum(kept), left)
+    for run, extra in zip(room, more, strict=True):
+        kept[run] += extra
+    return kept
+
+
+@register("holov", "HoloV", arxiv="2510.02912")
+@dataclass(frozen=True)
+class HoloVPruner(Pruner):
+    """Gives every run of the raster sequence its share of the budget, and keeps the most attended patches of each.
+
+    runs:   number of contiguous runs, which are not crops: 36 of 576 tokens are one and a half rows. A run's share
+            follows from its patches' attention and from how much their similarities vary.
+    layer:  0, as published.
+    compat: "released": a share above a run's size is lost, so fewer tokens than the budget may stay. The published code
+            then pads with rows of zeros, orders tokens by attention and has one fixed budget; these are not offered.
+
+    Within a run the choice is by attention only, as in the published code. Kept tokens keep their positions;
+    renumber=True renumbers them, as published.
+    """
+
+    layer: int = 0
+    runs: int = 16
+    compat: Literal["released"] | None = None
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cls_attention", "patch_features"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.runs, int) or self.runs < 1:
+            raise PruningError(f"runs={self.runs!r} must be a whole number of at least 1")
+        if self.compat not in (None, "released"):
+            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+
+    @torch.no_grad()
+    def choose(self, view: View) -> Selection:
+        attention = view.cls_attention.float().mean(dim=0)
+        bounds = run_bounds(len(attention), min(self.runs, len(attention)))
+        scores = run_scores(view.patch_features.float(), attention, bounds)
+        sizes = [end - start for start, end in pairwise(bounds)]
+        shares = allocate(scores, view.budget, sizes, lossy=self.compat is not None)
+        parts = zip(bounds, bounds[1:], shares, strict=False)
+        kept = torch.cat([start + largest(attention[start:end], share) for start, end, share in parts])
+        return Selection.of(kept[largest(attention[kept], len(kept))])
