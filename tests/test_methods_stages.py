@@ -15,6 +15,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.schedule import spread_budget, stage_layers
 
+STAGED = [name for name in vp.methods.names() if len(vp.methods.get(name)(keep_tokens=64).layers(32)) > 1]
 FASTV = vp.methods.get("fastv")(keep_tokens=6)
 PYRAMID = vp.methods.get("pyramiddrop")(keep_tokens=6, layer=1)
 SPARSE = vp.methods.get("sparsevlm")(keep_tokens=6, layer=1)
@@ -172,7 +173,7 @@ def test_fastv_reads_qwens_attention(family):
 
 @pytest.mark.parametrize("tokens", [9, 576, 2880])
 @pytest.mark.parametrize("depth", [2, 4, 28, 32])
-@pytest.mark.parametrize("name", ["pyramiddrop", "sparsevlm"])
+@pytest.mark.parametrize("name", STAGED)
 def test_the_mean_over_the_layers_is_the_budget(name, depth, tokens):
     for mean in {3, tokens // 9 + 2, tokens // 3, tokens - 1, tokens}:
         method = vp.methods.get(name)(keep_tokens=mean, layer=1)
@@ -193,6 +194,12 @@ def test_published_schedules():
     assert vp.methods.get("sparsevlm")(keep_tokens=64, layer=3).layers(32) == (3, 7, 16)
     released = vp.methods.get("sparsevlm")(keep_tokens=64, compat="released")
     assert released.layers(32) == (3, 7, 16) and released.budgets(576, 32) == (82, 32, 18)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_a_stage_behind_the_last_layer_is_refused_wherever_a_budget_is_asked_for(name):
+    with pytest.raises(PruningError, match=r"layer=3, but the decoder's last layer is 2; use layer=1 to layer=2"):
+        vp.methods.get(name)(keep_tokens=9, layer=3).budgets(25, 3)
 
 
 def test_stages_of_shallow_decoders():

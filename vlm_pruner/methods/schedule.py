@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vlm_pruner.errors import PruningError
+
 
 def stage_layers(first: int, depth: int, shares: Sequence[float]) -> tuple[int, ...]:
     """The stages' layers, at the given shares of the way from layer `first` to the end of a decoder of `depth` layers.
@@ -27,7 +29,12 @@ def spread_budget(
     """Tokens to keep at each stage, in proportion to `weights` but never more than `tokens`, for a `mean` over layers.
 
     The result falls short of the mean by less than one token, and exceeds it only if a stage would keep none otherwise.
+    Raises PruningError for a stage behind the last layer.
     """
+    if layers[-1] >= depth:
+        raise PruningError(
+            f"layer={layers[-1]}, but the decoder's last layer is {depth - 1}; use layer=1 to layer={depth - 1}"
+        )
     lengths = [end - start for start, end in zip(layers, [*layers[1:], depth], strict=True)]
     weights = weights[: len(layers)]
     total = mean * sum(lengths)
