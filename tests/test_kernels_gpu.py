@@ -28,16 +28,16 @@ def build(kernel, types, constants):
     source = ASTSource(fn=kernel, signature=dict(zip(names, kinds)), constexprs=constants)
     print(kernel.__name__, len(compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]))
 
-sizes = {"BLOCK_N": 256, "BLOCK_D": 1024}
+sizes = {"BLOCK_N": 256, "BLOCK_D": 1024, "BLOCK_T": 8}
 build(aggregation._fold_kernel, "*bf16 *i64 *i64 *fp32 *bf16 i32 i32 fp32", sizes)
-sizes = {"BLOCK_N": 4, "BLOCK_D": 512, "C": 132, "SLOTS": 256}
+sizes = {"BLOCK_N": 8, "BLOCK_D": 1024, "C": 132, "SLOTS": 256}
 build(pivots._pivots_kernel, "*bf16 *i64 *fp32 *fp32 *i32 *i32 i32 i32 i32", sizes)
 build(screening._spread_kernel, "*bf16 *fp32 i32 i32", {"BLOCK_N": 64, "BLOCK_D": 32})
 build(screening._largest_kernel, "*fp32 *i32 i32 i32", {"BLOCK_D": 4096})
 build(screening._unit_kernel, "*bf16 *i32 *fp32 i32 i32 i32", {"BLOCK_N": 8, "BLOCK_Q": 256})
-arrays = "*fp32 *fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *i32 *i32 *i32 *i32 *i32"
-for axes in (2, 3):
-    sizes = {"P": axes, "B": 1, "W": 64, "BN": 64, "BJ": 256, "BS": 1024, "BQ": 32, "C": 9}
+arrays = "*fp32 *fp32 *i64 *i64 *i64 *i64 *fp32 *fp32 *i32 *i32 *i32 *i32 *fp32 *i32"
+for axes, batch in ((2, 1), (3, 16)):
+    sizes = {"P": axes, "B": batch, "W": 64, "BN": 64, "BJ": 256, "BS": 1024, "BQ": 32, "C": 9}
     build(expansion._expand_kernel, arrays + " i32 i32 i32 i32 fp32 fp32 fp32 fp32 fp32", sizes)
 """
 

@@ -122,7 +122,7 @@ def test_what_is_merged_and_what_is_not() -> None:
         seen.append(part.span.length)
         return View(tokens, tokens, part.span.layout, part.budget)
 
-    selection = newlines.choose(method, task, look)
+    (selection,) = newlines.choose_all(method, [task], look)
     merged = newlines.merge(method, hidden, selection)
     assert seen == [32] and isinstance(selection, newlines.WithNewlines)
     ends = layout.lines.newlines[selection.indices]

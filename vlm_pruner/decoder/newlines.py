@@ -5,7 +5,7 @@ For methods with `newlines="of-kept-rows"`. The method sees the other tokens onl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,17 +27,37 @@ class WithNewlines(Selection):
     chosen: Selection = field(kw_only=True)
 
 
-def choose(method: Pruner, task: Task, look: Callable[[Task], View]) -> Selection:
-    """What stays of an image, or of what is left of it. look: what the method sees of a task."""
+def choose_all(method: Pruner, tasks: Sequence[Task], view: Callable[[Task], View]) -> list[Selection]:
+    """For each image, or what is left of it, the tokens that stay. view: what the method sees of a task."""
+    contents = [_content(task) for task in tasks]
+    pairs = list(zip(tasks, contents, strict=True))
+    chosen = method.choose_all([view(task if content is None else _only(task, content)) for task, content in pairs])
+    return [
+        selection if content is None else _with_newlines(task, content, selection)
+        for (task, content), selection in zip(pairs, chosen, strict=True)
+    ]
+
+
+def _content(task: Task) -> Tensor | None:
+    """Long [n], the tokens that are no newlines; None if newlines are like other tokens."""
     if not task.newlines_follow or task.span is None or task.span.layout.lines is None:
-        return method.choose(look(task))
-    lines = task.span.layout.lines
-    content = (~lines.newlines).nonzero().squeeze(1)
+        return None
+    return (~task.span.layout.lines.newlines).nonzero().squeeze(1)
+
+
+def _only(task: Task, content: Tensor) -> Task:
+    """The task without its newlines."""
+    assert task.span is not None
     shown = task.shown
     if not task.steps:
         shown = content if shown is None else shown[content]
-    chosen = method.choose(look(replace(task, span=task.span.part(content), shown=shown)))
-    device = chosen.indices.device
+    return replace(task, span=task.span.part(content), shown=shown)
+
+
+def _with_newlines(task: Task, content: Tensor, chosen: Selection) -> WithNewlines:
+    """A choice among `content`, and the newlines of the lines that keep a token."""
+    assert task.span is not None and task.span.layout.lines is not None
+    lines, device = task.span.layout.lines, chosen.indices.device
     content, newlines, rows = content.to(device), lines.newlines.to(device), lines.rows.to(device)
     kept = content[chosen.indices]
     ends = (newlines & torch.isin(rows, rows[kept][rows[kept] >= 0])).nonzero().squeeze(1)

@@ -28,6 +28,7 @@ from vlm_pruner.decoder.calibration import check_additive
 from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
+from vlm_pruner.decoder.graphs import LayerGraphs, check_graphs
 from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
 from vlm_pruner.decoder.positions import offset_of, positions_after_padding, rotary_positions
 from vlm_pruner.decoder.refusals import (
@@ -91,7 +92,13 @@ class DecoderPruning:
     _entered_at_decoder = False  # whether the decoder's own `forward` is where this is opened or announced
 
     def __init__(
-        self, decoder: nn.Module, method: Pruner, *, tower: ClipTower | None = None, fit: FitOf | None = None
+        self,
+        decoder: nn.Module,
+        method: Pruner,
+        *,
+        tower: ClipTower | None = None,
+        fit: FitOf | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         check_decoder(decoder, method, SUPPLIED | FROM_TOWER if tower else SUPPLIED)
         self.decoder = decoder
@@ -100,6 +107,9 @@ class DecoderPruning:
         self._depth = len(decoder.layers)
         self._several_axes = several_axes(decoder)
         self._tower_parts = tower if FROM_TOWER & method.needs else None
+        self._cuda_graphs = cuda_graphs
+        if cuda_graphs:
+            check_graphs(decoder, method)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -115,17 +125,28 @@ class DecoderPruning:
         self._thread = _Thread()
         self._lock = threading.RLock()
         self._open = False
+        self._graphs = self._make_graphs() if self._cuda_graphs else None
         self._calls: dict[int, int] = {}  # thread inside a call of the model -> depth of nesting
         self._undo: list[Call] = []
         self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("decoder", "method", "_fit", "_depth", "_several_axes", "_tower_parts")
+        names = ("decoder", "method", "_fit", "_depth", "_several_axes", "_tower_parts", "_cuda_graphs")
         return {name: vars(self)[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._set_up()
+
+    def _make_graphs(self) -> LayerGraphs:
+        return LayerGraphs(
+            self.decoder, self._stages, lambda: self._thread.run, partial(setattr, self._thread, "run"), self._finish
+        )
+
+    @property
+    def replays(self) -> int:
+        """Number of prefills that ran as a CUDA graph."""
+        return self._graphs.replays if self._graphs else 0
 
     # Open and closed
 
@@ -158,6 +179,8 @@ class DecoderPruning:
                 if not self._calls[thread]:
                     del self._calls[thread]
                     self._thread.run = Run()
+                    if self._graphs:
+                        self._graphs.begin()
                 if not self._open and not self._calls:
                     self._end_of_thread()
                     self._remove()
@@ -192,6 +215,8 @@ class DecoderPruning:
         ]
         if self._tower:
             self._undo += self._tower.hooks(self._active)
+        if self._graphs:
+            self._undo += self._graphs.install(self._active)
 
     def _remove(self) -> None:
         for undo in reversed(self._undo):
@@ -229,6 +254,8 @@ class DecoderPruning:
         tokens than the budget, which keeps all of them.
         """
         self._thread.run = Run()
+        if self._graphs:
+            self._graphs.begin()
         tasks = plan(spans, self.method, self._depth)
         if not all(task.keeps_all_to_the_end for task in tasks):
             check_not_counted(by_position)
@@ -320,6 +347,8 @@ class DecoderPruning:
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Takes a call through the layers, each stage once: tap before layer K-1, cut before layer K."""
+        if self._graphs and self._graphs.replayed:
+            return None
         run, first = self._thread.run, min(self._stages)
         if index <= first:
             run.start()
@@ -341,6 +370,8 @@ class DecoderPruning:
 
     def _finish(self, call: LayerCall, run: Run) -> None:
         """After the last stage."""
+        if self._graphs and self._graphs.capturing:
+            return
         rows, after = call.hidden.shape[:2]
         if run.prefill:
             if self._tower:
@@ -408,10 +439,10 @@ class Pruning(DecoderPruning):
     It can be opened again after it was closed, but not while it is open.
     """
 
-    def __init__(self, model: nn.Module, method: Pruner) -> None:
+    def __init__(self, model: nn.Module, method: Pruner, cuda_graphs: bool = False) -> None:
         adapter = adapters.find(model)
         tower = adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None
-        super().__init__(adapter.decoder, method, tower=tower, fit=adapter.fit)
+        super().__init__(adapter.decoder, method, tower=tower, fit=adapter.fit, cuda_graphs=cuda_graphs)
         adapter.check(method)
         self.model = model
         self._adapter = adapter
@@ -464,14 +495,18 @@ class Pruning(DecoderPruning):
             return generate(*args, **kwargs)
 
 
-def prune(model: nn.Module, method: Pruner) -> Pruning:
+def prune(model: nn.Module, method: Pruner, *, cuda_graphs: bool = False) -> Pruning:
     """Context in which `model`, a supported transformers vision-language model, runs pruned.
 
         with prune(model, CentrifugalPruner(keep_tokens=64)) as pruning:
             out = model.generate(**inputs)
         pruning.receipts[-1].images[0].indices
 
+    cuda_graphs: whether prefills of a size that came before replay their layers as one CUDA graph (`graphs.py`), so that
+    a short prefill does not wait for its launches. For prompts without padding in a fresh cache; others run as usual.
+    `pruning.replays` counts the replays. Graphs belong to the context: keep it, open or not.
+
     Raises UnsupportedModelError for a model that no adapter supports, and PruningError for a setting that does not suit
     the model; both before anything changes.
     """
-    return Pruning(model, method)
+    return Pruning(model, method, cuda_graphs)

@@ -197,7 +197,7 @@ class Stage:
     def _choose(self, prefill: Prefill, run: Run) -> Choices:
         asked = [number for number, task in enumerate(run.tasks) if not task.keeps_all]
         if run.earlier is None:
-            selections = [newlines.choose(self.method, run.tasks[number], prefill.view) for number in asked]
+            selections = newlines.choose_all(self.method, [run.tasks[number] for number in asked], prefill.view)
         else:
             selections = run.earlier[len(run.made)]
         run.made.append(selections)
@@ -259,6 +259,8 @@ class Stage:
         if valid is None and static:
             # A static cache returns its unused room too. Only the mask tells FlashAttention where that starts.
             valid = torch.ones(mask.rows, columns.index.shape[1], dtype=torch.bool, device=call.hidden.device)
+        if valid is None:  # the long sequence needed no mask, and rows are as long as each other still
+            return None
         return self._causal_mask(call.hidden, valid, call.cache)
 
     # Calibration

@@ -1,8 +1,7 @@
 """`vlm_pruner.selection` as fused Triton kernels for GPUs, with the same results. `backend` chooses between them.
 
 Triton is optional and imported only if a kernel is wanted. The environment variable `VLM_PRUNER_KERNELS` decides:
-off (default): never; auto: for CUDA tensors, if Triton is installed; on: always (on a CPU under TRITON_INTERPRET=1).
-The default is off because the kernels have run only in Triton's interpreter so far.
+auto (default): for CUDA tensors, if Triton is installed; off: never; on: always (on a CPU under TRITON_INTERPRET=1).
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def backend(tensor: Tensor, *, torch_only: bool = False) -> Backend:
 
 def wanted(tensor: Tensor) -> bool:
     """Whether the environment requests kernels for `tensor`. Raises PruningError if it does and Triton is missing."""
-    choice = os.environ.get(VARIABLE, "off")
+    choice = os.environ.get(VARIABLE, "auto")
     if choice == "off" or (choice == "auto" and not tensor.is_cuda):
         return False
     if choice not in ("auto", "on"):
@@ -62,3 +61,8 @@ def wanted(tensor: Tensor) -> bool:
 def load() -> Backend:
     """Imports the module with the kernels' functions, and with it Triton."""
     return cast(Backend, importlib.import_module("vlm_pruner.kernels.fused"))
+
+
+def loaded(backend: Backend) -> bool:
+    """Whether `backend` is the kernels."""
+    return backend is not cast(Backend, batched)

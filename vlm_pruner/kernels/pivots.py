@@ -84,14 +84,15 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     """
     keys = keys.contiguous()
     images, n, d = keys.shape
-    height = 4  # tokens of a block
+    height = 8  # tokens of a block
+    width = min(1024, triton.next_power_of_2(d))
     each = programs(keys, images, triton.cdiv(n, height))
     pivots = torch.empty(images, count, dtype=torch.long, device=keys.device)
     score = torch.empty(images, n, dtype=torch.float32, device=keys.device)
     best = torch.empty(images, 2, each, dtype=torch.float32, device=keys.device)
     best_token = torch.empty(images, 2, each, dtype=torch.int32, device=keys.device)
     _pivots_kernel[(each, images)](
-        keys, pivots, score, best, best_token, counters(keys, images), n, d, count, BLOCK_N=height, BLOCK_D=512,
-        C=each, SLOTS=triton.next_power_of_2(each),
+        keys, pivots, score, best, best_token, counters(keys, images), n, d, count, BLOCK_N=height, BLOCK_D=width,
+        C=each, SLOTS=triton.next_power_of_2(each), num_warps=8,
     )  # fmt: skip
     return pivots

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from vlm_pruner import kernels
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.methods.view import View
 
 
 @register("vlm-pruner", "VLM-Pruner", arxiv="2512.02700")
@@ -85,15 +87,39 @@ class CentrifugalPruner(Pruner):
         Raises PruningError if sizes disagree or `budget` is not between min(pivots, N) and N.
         """
         self._check_sizes(hidden, keys, layout, budget)
+        return self._select(hidden[None], keys[None], [layout], budget)[0]
+
+    @torch.no_grad()
+    def choose_all(self, views: Sequence[View]) -> list[Selection]:
+        """Like `choose` for each. The GPU kernels choose from all images of one size in one launch."""
+        own = type(self).choose is CentrifugalPruner.choose and type(self).select is CentrifugalPruner.select
+        if not own or not all(kernels.loaded(self._backend(view.hidden)) for view in views):
+            return super().choose_all(views)
+        alike: dict[Any, list[int]] = {}
+        for number, view in enumerate(views):
+            self._check_sizes(view.hidden, view.keys, view.layout, view.budget)
+            size = (view.hidden.shape, view.keys.shape, view.layout.coords.shape, view.hidden.dtype, view.budget)
+            alike.setdefault(size, []).append(number)
+        chosen: dict[int, Selection] = {}
+        for numbers in alike.values():
+            group = [views[number] for number in numbers]
+            hidden, keys = (_stacked([getattr(view, name) for view in group]) for name in ("hidden", "keys"))
+            made = self._select(hidden, keys, [view.layout for view in group], group[0].budget)
+            chosen.update(zip(numbers, made, strict=True))
+        return [chosen[number] for number in range(len(views))]
+
+    def _select(self, hidden: Tensor, keys: Tensor, layouts: list[TokenLayout], budget: int) -> list[Selection]:
+        """For I images of one size: hidden [I, N, d], keys [I, N, k]."""
         maths = self._backend(hidden)
-        features = maths.screen_channels(hidden[None], self.channels)
-        pivots = self._choose_pivots(keys[None], min(self.pivots, budget))
+        features = maths.screen_channels(hidden, self.channels)
+        pivots = self._choose_pivots(keys, min(self.pivots, budget))
         names = ("threshold", "threshold_step", "token_batch", "spatial_weight")
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.released:
             settings["stop_when_stuck"] = True
-        grown = maths.expand(features, layout.normalised(features)[None], pivots, budget, **settings)
-        return Selection(*(part[0] for part in (*grown, pivots)))
+        coords = _stacked([layout.normalised(features) for layout in layouts])
+        grown = maths.expand(features, coords, pivots, budget, **settings)
+        return [Selection(*parts) for parts in zip(*grown, pivots, strict=True)]
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         """Kept rows [R, d] after similarity-weighted aggregation, in the order of `selection.indices`."""
@@ -126,3 +152,8 @@ class CentrifugalPruner(Pruner):
                 f"a budget of {budget} is impossible with {n} visual tokens and {self.pivots} pivots; "
                 f"it must be {min(self.pivots, n)} to {n}"
             )
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    """[I, ...]. A single part is not copied."""
+    return parts[0][None] if len(parts) == 1 else torch.stack(parts)

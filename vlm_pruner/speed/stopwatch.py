@@ -7,7 +7,7 @@ the monotonic clock on a CPU.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -128,9 +128,9 @@ def timed(method: Pruner, around: Callable[[], Any]) -> Pruner:
     kind = type(method)
 
     class Timed(kind):  # type: ignore[misc, valid-type]
-        def choose(self, view: View) -> Selection:
+        def choose_all(self, views: Sequence[View]) -> list[Selection]:
             with around():
-                chosen: Selection = super().choose(view)
+                chosen: list[Selection] = super().choose_all(views)
             return chosen
 
         def merge(self, hidden: Tensor, selection: Selection) -> Tensor:

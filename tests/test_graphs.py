@@ -1,0 +1,206 @@
+"""Prefills replayed as CUDA graphs, with a stand-in for CUDA: a replay runs the layers again on the copied inputs.
+
+What a real graph does is checked by benchmarks/gpu_check.py. Here: what is copied in and out, when a graph is used, and
+what is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import vlm_pruner as vp
+from tests.families import FAMILIES, ONE, TWO
+from vlm_pruner import kernels
+from vlm_pruner.decoder import graphs
+from vlm_pruner.errors import PruningError
+
+METHOD = vp.CentrifugalPruner(keep_tokens=6, layer=2)
+DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")
+
+
+def rerun(run, pool):
+    made = run()
+
+    def replay():
+        for old, new in zip(leaves(made), leaves(run()), strict=True):
+            old.copy_(new)
+
+    return made, replay
+
+
+def leaves(made: graphs.Captured) -> list[torch.Tensor]:
+    parts = [made.hidden]
+    for layer in made.cache.layers:
+        parts += [layer.keys, layer.values]
+    for holder in (*(task.kept for task in made.run.tasks), *made.states.values()):
+        if holder is not None:
+            values = [getattr(holder, entry.name) for entry in dataclasses.fields(holder)]
+            parts += [value for value in values if isinstance(value, torch.Tensor)]
+    return parts
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    monkeypatch.setattr(graphs, "DEVICES", ("cpu",))
+    monkeypatch.setattr(graphs, "record", rerun)
+    monkeypatch.setattr(kernels, "loaded", lambda backend: True)
+
+
+def answer(model, batch):
+    options = {"do_sample": False, "max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
+    out = model.generate(**batch, **options)
+    return torch.stack(out.logits), out.past_key_values
+
+
+def other_pictures(batch, seed):
+    noise = torch.Generator().manual_seed(seed)
+    changed = {}
+    for name, value in batch.items():
+        changed[name] = value
+        if "pixel" in name or name == "images":
+            changed[name] = torch.randn(value.shape, generator=noise).to(value)
+    return changed
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f.name not in DEEPSTACK], ids=lambda family: family.name)
+def test_replays_give_what_plain_runs_do(family, layer):
+    method = dataclasses.replace(METHOD, layer=layer)
+    try:
+        vp.prune(family.model, method)
+    except PruningError as error:
+        pytest.skip(str(error))
+    batches = [other_pictures(family.inputs(ONE), seed) for seed in range(5)]
+    with vp.prune(family.model, method) as plain:
+        wanted = [answer(family.model, batch) for batch in batches]
+    with vp.prune(family.model, method, cuda_graphs=True) as pruning:
+        found = [answer(family.model, batch) for batch in batches]
+    assert pruning.replays == 3
+    for (logits, cache), (other, other_cache) in zip(found, wanted, strict=True):
+        assert torch.equal(logits, other)
+        for mine, theirs in zip(cache.layers, other_cache.layers, strict=True):
+            assert torch.equal(mine.keys, theirs.keys) and torch.equal(mine.values, theirs.values)
+    assert [dataclasses.asdict(r.images[0]) for r in pruning.receipts] == [
+        dataclasses.asdict(r.images[0]) for r in plain.receipts
+    ]
+    assert len({tuple(r.images[0].indices) for r in pruning.receipts}) > 1
+
+
+@pytest.fixture
+def family():
+    return next(family for family in FAMILIES if family.name == "llava")
+
+
+def replays_of(family, calls, between=lambda number: None):
+    """Replays after each call."""
+    counts = []
+    with torch.no_grad(), vp.prune(family.model, METHOD, cuda_graphs=True) as pruning:
+        for number, batch in enumerate(calls):
+            between(number)
+            family.model(**batch)
+            counts.append(pruning.replays)
+    return counts
+
+
+def test_each_size_has_a_graph_of_its_own(family):
+    one, two = family.inputs(ONE), family.inputs(TWO)
+    assert replays_of(family, [one, two, one, two, one, two]) == [0, 0, 0, 0, 1, 2]
+
+
+def test_padded_batches_run_as_usual(family):
+    assert replays_of(family, [family.inputs(ONE, TWO)] * 4) == [0] * 4
+
+
+def test_a_context_that_is_opened_again_has_its_graphs_still(family):
+    pruning, batch = vp.prune(family.model, METHOD, cuda_graphs=True), family.inputs(ONE)
+    for _ in range(4):
+        with torch.no_grad(), pruning:
+            family.model(**batch)
+    assert pruning.replays == 2
+
+
+def test_gradients_run_as_usual(family):
+    with vp.prune(family.model, METHOD, cuda_graphs=True) as pruning:
+        for _ in range(4):
+            family.model(**family.inputs(ONE))
+    assert pruning.replays == 0
+
+
+def test_a_hook_of_the_users_is_not_left_out(family):
+    seen, handles = [], []
+    layer = family.decoder(family.model).layers[3].mlp
+
+    def add(number):
+        if number == 3:
+            handles.append(layer.register_forward_hook(lambda *_: seen.append(number)))
+
+    assert replays_of(family, [family.inputs(ONE)] * 5, add) == [0, 0, 1, 1, 1]
+    handles[0].remove()
+    assert seen
+
+
+def test_weights_that_moved_are_captured_anew(family):
+    model = family.build()
+    weight = family.decoder(model).layers[3].mlp.down_proj
+    batch = family.inputs(ONE)
+    with torch.no_grad(), vp.prune(model, METHOD, cuda_graphs=True) as pruning:
+        for _ in range(3):
+            before = model(**batch).logits
+        weight.weight = torch.nn.Parameter(weight.weight * 2)
+        after = model(**batch).logits
+    with torch.no_grad(), vp.prune(model, METHOD):
+        assert torch.equal(model(**batch).logits, after)
+    assert pruning.replays == 1 and not torch.equal(before, after)
+
+
+def test_a_graph_that_gives_something_else_is_never_used(family, monkeypatch):
+    def wrong(run, pool):
+        made, replay = rerun(run, pool)
+        return made, lambda: (replay(), made.hidden.add_(1e-3))
+
+    monkeypatch.setattr(graphs, "record", wrong)
+    assert replays_of(family, [family.inputs(ONE)] * 4) == [0] * 4
+
+
+def test_a_prefill_that_cannot_be_captured_says_so(family, monkeypatch):
+    def fails(run, pool):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "record", fails)
+    with pytest.raises(PruningError, match=r"cannot be captured .*not permitted.*leave cuda_graphs out"):
+        replays_of(family, [family.inputs(ONE)] * 2)
+    assert replays_of(family, [family.inputs(ONE)]) == [0]
+
+
+def test_the_number_of_graphs_is_limited(family, monkeypatch):
+    monkeypatch.setattr(graphs, "KEPT", 1)
+    one, two = family.inputs(ONE), family.inputs(TWO)
+    assert replays_of(family, [one, one, one, two, one, one, one]) == [0, 0, 1, 1, 1, 1, 2]
+
+
+def test_what_cannot_be_captured_is_refused(family, monkeypatch):
+    for method, reason in (
+        (vp.RandomPruner(keep_tokens=6), "RandomPruner may wait for the GPU"),
+        (vp.CentrifugalPruner(keep_tokens=6, renumber=True), "renumber=True"),
+        (vp.CentrifugalPruner(keep_tokens=6, compat="released"), "released"),
+    ):
+        with pytest.raises(PruningError, match=f"cuda_graphs=True: .*{reason}"):
+            vp.prune(family.model, method, cuda_graphs=True)
+    monkeypatch.setattr(kernels, "loaded", lambda backend: False)
+    with pytest.raises(PruningError, match="needs the GPU kernels"):
+        vp.prune(family.model, METHOD, cuda_graphs=True)
+    monkeypatch.setattr(graphs, "DEVICES", ("cuda",))
+    with pytest.raises(PruningError, match="the model is on cpu"):
+        vp.prune(family.model, METHOD, cuda_graphs=True)
+
+
+@pytest.mark.parametrize("name", DEEPSTACK)
+def test_decoders_that_add_features_between_layers_are_refused(name):
+    family = next((family for family in FAMILIES if family.name == name), None)
+    if family is None:
+        pytest.skip(f"no family {name}")
+    with pytest.raises(PruningError, match="between its layers"):
+        vp.prune(family.model, METHOD, cuda_graphs=True)
