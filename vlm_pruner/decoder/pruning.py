@@ -502,9 +502,9 @@ def prune(model: nn.Module, method: Pruner, *, cuda_graphs: bool = False) -> Pru
             out = model.generate(**inputs)
         pruning.receipts[-1].images[0].indices
 
-    cuda_graphs: whether prefills of a size that came before replay their layers as one CUDA graph (`graphs.py`), so that
-    a short prefill does not wait for its launches. For prompts without padding in a fresh cache; others run as usual.
-    `pruning.replays` counts the replays. Graphs belong to the context: keep it, open or not.
+    cuda_graphs: whether prefills of a size that came before replay their layers as one CUDA graph (`graphs.py`), which
+    frees a short prefill from waiting for its launches. For prompts without padding in a fresh cache; others run as
+    usual. `pruning.replays` counts the replays. Graphs belong to the context: keep it, open or not.
 
     Raises UnsupportedModelError for a model that no adapter supports, and PruningError for a setting that does not suit
     the model; both before anything changes.
