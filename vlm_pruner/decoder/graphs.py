@@ -63,10 +63,11 @@ def record(run: Callable[[], Captured], pool: Any) -> tuple[Captured, Callable[[
 class _Graph:
     """One size of prefill.
 
-    call: its inputs. state: of the layers when it was captured. usable: whether it gave the prefill's own result.
+    call, rotary: its inputs. state: of the layers when it was captured. usable: whether it gave the prefill's result.
     """
 
     call: LayerCall
+    rotary: Tensor | None
     made: Captured
     replay: Callable[[], None]
     state: list[Any]
@@ -79,6 +80,7 @@ class _Prefill:
 
     key: Any
     call: LayerCall
+    rotary: Tensor | None
     tasks: list[Task]
 
 
@@ -173,7 +175,7 @@ class LayerGraphs:
         call = LayerCall(layer, 0, args, kwargs)
         if not _fits(call):
             return None
-        key = _key(call, run.tasks)
+        key = _key(call, run)
         with self._lock:
             known, graph = key in self._graphs, self._graphs.get(key)
             if graph is not None and graph.state != self._layers.now():
@@ -188,7 +190,7 @@ class LayerGraphs:
             if not known:
                 self._remember(key, None)
             elif graph is None:
-                self._thread.prefill = _Prefill(key, call, list(run.tasks))
+                self._thread.prefill = _Prefill(key, call, run.rotary, list(run.tasks))
         return None
 
     def _pass(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -215,15 +217,16 @@ class LayerGraphs:
     def _capture(self, prefill: _Prefill, wanted: Tensor) -> None:
         """Captures the prefill that has just run, and keeps the graph if its result is `wanted`, bit for bit."""
         state, call = self._layers.now(), _static(prefill.call)
+        rotary = None if prefill.rotary is None else prefill.rotary.clone()
         try:
-            made, replay = record(lambda: self._run_layers(call, prefill.tasks), self._pool(call.hidden))
+            made, replay = record(lambda: self._run_layers(call, rotary, prefill.tasks), self._pool(call.hidden))
         except RuntimeError as error:
             raise PruningError(
                 f"cuda_graphs=True: this prefill cannot be captured ({error}); leave cuda_graphs out"
             ) from error
         replay()
         usable = made.hidden.shape == wanted.shape and torch.equal(made.hidden, wanted)
-        self._remember(prefill.key, _Graph(call, made, replay, state, usable))
+        self._remember(prefill.key, _Graph(call, rotary, made, replay, state, usable))
 
     def _pool(self, like: Tensor) -> Any:
         """Memory that the graphs of one stream share: they run one after the other."""
@@ -232,8 +235,8 @@ class LayerGraphs:
             self._pools[stream] = torch.cuda.graph_pool_handle()
         return self._pools.get(stream)
 
-    def _run_layers(self, call: LayerCall, tasks: list[Task]) -> Captured:
-        own, run, cache = self._run_of(), Run(tasks=list(tasks)), DynamicCache()
+    def _run_layers(self, call: LayerCall, rotary: Tensor | None, tasks: list[Task]) -> Captured:
+        own, run, cache = self._run_of(), Run(tasks=list(tasks), rotary=rotary), DynamicCache()
         self._thread.capturing = True
         self._set_run(run)
         try:
@@ -251,6 +254,8 @@ class LayerGraphs:
         """Runs the layers on `call`, fills its cache, and completes `run`. Returns the last layer's output."""
         for mine, given in zip(_tensors(graph.call), _tensors(call), strict=True):
             mine.copy_(given)
+        if graph.rotary is not None:
+            graph.rotary.copy_(run.rotary)
         graph.replay()
         made = graph.made
         for index, layer in enumerate(made.cache.layers):
@@ -278,8 +283,8 @@ def check_graphs(decoder: nn.Module, method: Pruner) -> None:
     reason = None
     if not isinstance(method, CentrifugalPruner) or method.needs:
         reason = f"{type(method).__name__} may wait for the GPU while it chooses; use vlm-pruner"
-    elif method.released or method.renumber or method.newlines != "prunable":
-        reason = 'compat="released", renumber=True and newlines="of-kept-rows" wait for the GPU; leave them out'
+    elif method.released or method.renumber or method.calibrate or method.newlines != "prunable":
+        reason = "compat, renumber, calibrate and newlines wait for the GPU; leave them out"
     elif not kernels.loaded(kernels.backend(torch.empty(0, device=device))):
         reason = f"it needs the GPU kernels: install triton, and set {kernels.VARIABLE} to auto or on"
     elif (decoder.config._attn_implementation or "sdpa") != "sdpa":
@@ -305,11 +310,12 @@ def _fits(call: LayerCall) -> bool:
     )
 
 
-def _key(call: LayerCall, tasks: list[Task]) -> Any:
+def _key(call: LayerCall, run: Run) -> Any:
     """What decides a captured prefill, other than the contents of its inputs."""
+    shape = None if run.rotary is None else tuple(run.rotary.shape)
     inputs = tuple((tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in _tensors(call))
     others = tuple((name, value) for name, value in sorted(call.kwargs.items()) if isinstance(value, (bool, int, str)))
-    return _stream(call.hidden), torch.is_inference_mode_enabled(), inputs, others, frozen(tasks)
+    return _stream(call.hidden), torch.is_inference_mode_enabled(), inputs, others, frozen(run.tasks), shape
 
 
 def _stream(like: Tensor) -> int | None:
