@@ -215,3 +215,18 @@ def test_unknown_choice_is_named(monkeypatch):
 def test_without_a_choice_a_cpu_tensor_takes_the_torch_path(monkeypatch):
     monkeypatch.delenv(kernels.VARIABLE, raising=False)
     assert not kernels.wanted(torch.zeros(1))
+
+
+def test_each_launch_makes_its_tensors_device_the_current_one(monkeypatch):
+    """Triton launches on the current device, even if its arguments are on another one."""
+    entered = []
+
+    class Recorded(torch.cuda.device_of):
+        def __enter__(self):
+            entered.append(self.idx)
+            return super().__enter__()
+
+    monkeypatch.setattr(torch.cuda, "device_of", Recorded)
+    hidden, _, _ = picture(4, 5)
+    kernels.load().screen_channels(hidden[None].to(DEVICE), 8)
+    assert entered == [hidden.to(DEVICE).get_device()]

@@ -281,6 +281,10 @@ def check_graphs(decoder: nn.Module, method: Pruner) -> None:
     if device.type not in DEVICES:
         raise PruningError(f"cuda_graphs=True: the model is on {device}; move it to a CUDA device, or leave it out")
     reason = None
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        raise PruningError(
+            f"cuda_graphs=True: the model is on {device}; call torch.cuda.set_device({device.index}) first"
+        )
     if not isinstance(method, CentrifugalPruner) or method.needs:
         reason = f"{type(method).__name__} may wait for the GPU while it chooses; use vlm-pruner"
     elif method.released or method.renumber or method.calibrate or method.newlines != "prunable":

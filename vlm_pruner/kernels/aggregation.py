@@ -34,8 +34,8 @@ def _fold_kernel(
         tokens = start + tl.arange(0, BLOCK_N)
         mine = (tl.load(nearest + tokens, mask=tokens < n, other=-1) == j) & (tokens != kept)
         left = tl.sum(mine.to(tl.int32), axis=0)
-        turn = tl.cumsum(mine.to(tl.int32), axis=0) - 1
         for first in range(0, left, BLOCK_T):
+            turn = tl.cumsum(mine.to(tl.int32), axis=0) - 1
             slot = first + tl.arange(0, BLOCK_T)
             there = slot < left
             token = tl.sum(tl.where(mine[:, None] & (turn[:, None] == slot[None, :]), tokens[:, None], 0), axis=0)
