@@ -21,8 +21,9 @@ def of_tower() -> list[Pruner]:
 
 
 def of_decoder() -> list[Pruner]:
-    """All others."""
-    return [method for method in map(make, vp.methods.names()) if not FROM_TOWER & method.needs]
+    """All others, and those that can do without the tower."""
+    others = [method for method in map(make, vp.methods.names()) if not FROM_TOWER & method.needs]
+    return [*others, make("mmtok", features="embeddings")]
 
 
 def label(method: Pruner) -> str:

@@ -18,6 +18,8 @@ METHODS = [
     *of_decoder(),
     *of_tower(),
     vp.methods.get("fastv")(keep_tokens=8, layer=1),
+    vp.methods.get("mmtok")(keep_tokens=8, features="embeddings", suffix=2),
+    vp.methods.get("residual-question")(keep_tokens=8, favour="unattended"),
     vp.methods.get("dart")(reduction_ratio=0.5, compat="released", layer=3),
     vp.methods.get("divprune")(keep_tokens=8, layer=2),
     vp.CentrifugalPruner(keep_tokens=8, layer=0),

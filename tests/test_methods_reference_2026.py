@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from tests.test_methods_reference import SIZES, budgets, random, view
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.holov import allocate, run_bounds, run_scores
+from vlm_pruner.methods.mmtok import mmtok_order
 from vlm_pruner.methods.scope import scope_order
 from vlm_pruner.selection.coverage import marginal_relevance, maximise_coverage
 
-HOLOV, V2DROP, MMR, SCOPE = (vp.methods.get(name) for name in ("holov", "v2drop", "mmr", "scope"))
+HOLOV, V2DROP, MMR, MMTOK = (vp.methods.get(name) for name in ("holov", "v2drop", "mmr", "mmtok"))
 
 
 def cosines(features):
@@ -61,6 +63,38 @@ def test_scope_weighs_by_attention_and_covers():
 def test_coverage_of_nothing_and_of_equal_things_repeats_no_token():
     for rows in (torch.zeros(3, 5), torch.ones(3, 5), -torch.ones(3, 5)):
         assert sorted(maximise_coverage(rows, 5).tolist()) == list(range(5))
+
+
+# MMTok
+
+
+@pytest.mark.parametrize(("words", "tokens"), [(1, 2), (3, 17), (7, 23)])
+def test_mmtok(words, tokens):
+    text, image, features = random(words, 5), random(tokens, 5, seed=1), random(tokens, 7, seed=2)
+    rows = []
+    for rowed, columns, temperature, share in ((text, image, 0.02, 1.0), (features, features, 0.2, 0.5)):
+        for row in rowed:
+            scores = [float(cosine_similarity(row, column, dim=0)) / temperature for column in columns]
+            top = max(scores)
+            total = sum(math.exp(score - top) for score in scores)
+            rows.append([share * math.exp(score - top) / total / len(rowed) for score in scores])
+    wanted = covered_best(torch.tensor(rows, dtype=torch.float64), torch.ones(tokens), tokens)
+    for budget in budgets(tokens):
+        assert mmtok_order(text, image, features, budget).tolist() == wanted[:budget]
+
+
+def test_mmtok_begins_with_the_token_that_a_word_names():
+    """And with the picture's features alone where the model has no tower; words in the suffix do not count."""
+    image, features = random(29, 8).float(), random(29, 6, seed=1).float()
+    text = torch.stack([image[11] + 0.01, image[4] - 0.01])
+    seen = {"embeddings": image, "patch_features": features, "text_embeddings": text}
+    assert {11, 4} == set(MMTOK(keep_tokens=2).choose(view(image, 2, **seen)).order.tolist())
+    assert int(MMTOK(keep_tokens=2, suffix=1).choose(view(image, 2, **seen)).order[0]) == 11
+    without = {name: value for name, value in seen.items() if name != "patch_features"}
+    chosen = MMTOK(keep_tokens=9, features="embeddings").choose(view(image, 9, **without))
+    assert chosen.order.tolist() == mmtok_order(text, image, image, 9).tolist()
+    with pytest.raises(PruningError, match=r"2 tokens of text follow the image and suffix=2 leaves none"):
+        MMTOK(keep_tokens=2, suffix=2).choose(view(image, 2, **seen))
 
 
 # MMR
@@ -186,6 +220,8 @@ def test_v2drop_needs_a_layer_before():
     [
         ("mmr", {"balance": 1.5}, r"balance=1\.5"),
         ("scope", {"alpha": -1.0}, r"alpha=-1\.0"),
+        ("mmtok", {"features": "words"}, "features='words'"),
+        ("mmtok", {"suffix": -1}, "suffix=-1"),
         ("holov", {"runs": 0}, "runs=0"),
         ("holov", {"runs": 2.0}, r"runs=2\.0"),
         ("holov", {"compat": "paper"}, "compat='paper'"),

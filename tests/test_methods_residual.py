@@ -68,6 +68,19 @@ def test_a_question_that_looks_everywhere_alike_changes_nothing_and_one_that_loo
     assert Question(keep_tokens=9, attention=0.0).choose(view(9, looked)).order.tolist() == plain.order.tolist()
 
 
+def test_spares_sign_is_the_opposite_of_ours():
+    """Unattended tokens come first: the order is ours for the opposite attention, and no power makes it `residual`."""
+    looked = torch.rand(30, generator=torch.Generator().manual_seed(5))
+    looked[3], looked[7] = 0.0, 1.0
+    ours, spares = Question(keep_tokens=30, attention=4.0), Question(keep_tokens=30, attention=4.0, favour="unattended")
+    opposite = ours.choose(view(9, 1 - looked)).order.tolist()
+    assert spares.choose(view(9, looked)).order.tolist() == opposite != ours.choose(view(9, looked)).order.tolist()
+    whole = [method.choose(view(30, looked)).order.tolist() for method in (ours, spares)]
+    assert whole[0].index(3) > whole[1].index(3) and whole[0].index(7) < whole[1].index(7)
+    plain = Residual(keep_tokens=9).choose(view(9)).order.tolist()
+    assert Question(keep_tokens=9, attention=0.0, favour="unattended").choose(view(9, looked)).order.tolist() == plain
+
+
 def test_dropped_tokens_go_to_the_most_similar_kept_one():
     method, seen = Residual(keep_tokens=9, channels=7), view(9)
     selection = method.choose(seen)
@@ -94,6 +107,7 @@ def test_dropped_tokens_go_to_the_most_similar_kept_one():
         (Residual, {"self_weight": 1.2}, "self_weight=1.2"),
         (Question, {"attention": -1.0}, "attention=-1.0"),
         (Question, {"layer": -1}, "layer=-1"),
+        (Question, {"favour": "all"}, "favour='all'"),
     ],
 )
 def test_bad_settings_are_named(method, settings, message):

@@ -1,9 +1,14 @@
-"""Residual selection: each new kept token is the one that the previous ones explain least. Ours, not the paper's."""
+"""Residual selection: each new kept token is the one that the previous ones explain least. Ours, not the paper's.
+
+Found independently; published first as SPARE (arXiv 2606.18681), a greedy choice by projection residual that weighs
+tokens by their anti-relevance to the question, where `residual-question` weighs them by relevance. OTPrune (CVPR 2026,
+arXiv 2602.20205), a greedy choice of the largest log-determinant, is a near twin of `residual`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +22,7 @@ from vlm_pruner.selection.residual import order_by_residual
 from vlm_pruner.selection.screening import channel_spread, largest_channels, screen_channels
 from vlm_pruner.selection.standing import nearest_kept
 
-UNSEEN = 0.05  # weight of a token that no token of the question attends to; the most attended one has 1.05
+UNSEEN = 0.05  # weight of the token least in favour; the one most in favour has 1.05
 
 
 @register("residual")
@@ -74,12 +79,14 @@ class QuestionResidualPruner(ResidualPruner):
 
     attention: power of that attention (mean over heads and over the text after the image, the largest being 1); 0 is
                `residual`.
+    favour:    "attended" tokens, or "unattended" ones, which is SPARE's sign: the weight falls with attention.
 
     For budgets too small to serve every possible question. The kept tokens serve the question that comes with the
     picture; a later question of the dialogue may lack what it needs. Needs text after the image.
     """
 
     attention: float = 0.25
+    favour: Literal["attended", "unattended"] = "attended"
 
     needs: ClassVar[frozenset[str]] = frozenset({"attend_next", "text_hidden"})
 
@@ -87,6 +94,8 @@ class QuestionResidualPruner(ResidualPruner):
         super().__post_init__()
         if not 0 <= self.attention < float("inf"):
             raise PruningError(f"attention={self.attention} must be at least 0; 0 ignores the question")
+        if self.favour not in ("attended", "unattended"):
+            raise PruningError(f"favour={self.favour!r} must be 'attended' or 'unattended'")
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         return Pruner.select(self, hidden, keys, layout, budget)
@@ -94,5 +103,6 @@ class QuestionResidualPruner(ResidualPruner):
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
         looked = view.attend_next(torch.arange(len(view.text_hidden), device="cpu")).mean(dim=(0, 1))
-        weight = (looked / looked.max().clamp(min=torch.finfo(looked.dtype).tiny) + UNSEEN) ** self.attention
-        return self._select(view.hidden, weight, view.budget)
+        share = looked / looked.max().clamp(min=torch.finfo(looked.dtype).tiny)
+        favoured = share if self.favour == "attended" else 1 - share
+        return self._select(view.hidden, (favoured + UNSEEN) ** self.attention, view.budget)

@@ -16,6 +16,7 @@ from vlm_pruner.methods.base import default_layer
 from vlm_pruner.methods.view import FROM_TOWER
 from vlm_pruner.report.table import WIDTH, render
 
+_QUESTION = {"attend", "attend_next", "text_embeddings"}  # fields that a prompt without a question leaves empty
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 DEPTH = 32  # of the decoder for which stages are counted
 
@@ -67,7 +68,7 @@ def _does(method: type[Pruner]) -> str:
 
 
 def _needs(method: type[Pruner]) -> str:
-    words = {"class token": FROM_TOWER & method.needs, "question": {"attend", "attend_next"} & method.needs}
+    words = {"class token": FROM_TOWER & method.needs, "question": _QUESTION & method.needs}
     return ", ".join(word for word, needed in words.items() if needed)
 
 
@@ -88,7 +89,7 @@ def _shown(families: Iterable[Family]) -> str:
 
 def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
     """For a terminal: methods, each with a line of facts and one or two of words, then families."""
-    facts = [(one.name, one.before, one.fits, one.needs or "-") for one in chosen]
+    facts = [(one.name, one.before, one.fits, one.needs.replace("class token", "tower") or "-") for one in chosen]
     table = render(("method", "drops before", "families", "needs"), facts, left=4).splitlines()
     blocks = [table[0]]
     for one, line in zip(chosen, table[1:], strict=True):
@@ -97,7 +98,8 @@ def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
         blocks.append(
             f"{line}\n{textwrap.fill(one.does + more + paper, WIDTH, initial_indent='  ', subsequent_indent='  ')}"
         )
-    return "\n".join(blocks) + "\n\n" + _families(families)
+    legend = "tower: its class token's attention. question: text after the picture."
+    return "\n".join([*blocks, "", legend, "", _families(families)])
 
 
 def _families(families: Iterable[Family]) -> str:
