@@ -38,6 +38,7 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
     (
         Room("web/", ("the live page",)),
         Room("lmms/", ("lmms-eval plug-in",)),
+        Room("vllm/", ("vLLM plug-in",), 0.8),
         Room("report/", ("tables, pages, figures",), 1.25, (7,)),
     ),
     (
@@ -50,8 +51,9 @@ STOREYS: tuple[tuple[Room, ...], ...] = (
         Room("Qwen2-VL/", ("Qwen2-VL with a", "method inside")),
     ),
     (
-        Room("drawing/", ("pictures and charts; knows no model",), 1.2),
+        Room("drawing/", ("pictures and charts",), 1.0),
         Room("cost/", ("FLOPs, bytes, budgets",)),
+        Room("serving/", ("a request's wish",), 0.8),
     ),
     (
         Room(

@@ -42,6 +42,10 @@ COMMANDS = {
     "report": Command(
         "vlm_pruner.commands.report", "turn result files into one page, with pictures of the kept tokens"
     ),
+    "export-hf": Command(
+        "vlm_pruner.commands.export_hf",
+        "write a LLaVA checkpoint of the original layout as vLLM and transformers load it",
+    ),
     "demo": Command("vlm_pruner.commands.demo", "serve a page with dense and pruned answers side by side"),
 }
 

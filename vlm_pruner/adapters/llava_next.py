@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vlm_pruner.adapters.base import Adapter, check_one_token_a_patch, encoded, lay_out, named_arguments
@@ -51,16 +52,9 @@ class LlavaNextAdapter(Adapter):
         return unpadded_layout(self._side, *self._grid(height, width))
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of a picture's tile tokens, by transformers' own arithmetic."""
-        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
-
-        config, side = self.model.config, self._side
-        down, across = get_anyres_image_grid_shape(
-            (height, width), config.image_grid_pinpoints, config.vision_config.image_size
-        )
-        grid = self.entry.image_newline.new_empty(1, down * side, across * side)
-        rows, columns = unpad_image(grid, (height, width)).shape[1:]
-        return rows, columns
+        """Rows and columns of a picture's tile tokens."""
+        config = self.model.config
+        return unpadded_grid(height, width, config.image_grid_pinpoints, config.vision_config.image_size, self._side)
 
     def _read_off(self, features: Tensor) -> TokenLayout:
         """Derives the layout from packed features [N, d]: every row of the grid ends with the newline embedding."""
@@ -74,6 +68,21 @@ class LlavaNextAdapter(Adapter):
                 "image_newline; pass the prompt in one forward call, and features as get_image_features packs them"
             )
         return unpadded_layout(self._side, rows, columns)
+
+
+def unpadded_grid(
+    height: int, width: int, pinpoints: Sequence[Sequence[int]], pixels: int, side: int
+) -> tuple[int, int]:
+    """Rows and columns of tile tokens of a picture of height x width pixels, by transformers' own arithmetic.
+
+    pinpoints: canvases (height, width) in pixels. pixels, side: pixels and tokens along a tile.
+    """
+    from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
+
+    down, across = get_anyres_image_grid_shape((height, width), pinpoints, pixels)
+    grid = torch.empty(1, down * side, across * side, device="meta")
+    rows, columns = unpad_image(grid, (height, width)).shape[1:]
+    return rows, columns
 
 
 def anyres_fit(layout: TokenLayout, side: int, pixels: int, canvases: tuple[Size, ...], *, rounds: bool = True) -> Fit:

@@ -1,0 +1,110 @@
+"""A request's wish: which method prunes its pictures, and to how many tokens.
+
+A wish arrives as JSON, is checked before any model runs, and travels on as one canonical text. Equal wishes have equal
+texts, so the text can be part of a cache key. A picture's budget follows from its token count and the wish alone;
+the side that counts placeholders and the side that prunes both call `Wish.budget`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+from vlm_pruner.errors import PruningError
+from vlm_pruner.methods import Pruner, get, names
+from vlm_pruner.methods.words import BUDGET, SHORTHANDS, from_words
+
+OFF = "off"
+DEFAULT_METHOD = "vlm-pruner"
+# What a request may set besides method and budget. Every other field costs compute that a client could run up, makes a
+# picture's count depend on its content, or needs more than the picture's tokens.
+SETTABLE = ("seed", "self_weight", "spatial_weight", "threshold")
+EXAMPLE = '{"method": "vlm-pruner", "keep_tokens": 64}'
+
+_AT_INPUT = frozenset({"embeddings"})  # needs that the projector's output meets
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A method at the decoder's input, with its budget. text: its canonical form."""
+
+    method: Pruner
+    text: str
+
+    def budget(self, tokens: int, *, fixed_size: bool = False) -> int:
+        """How many of a picture's `tokens` stay. fixed_size: whether all pictures of the model have as many.
+
+        As in transformers: where sizes vary, a picture with fewer tokens than `keep_tokens` keeps all of them; where
+        they do not, asking for more raises a PruningError.
+        """
+        wanted = self.method.keep_tokens
+        if wanted is not None and wanted > tokens and not fixed_size:
+            return tokens
+        return self.method.budget(tokens)
+
+
+def parse(asked: object) -> Wish | None:
+    """The wish that a JSON value expresses; None for "off" and null. Raises PruningError for anything else."""
+    if asked is None or asked == OFF:
+        return None
+    if not isinstance(asked, Mapping):
+        raise PruningError(f'{asked!r} is neither an object such as {EXAMPLE} nor "{OFF}"')
+    settings = dict(asked)
+    name = settings.pop("method", DEFAULT_METHOD)
+    _check_method(name)
+    _check_layer(settings.pop("layer", 0))
+    refused = [key for key in settings if key not in (*BUDGET, *SETTABLE)]
+    if refused:
+        raise PruningError(
+            f"{refused[0]} cannot be set by a request; it may set method, {', '.join((*BUDGET, *SETTABLE))}"
+        )
+    budget = {key: settings.pop(key) for key in BUDGET if settings.get(key) is not None}
+    settings = {key: value for key, value in settings.items() if key not in BUDGET}
+    return _wish(from_words(name, budget, {**settings, "layer": 0}))
+
+
+def parse_text(text: str) -> Wish | None:
+    """The wish of a canonical text; None for an empty one."""
+    return _of_text(text) if text else None
+
+
+@lru_cache(maxsize=1024)
+def _of_text(text: str) -> Wish:
+    settings = json.loads(text)
+    return Wish(get(settings.pop("method"))(**settings), text)
+
+
+def _wish(method: Pruner) -> Wish:
+    return Wish(method, json.dumps({"method": method.name, **_set_fields(method)}, sort_keys=True))
+
+
+def _set_fields(method: Pruner) -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    return {
+        one.name: getattr(method, one.name)
+        for one in fields(method)
+        if one.default is MISSING or getattr(method, one.name) != one.default
+    }
+
+
+def fitting() -> list[str]:
+    """Names of the methods that choose by a picture's projected embeddings alone."""
+    return [name for name in names() if not get(name).needs - _AT_INPUT]
+
+
+def _check_method(name: object) -> None:
+    known = [*fitting(), *SHORTHANDS]
+    if isinstance(name, str) and name in known:
+        return
+    reason = "is not a method"
+    if isinstance(name, str) and name in names():
+        reason = f"needs {', '.join(sorted(get(name).needs - _AT_INPUT))}, which an engine does not give"
+    raise PruningError(f"method {name!r} {reason}; methods that work here: {', '.join(known)}")
+
+
+def _check_layer(layer: object) -> None:
+    if layer not in (0, "0") or layer is False:
+        raise PruningError(f"layer={layer!r}: an engine prunes before the decoder, layer=0; leave layer out")
