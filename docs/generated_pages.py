@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 
 def commands_page() -> str:
     from vlm_pruner import cli
+    from vlm_pruner.console import fitted
 
     os.environ["COLUMNS"] = "80"
     text = "# Commands\n\nWhat `vlm-pruner COMMAND --help` prints.\n"
@@ -26,7 +27,7 @@ def commands_page() -> str:
         module = importlib.import_module(command.module)
         parser = argparse.ArgumentParser(
             prog=f"vlm-pruner {name}", description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=getattr(module, "EXAMPLES", None), formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=fitted(getattr(module, "EXAMPLES", "")), formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         module.add_arguments(parser)
         text += f"\n## {name}\n\n```text\n{parser.format_help().rstrip()}\n```\n"

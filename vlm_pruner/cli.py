@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from vlm_pruner import __version__
-from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, fitted, one_line
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ COMMANDS = {
 
 EXAMPLES = """examples:
   vlm-pruner demo-run
-  vlm-pruner score pope --data playground/data/eval/pope --answers answers/llava-v1.5-7b.jsonl --json pope.json
-  vlm-pruner score --help
+  vlm-pruner ask photo.jpg --question "What is on the table?" --model DIR
+  vlm-pruner ask --help
 """
 
 
@@ -89,7 +89,7 @@ def _add(subparsers: argparse._SubParsersAction, name: str, command: Command, lo
     module = import_module(command.module) if load else None
     subparser = subparsers.add_parser(
         name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
-        epilog=getattr(module, "EXAMPLES", None), formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=fitted(getattr(module, "EXAMPLES", "")), formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     subparser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
     if module is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import re
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,8 +32,34 @@ class OneLineParser(argparse.ArgumentParser):
         super().__init__(*arguments, **options)
         self.register("type", Path, lambda text: Path(home(text)))
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, but an unknown flag is an error of the subcommand that got it, with the nearest flag."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            parser = self._subparser(parsed)
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            words = [word for word in unknown if word.startswith("--")] or unknown
+            hint = nearest(words[0].split("=")[0], flags)
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return parsed
+
+    def _subparser(self, parsed: argparse.Namespace) -> argparse.ArgumentParser:
+        """That of the subcommand that was called; the parser itself if it has none."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return action.choices.get(getattr(parsed, action.dest), self)
+        return self
+
     def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message += nearest(wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(BAD_INPUT, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean NAME?" if a known name is like the word, else ""."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def home(text: str) -> str:
@@ -46,6 +75,26 @@ def words(text: str) -> list[str]:
 def wrapped(text: str) -> str:
     """The text in lines of at most COLUMNS characters; its own line breaks stay."""
     return "\n".join(textwrap.fill(line, COLUMNS, break_on_hyphens=False) for line in text.splitlines())
+
+
+def fitted(examples: str) -> str:
+    """The examples and notes under a command's help, in COLUMNS: long commands go on in the next line, as shells do."""
+    parts = re.split(r"\n{2,}", examples.strip("\n"))
+    return "\n\n".join(_fitted_part(part.splitlines()) for part in parts) + "\n"
+
+
+def _fitted_part(lines: list[str]) -> str:
+    if any(line.startswith(" ") for line in lines):
+        return "\n".join(_fitted_command(line) for line in lines)
+    return textwrap.fill(" ".join(lines), COLUMNS, break_on_hyphens=False)
+
+
+def _fitted_command(line: str) -> str:
+    made = []
+    while len(line) > COLUMNS and (cut := line.rfind(" -", 8, COLUMNS - 1)) > 0:
+        made.append(f"{line[:cut]} \\")
+        line = f"      {line[cut + 1 :]}"
+    return "\n".join([*made, line])
 
 
 def shown(path: Path) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlm_pruner import adapters
 from vlm_pruner.asking.opening import is_original
+from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
 from vlm_pruner.llava.model.builder import model_class, open_checkpoint
@@ -22,12 +23,12 @@ from vlm_pruner.methods import Pruner
 class Counter:
     """What a checkpoint makes of a picture that is alone in its prompt.
 
-    tokens_of: visual tokens of a picture (RGB). depth: decoder layers. rounding: as for `Pruner.budget`.
+    tokens_of: visual tokens of a picture (RGB). shape: of the decoder. rounding: as for `Pruner.budget`.
     one_size: whether all pictures have the same number of tokens; then keeping more of them is refused.
     """
 
     tokens_of: Callable[[Image.Image], int]
-    depth: int
+    shape: DecoderShape
     rounding: str = "round"
     one_size: bool = False
 
@@ -42,12 +43,12 @@ class Counter:
                 "newlines='of-kept-rows' keeps newline tokens beside the budget, as many as there are rows with a kept "
                 "token, so their number is not known beforehand; leave it out to count"
             )
-        layers = method.layers(self.depth)
+        layers = method.layers(self.shape.layers)
         if (
             method.keep_tokens is not None and method.keep_tokens > tokens and not self.one_size
         ):  # then the picture keeps all of them
             return [(layer, tokens) for layer in layers]
-        return list(zip(layers, method.budgets(tokens, self.depth, self.rounding), strict=True))
+        return list(zip(layers, method.budgets(tokens, self.shape.layers, self.rounding), strict=True))
 
 
 def open_counter(checkpoint: str | Path) -> Counter:
@@ -66,7 +67,9 @@ def _original(folder: Path) -> Counter:
         model = model_class(config)(config)
     read = Checkpoint(str(folder), None, model, None)
     return Counter(
-        lambda picture: read.tokens_of(picture.size), config.num_hidden_layers, one_size=read.visual_tokens is not None
+        lambda picture: read.tokens_of(picture.size),
+        DecoderShape.of(config),
+        one_size=read.visual_tokens is not None,
     )
 
 
@@ -75,11 +78,11 @@ def _processed(folder: Path, name: str, config: dict[str, object]) -> Counter:
 
     architectures = config.get("architectures")
     family = str(architectures[0]) if isinstance(architectures, list) and architectures else str(config["model_type"])
-    adapter = adapters.of_class(family)
     prompts = Prompts.open(folder, name)
+    adapter = adapters.of_class(family)
     return Counter(
         lambda picture: prompts.prompt(picture, "?").visual_tokens,
-        int(prompts.config.get_text_config().num_hidden_layers),
+        DecoderShape.of(prompts.config.get_text_config()),
         adapter.released_rounding,
         one_size=prompts.config.model_type == "llava" and prompts.config.vision_config.model_type != "pixtral",
     )

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
 from vlm_pruner.asking.processors import load_processor
+from vlm_pruner.errors import UnsupportedModelError
 
 LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints have no template
 
@@ -28,6 +29,12 @@ class Prompts:
     @classmethod
     def open(cls, folder: Path, name: str) -> Prompts:
         config = AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
+        if type(config) not in AutoModelForImageTextToText._model_mapping:
+            raise UnsupportedModelError(
+                f"{(config.architectures or [type(config).__name__])[0]} is not supported: {name} is a "
+                f"{config.model_type} model, which answers no questions about pictures; give a vision-language model "
+                "of a family that `vlm-pruner methods` lists"
+            )
         try:
             processor = load_processor(str(folder))
         except ImportError as error:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_pruner.commands.options import BUDGETS
 from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
 from vlm_pruner.experiments.questions import QuestionSet, kinds_of, read_questions
 from vlm_pruner.experiments.worlds import find_world
 
 if TYPE_CHECKING:
+    from vlm_pruner.experiments.arms import Arm, ModelFacts, NotRun
     from vlm_pruner.experiments.experiment import Experiment
     from vlm_pruner.report.ablation_table import AblationRow
 
@@ -30,7 +33,7 @@ To resume a run that was stopped, give the same command again.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--budget", type=int, default=64, metavar="N", help="visual tokens kept (%(default)s)")
+    parser.add_argument("--budget", "--budgets", "--keep", default="64", metavar="B", help=f"{BUDGETS} (%(default)s)")
     parser.add_argument(
         "--token-batch",
         type=int,
@@ -65,27 +68,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Answers, prints the table, and writes table.txt, ablations.json and answers.jsonl into --out."""
     check_checkpoint(args.model)
+    from vlm_pruner.cost.budgets import Budget
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.ablations import DEFAULT, VARIATIONS, ablation_arms, fits
+    from vlm_pruner.experiments.arms import tokens_kept
     from vlm_pruner.experiments.verdicts import Rules
+    from vlm_pruner.methods import CentrifugalPruner
     from vlm_pruner.report import results
 
     asked = _read(args)
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, prefixes=True, answerable=True, rules=Rules(references=(DEFAULT,))
     )
-    variations = [variation for variation in VARIATIONS if fits(variation, args.budget)]
+    budget = Budget.parse(args.budget)
+
+    def arms(facts: ModelFacts, refusal: Any) -> tuple[list[Arm], list[NotRun]]:
+        kept = tokens_kept(budget, partial(CentrifugalPruner, token_batch=args.token_batch), facts)
+        return ablation_arms(
+            kept, facts.visual, args.token_batch, [variation for variation in VARIATIONS if fits(variation, kept)]
+        ), []
+
     described = {
         "world": asked.name,
         "questions": len(asked.questions),
         "pictures": len({question.image for question in asked.questions}),
-        "budget": args.budget,
+        "budget": int(budget.value) if budget.kind == "tokens" else str(budget),
         "token_batch": args.token_batch,
     }
-    done = experiment.run(
-        settings, [asked],
-        lambda facts, refusal: (ablation_arms(args.budget, facts.visual, args.token_batch, variations), []), described,
-    )  # fmt: skip
+    done = experiment.run(settings, [asked], arms, described)
     rows = _rows(done, args.token_batch)
     text = _text(done, rows)
     print(text)

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Answers and costs on standard output, the pictures of kept tokens into --out."""
     options.check_model(args)
     _check(args)
-    method = None if args.method == options.DENSE else options.make_method(
+    wanted = None if args.method == options.DENSE else options.Wanted.read(
         args.method, args.keep, args.layer, args.settings
     )  # fmt: skip
     pictures = options.read_pictures(args.images)
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
         video = read_frames(args.video, args.frames)
     chat = options.load_chat(args)
+    method = None if wanted is None else wanted.on(chat, pictures, args.question, video)
     answers = _answer(chat, pictures, video, args, method)
     print(report(args, answers))
     options.warn_of_other_worlds(args.model, [*pictures, *video])

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_pruner.commands.options import BUDGETS
 from vlm_pruner.console import words
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     Plan = tuple[Case, list[Arm]]
 
 EXAMPLES = """examples:
-  vlm-pruner bench                                  # a small model, on any CPU, in a minute
+  vlm-pruner bench                     # a small model, on any CPU, in a minute
   vlm-pruner bench --model llava-1.5-7b --device cuda --budgets 192,64 --batch-sizes 1,8
   vlm-pruner bench --model qwen2-vl-7b --device cuda --visual-tokens 1296,4096 --methods vlm-pruner,fastv
   vlm-pruner bench --model path/to/checkpoint --device cuda
@@ -49,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="beside dense; see vlm-pruner methods, or FILE.py:CLASS (vlm-pruner)",
     )
-    add("--budgets", type=_numbers, metavar="N,N", help="visual tokens kept of each picture (a third and a ninth)")
+    add(
+        "--budgets", "--budget", "--keep", dest="budgets", type=words, metavar="B,B",
+        help=f"{BUDGETS} (a third and a ninth)",
+    )  # fmt: skip
     add("--batch-sizes", type=_numbers, default=[1], metavar="N,N", help="prompts at once (1)")
     add("--visual-tokens", type=_numbers, metavar="N,N", help="visual tokens of each prompt (as the model is used)")
     add("--text-tokens", type=int, default=60, metavar="N", help="words of each prompt (%(default)s)")
@@ -81,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"loading {args.model}", file=sys.stderr, flush=True)
     model, native = _load(args)
     check_cache(model)
-    plans, sweeps, notes = _plan(args, native)
+    plans, sweeps, notes = _plan(args, native, model)
     machine = args.machine or _measure(args, model)
     journal = _time(model, args, [*plans, *(plan for sweep in sweeps.values() for plan in sweep)])
     results = _results(args, model, machine, plans, sweeps, journal.records) | {"notes": notes}
@@ -96,7 +100,7 @@ def _check(args: argparse.Namespace) -> None:
         least = 1 if name == "rounds" else 2
         if getattr(args, name) < least:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
-    for name in ("batch_sizes", "visual_tokens", "budgets"):
+    for name in ("batch_sizes", "visual_tokens"):
         if any(number < 1 for number in getattr(args, name) or []):
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; every number must be at least 1")
 
@@ -117,22 +121,30 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, int]:
     return models.load(args.model, **options), 576
 
 
-def _plan(args: argparse.Namespace, native: int) -> tuple[list[Plan], dict[str, list[Plan]], list[str]]:
+def _plan(
+    args: argparse.Namespace, native: int, model: nn.Module
+) -> tuple[list[Plan], dict[str, list[Plan]], list[str]]:
     """Cases with their arms, each method's small cases for its break-even, and what was left out and why."""
-    from vlm_pruner.experiments.arms import DENSE, make_arms
+    from vlm_pruner import adapters
+    from vlm_pruner.cost.budgets import Budget
+    from vlm_pruner.cost.flops import DecoderShape
+    from vlm_pruner.experiments.arms import DENSE, ModelFacts, make_arms
     from vlm_pruner.speed.timing import Case
 
     notes, plans = [], []
     methods = [name for name in args.methods if name != DENSE]
     sizes = args.visual_tokens or [native]
-    budgets = args.budgets or [max(1, sizes[0] // 3), max(1, sizes[0] // 9)]
+    shape = DecoderShape.of(adapters.find(model).decoder.config)
+    budgets = [Budget.parse(str(word)) for word in args.budgets or [max(1, sizes[0] // 3), max(1, sizes[0] // 9)]]
     for batch in args.batch_sizes:
         for visual in sizes:
-            possible = [budget for budget in budgets if budget < visual]
+            possible = [budget for budget in budgets if budget.kind != "tokens" or budget.value < visual]
             notes += [f"{b} of {visual} visual tokens: nothing to drop" for b in budgets if b not in possible]
-            arms = make_arms([DENSE, *methods], possible, visual, args.seed)
+            arms = make_arms([DENSE, *methods], possible, ModelFacts(visual, shape, args.text_tokens), args.seed)
             plans.append((Case(batch, visual, args.text_tokens, args.new_tokens), arms))
-    share, batch = min(budgets) / sizes[0], args.batch_sizes[0]
+    least = [arm.tokens for _, arms in plans[:1] for arm in arms if arm.name != DENSE]
+    least += [int(budget.value) for budget in budgets if budget.kind == "tokens"]
+    share, batch = min(least, default=sizes[0]) / sizes[0], args.batch_sizes[0]
     sweep = SWEEP if args.break_even is None else [visual for visual in args.break_even if visual > 0]
     sweeps: dict[str, list[Plan]] = {}
     for name in methods if sweep and share < 1 else []:

@@ -15,7 +15,7 @@ from vlm_pruner.scoring.needs import File
 from vlm_pruner.scoring.records import field, read_json, read_jsonl
 
 EXAMPLES = """examples:
-  vlm-pruner check-data                                   # all nine below playground/data/eval
+  vlm-pruner check-data                # all nine below playground/data/eval
   vlm-pruner check-data pope gqa --data /mnt/benchmarks --all
 """
 

@@ -15,9 +15,9 @@ from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint, find_quest
 from vlm_pruner.experiments.questions import question_sets
 
 EXAMPLES = """examples:
-  vlm-pruner compare                                       all methods at 192, 128 and 64 tokens, 480 questions
+  vlm-pruner compare                       # all methods, 192, 128, 64 tokens
   vlm-pruner compare --methods dense,random,fastv,vlm-pruner,vlm-pruner:token_batch=16 --budget 64,32
-  vlm-pruner compare --budget avg:250,flops:0.5            at equal average tokens, at equal FLOPs
+  vlm-pruner compare --budget avg:250,flops:0.5     # at equal mean, equal FLOPs
   vlm-pruner compare --model DIR --questions-file mine/questions.jsonl --holm
 
 To resume a run that was stopped, give the same command again. docs/comparison.md: how to read it.
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="all, or names (see vlm-pruner methods), or FILE.py:CLASS; NAME:field=value for settings (all)",
     )  # fmt: skip
     parser.add_argument(
-        "--budget", "--budgets", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
+        "--budget", "--budgets", "--keep", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
         help="64 (tokens), ratio:0.889, avg:64 (mean over layers), flops:0.3 (share of dense) (192,128,64)",
     )  # fmt: skip
     parser.add_argument("--questions", type=int, default=480, metavar="N", help="of each file, at most (%(default)s)")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vlm_pruner.asking.counting import Counter
-    from vlm_pruner.methods import Pruner
 
 EXAMPLES = """examples:
   vlm-pruner count photo.jpg
@@ -46,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.asking.counting import open_counter
 
     methods = {
-        f"{name} {keep}": options.make_method(name, keep, args.layer, args.settings)
+        f"{name} {keep}": options.Wanted.read(name, keep, args.layer, args.settings)
         for name in args.method
         for keep in words(args.keep)
     }
@@ -72,13 +71,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def count(
-    counter: Counter, files: Sequence[str], pictures: Sequence[Image.Image], methods: dict[str, Pruner]
+    counter: Counter, files: Sequence[str], pictures: Sequence[Image.Image], methods: dict[str, options.Wanted]
 ) -> list[dict[str, Any]]:
     """Per picture: file, size [width, height], visual tokens, and for each method its (layer, tokens) steps."""
     counts = []
     for file, picture in zip(files, pictures, strict=True):
         tokens = counter.tokens_of(picture)
-        kept = {name: counter.steps(method, tokens) for name, method in methods.items()}
+        kept = {name: counter.steps(method.solved(tokens, counter.shape), tokens) for name, method in methods.items()}
         counts.append({"file": file, "size": list(picture.size), "visual_tokens": tokens, "kept": kept})
     return counts
 

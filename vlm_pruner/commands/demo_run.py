@@ -29,7 +29,7 @@ To resume a run that was stopped, give the same command again.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=300, metavar="N", help="number of questions (%(default)s)")
     parser.add_argument(
-        "--budgets", "--budget", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
+        "--budgets", "--budget", "--keep", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
         help="64 (tokens kept), ratio:0.889, avg:250 (mean over layers), flops:0.5 (share of dense) (192,128,64)",
     )  # fmt: skip
     parser.add_argument(

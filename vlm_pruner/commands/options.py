@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from PIL import Image
 from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_checkpoint
 
 if TYPE_CHECKING:
+    from vlm_pruner.cost.budgets import Budget, Make
+    from vlm_pruner.cost.flops import DecoderShape
     from vlm_pruner.methods import Pruner
 
 DENSE = "dense"
+BUDGETS = "64 (tokens kept), ratio:0.889 (share removed), avg:64 (mean over layers), flops:0.3 (share of dense)"
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep",
         default="64",
         metavar="N",
-        help="visual tokens kept per picture, or ratio:0.889, the share removed (64)",
+        help=f"{BUDGETS} (64)",
     )
     parser.add_argument("--layer", type=int, default=None, metavar="K", help="first layer on the short sequence")
     parser.add_argument(
@@ -64,11 +68,65 @@ def warn_of_other_worlds(model: str, pictures: Sequence[Image.Image]) -> None:
 
 def make_method(name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Pruner:
     """The method `name` with a budget and settings ("field=value"). Raises PruningError that lists what there is."""
-    from vlm_pruner.cost import budgets
-    from vlm_pruner.methods import words
+    return Wanted.read(name, keep, layer, settings).plain()
 
-    given = [*settings, *([] if layer is None else [f"layer={layer}"])]
-    return budgets.plain(budgets.Budget.parse(keep), words.maker(name, given))
+
+@dataclass(frozen=True)
+class Wanted:
+    """A method as typed: its name, settings and budget, which may depend on the model and the picture."""
+
+    budget: Budget
+    make: Make
+
+    @classmethod
+    def read(cls, name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Wanted:
+        """Raises PruningError for a name, setting or budget that does not exist, before any model is loaded."""
+        from vlm_pruner.cost import budgets
+        from vlm_pruner.methods import words
+
+        given = [*settings, *([] if layer is None else [f"layer={layer}"])]
+        wanted = cls(budgets.Budget.parse(keep), words.maker(name, given))
+        if wanted.budget.fixed:
+            wanted.plain()
+        else:
+            wanted.make(reduction_ratio=0.5)  # settings that no budget goes with are refused now, too
+        return wanted
+
+    def plain(self) -> Pruner:
+        """The method, if its budget needs no model. Raises PruningError otherwise."""
+        from vlm_pruner.cost import budgets
+
+        return budgets.plain(self.budget, self.make)
+
+    def solved(self, visual: int, shape: DecoderShape, text: int | None = None) -> Pruner:
+        """The method that meets the budget for a picture of `visual` tokens in a prompt with `text` others."""
+        from vlm_pruner.cost import budgets
+
+        if self.budget.fixed:
+            return self.plain()
+        return budgets.solve(self.budget, self.make, visual, shape, budgets.TEXT if text is None else text).method
+
+    def on(
+        self, chat: Any, pictures: Sequence[Image.Image], question: str, video: Sequence[Image.Image] = ()
+    ) -> Pruner:
+        """The method that meets the budget for this prompt. Raises PruningError if it holds several pictures."""
+        from vlm_pruner.cost.flops import DecoderShape
+        from vlm_pruner.errors import PruningError
+
+        if self.budget.fixed:
+            return self.plain()
+        if len(pictures) + bool(video) != 1:
+            raise PruningError(
+                f"--keep {self.budget} says what one picture may cost, and there are {len(pictures) + bool(video)}; "
+                "give tokens or a ratio, which hold for each picture, such as --keep ratio:0.889"
+            )
+        prompt = chat.prompt(list(pictures), question, video)
+        method = self.solved(prompt.visual_tokens, DecoderShape.of(chat.decoder.config), prompt.text_tokens)
+        print(
+            f"--keep {self.budget} of {prompt.visual_tokens} visual tokens is {method.keep_tokens} from layer "
+            f"{method.layer} on", file=sys.stderr,
+        )  # fmt: skip
+        return method
 
 
 def read_pictures(files: Sequence[str]) -> list[Image.Image]:

@@ -40,6 +40,7 @@ THRESHOLD, TOKEN_BATCH = "0.8", "16"  # the paper's
 MINI_METHODS = ("random", "vlm-pruner", "vlm-pruner:1")
 ALL = "all"
 MINI_FLAGS = ("--batch-size", "8")
+NO_CHECKPOINT = "there is no checkpoint"  # as the scripts say it
 EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -135,6 +136,9 @@ def reproduce(arms: Sequence[Arm], scripts: Sequence[str], environment: Mapping[
     for number, (arm, script) in enumerate(jobs, start=1):
         print(f"== [{number} of {len(jobs)}, {_clock(start)}] {script}, {arm.label}", file=sys.stderr, flush=True)
         outcome = run_one(arm, script, environment, flags)
+        if NO_CHECKPOINT in outcome.problem:  # of no other benchmark either
+            print(f"reproduce: {outcome.problem.removeprefix(f'{script}: ')}", file=sys.stderr)
+            return EXIT_BAD_INPUT
         print(f"   {outcome.problem or outcome.result}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     _print_table([outcome.result for outcome in outcomes if outcome.result is not None])

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     panels = [
         (_title(args.images, number, method), draw_kept(chat, picture, args.question, method, style))
         for number, picture in enumerate(pictures)
-        for method in arms
+        for method in (arm.on(chat, [picture], args.question) for arm in arms)
     ]
     options.warn_of_other_worlds(args.model, pictures)
     budgets = len(args.keep.split(","))
@@ -91,10 +91,10 @@ def _style(args: argparse.Namespace) -> Style:
     return Style(first=args.first, folds=args.folds, focus=focus, side=args.side)
 
 
-def _arms(args: argparse.Namespace) -> list[Pruner]:
+def _arms(args: argparse.Namespace) -> list[options.Wanted]:
     names = [word.strip() for word in args.method.split(",") if word.strip()]
     budgets = [word.strip() for word in args.keep.split(",") if word.strip()]
-    return [options.make_method(name, budget, args.layer, args.settings) for name in names for budget in budgets]
+    return [options.Wanted.read(name, budget, args.layer, args.settings) for name in names for budget in budgets]
 
 
 def _title(files: Sequence[str], number: int, method: Pruner) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlm_pruner.cost import accounting, budgets
 from vlm_pruner.cost.accounting import Accounting
-from vlm_pruner.cost.budgets import Budget
+from vlm_pruner.cost.budgets import Budget, Make
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, maker
@@ -148,6 +148,13 @@ def read_budget(word: int | str | Budget, visual: int) -> Budget:
     if budget.kind == "tokens" and budget.value > visual:
         raise ValueError(f"budget {word} is impossible: a picture has {visual} visual tokens; use 1 to {visual}")
     return budget
+
+
+def tokens_kept(budget: Budget, make: Make, facts: ModelFacts) -> int:
+    """Visual tokens that the method `make` builds keeps of a picture at a budget. Raises PruningError if it cannot."""
+    if facts.shape is None:
+        return budgets.plain(budget, make).budget(facts.visual)
+    return budgets.solve(budget, make, facts.visual, facts.shape, facts.text).method.budget(facts.visual)
 
 
 def dense_arm(facts: ModelFacts) -> Arm:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from vlm_pruner.console import one_line
 from vlm_pruner.drawing.colours import PADDING, order_colour
 from vlm_pruner.drawing.svg import data_url
 from vlm_pruner.geometry.fit import Fit
 
 SIDE = 224  # longer side of a thumbnail in pixels
 QUALITY = 68
+SCORE = {"headline", "metrics"}  # a result of `score` has one of them, and names no command
 RAMP = 16  # colours of the order of selection that the page interpolates between
 
 
@@ -30,9 +32,14 @@ def read_results(paths: Sequence[Path]) -> dict[str, Any]:
         path = path / "results.json" if path.is_dir() else path
         content = _read_json(path)
         if content.get("command") == "vlm-pruner compare":
-            runs.append(_run(content, path))
+            runs.append(_whole(_run, content, path))
+        elif str(content.get("command")).startswith("vlm-pruner ") or SCORE & content.keys():
+            others.append(_whole(_other, content, path))
         else:
-            others.append(_other(content, path))
+            raise ValueError(
+                f"{path} is no result file of vlm-pruner: it names no command and has no score; give what compare, "
+                "bench or ablate wrote into --out, or score into --json"
+            )
     ramp = [order_colour(index, RAMP) for index in range(RAMP)]
     return {"runs": runs, "others": others, "ramp": ramp}
 
@@ -49,24 +56,33 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _whole(
+    read: Callable[[dict[str, Any], Path], dict[str, Any]], content: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    """What `read` makes of a result. Raises ValueError for one that lacks a part, or has another in its place."""
+    try:
+        return read(content, path)
+    except FileNotFoundError:
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({one_line(error)})"
+        command = content.get("command", "vlm-pruner score")
+        raise ValueError(f"{path} {said}: it is not a whole result of {command}; run it again") from None
+
+
 def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """One comparison: its tables unchanged, its answers by item, its pictures."""
-    try:
-        answers = _answers(path.parent / content.get("journal", "answers.jsonl"))
-        arms = {arm["key"]: number for number, arm in enumerate(content["arms"])}
-        album = _Album(_fit(content["model"]), path.parent)
-        items = [
-            {
-                "b": item["benchmark"], "q": item["question_id"], "k": item["kind"], "t": item["text"],
-                "g": item["answer"], "p": album.add(item["image"]),
-                "a": _by_arm(answers.get((item["benchmark"], str(item["question_id"])), ()), arms),
-            }
-            for item in content["items"]
-        ]  # fmt: skip
-    except KeyError as error:
-        raise ValueError(
-            f"{path} lacks {error}: it is not a whole result of vlm-pruner compare; run it again"
-        ) from None
+    answers = _answers(path.parent / content.get("journal", "answers.jsonl"))
+    arms = {arm["key"]: number for number, arm in enumerate(content["arms"])}
+    album = _Album(_fit(content["model"]), path.parent)
+    items = [
+        {
+            "b": item["benchmark"], "q": item["question_id"], "k": item["kind"], "t": item["text"],
+            "g": item["answer"], "p": album.add(item["image"]),
+            "a": _by_arm(answers.get((item["benchmark"], str(item["question_id"])), ()), arms),
+        }
+        for item in content["items"]
+    ]  # fmt: skip
     shown = ("date", "benchmarks", "arms", "cells", "not_run", "statistics", "config", "environment", "model")
     return {
         "name": path.parent.name or str(path),
