@@ -58,7 +58,11 @@ class Arm:
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.name) or printed_name(self.name)
+        """As tables print it. An arm of the ablations is named by what it changes, not by a method's words."""
+        try:
+            return LABELS.get(self.name) or printed_name(self.name)
+        except PruningError:
+            return self.name
 
     def method_for(self, draw: int) -> Pruner | None:
         """The method for the `draw`-th batch. One with a seed gets a new seed per batch: a single random pattern for a
