@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import wait
 from dataclasses import replace
 
 import numpy as np
@@ -346,6 +347,18 @@ def test_lessons_drawn_ahead_are_those_of_their_steps() -> None:
             assert torch.equal(getattr(first, name), value) or value.isnan().any(), name
     pictures = {lesson.pixels.numpy().tobytes() for lesson in fresh}
     assert len(pictures) == len(fresh) - ahead.again > 1
+
+
+def test_no_lesson_comes_again_while_workers_are_fast_enough() -> None:
+    ahead = Ahead(5, 0, 0, 2)
+    lessons = ahead.lessons(lambda: TINY, torch.device("cpu"))
+    ahead.order(TINY)
+    for _ in range(6):
+        wait(list(ahead.drawn))
+        next(lessons)
+        ahead.reader.submit(int).result()  # what was to be read has been
+    ahead.close()
+    assert ahead.again == 0
 
 
 def test_every_tensor_of_a_step_is_on_the_trainers_device(tmp_path, monkeypatch) -> None:

@@ -12,7 +12,7 @@ import pickle
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -83,22 +83,25 @@ class Ahead:
             self.step += 1
 
     def lessons(self, now: Callable[[], Teaching], device: torch.device) -> Iterator[Lesson]:
-        coming: Future[Lesson] | None = None
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        coming: Future[Lesson] | None = None
         while True:
             self.order(now())
             if coming is None and (self.drawn[0].done() or not self.kept):
                 coming = self.reader.submit(_read, self.drawn.popleft().result(), device, stream)
-            old = self._old() if coming is None or not coming.done() else None
-            if old is not None:
+            if coming is not None and (coming.done() or not self.kept):
+                lesson = coming.result()
+                self.kept.append((lesson, 0))
+                # Before the step, not after it: else every second lesson would be an old one.
+                coming = None
+                if self.drawn[0].done():
+                    coming = self.reader.submit(_read, self.drawn.popleft().result(), device, stream)
+                yield lesson
+            elif (old := self._old()) is not None:
                 self.again += 1
                 yield old
-            elif coming is not None:
-                lesson, coming = coming.result(), None
-                self.kept.append((lesson, 0))
-                yield lesson
             else:
-                self.drawn[0].result()
+                wait([coming or self.drawn[0]])
 
     def _old(self) -> Lesson | None:
         """A lesson that may come again, the one that was shown longest ago."""
