@@ -15,14 +15,24 @@ def make(name: str, **settings: Any) -> Pruner:
     return vp.methods.get(name)(**{"keep_tokens": KEEP, **settings})
 
 
+def of_pictures() -> list[str]:
+    """Names of the methods that prune pictures; the others prune videos only."""
+    return [name for name in vp.methods.names() if not vp.methods.get(name).videos_only]
+
+
+def of_videos() -> list[str]:
+    """Names of the methods that prune videos only."""
+    return [name for name in vp.methods.names() if vp.methods.get(name).videos_only]
+
+
 def of_tower() -> list[Pruner]:
     """Methods that need a tower with a class token."""
-    return [method for method in map(make, vp.methods.names()) if FROM_TOWER & method.needs]
+    return [method for method in map(make, of_pictures()) if FROM_TOWER & method.needs]
 
 
 def of_decoder() -> list[Pruner]:
-    """All others, and those that can do without the tower."""
-    others = [method for method in map(make, vp.methods.names()) if not FROM_TOWER & method.needs]
+    """All others that prune pictures, and those that can do without the tower."""
+    others = [method for method in map(make, of_pictures()) if not FROM_TOWER & method.needs]
     return [*others, make("mmtok", features="embeddings")]
 
 

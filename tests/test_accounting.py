@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import vlm_pruner as vp
+from tests.every_method import of_pictures
 from tests.families import FAMILIES, ONE, TWO
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner import adapters
@@ -44,7 +45,7 @@ def model():
     return tiny_llava()
 
 
-@pytest.mark.parametrize("name", vp.methods.names())
+@pytest.mark.parametrize("name", of_pictures())
 def test_kept_is_what_the_layers_ran_on(model, name):
     """Methods of one stage and of several, inside the decoder and before it."""
     method = vp.methods.get(name)(keep_tokens=9)

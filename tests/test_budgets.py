@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 import vlm_pruner as vp
+from tests.every_method import of_pictures
 from tests.test_accounting import lengths_seen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner.cost import accounting
@@ -66,7 +67,7 @@ def test_what_is_no_budget(word, message):
 
 
 @pytest.mark.parametrize("word", ["9", "ratio:0.6", "avg:20", "flops:0.8"])
-@pytest.mark.parametrize("name", vp.methods.names())
+@pytest.mark.parametrize("name", of_pictures())
 def test_every_method_meets_it_in_a_run(model, name, word):
     """Never over it, and one token more would be: read off the layers of a running model."""
     budget, make, shape = Budget.parse(word), vp.methods.get(name), DecoderShape.of(model.config.text_config)

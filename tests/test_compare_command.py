@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.every_method import of_pictures, of_videos
 from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
-from vlm_pruner import methods
 from vlm_pruner.cli import main
 from vlm_pruner.commands import compare
 from vlm_pruner.decoder.cache_names import cache_of
@@ -50,7 +50,7 @@ def everything(checkpoint, data, answerer, tmp_path_factory) -> Path:  # noqa: F
 def test_all_methods_are_in_it_and_none_is_left_out_silently(everything):
     results = json.loads((everything / "results.json").read_text())
     ran, refused = {arm["name"] for arm in results["arms"]}, {one["name"] for one in results["not_run"]}
-    assert ran == {"dense", "vlm-pruner-16", *methods.names()} and "cdpruner" in refused
+    assert ran == {"dense", "vlm-pruner-16", *of_pictures()} and {"cdpruner", *of_videos()} <= refused
     text = (everything / "table.txt").read_text()
     assert "not run: CDPruner at 6, avg:9: cdpruner weighs tokens by the question" in text
     assert "not run: FastV at avg:9: budget avg:9 cannot be met by fastv with layer=2 of 3 layers" in text
@@ -137,7 +137,7 @@ def test_a_run_that_was_stopped_goes_on(checkpoint, data, tmp_path, loaded, ever
 def test_shared_layers_change_nothing(answerer, data):  # noqa: F811
     """Answers and choices with the first layers computed once are those with every layer computed anew."""
     questions = read_questions(data / "mini" / "questions.jsonl")
-    names = ["dense", *methods.names(), "fastv:layer=1", "vlm-pruner:layer=0"]
+    names = ["dense", *of_pictures(), "fastv:layer=1", "vlm-pruner:layer=0"]
     arms = make_arms(names, [6], answerer.facts(questions))
     layers = list(answerer.model.get_model().layers)
     replay = Replay(answerer.model.get_model(), 2)
@@ -165,7 +165,7 @@ def test_rows_that_begin_alike_share_the_beginning(answerer, data):  # noqa: F81
     real = decoder.layers[2].mlp.forward
     decoder.layers[2].mlp.forward = lambda hidden: rows.append(hidden.shape[0]) or real(hidden)
     try:
-        for arm in make_arms(["dense", *methods.names(), "fastv:layer=1"], [6], answerer.facts(questions)):
+        for arm in make_arms(["dense", *of_pictures(), "fastv:layer=1"], [6], answerer.facts(questions)):
             alone, before = answerer.answer(batch, arm.method), len(rows)
             with Replay(decoder, 2, prefixes=True):
                 shared = answerer.answer(batch, arm.method)

@@ -12,12 +12,12 @@ import torch
 from conformance import conformance
 from PIL import Image
 
-import vlm_pruner as vp
 from llava.eval import evaluate, model_vqa_loader, model_vqa_science, options, run_llava
 from llava.eval.checkpoint import Checkpoint, load_checkpoint
 from llava.eval.engine import LlavaEngine
 from llava.eval.errors import ItemError
 from llava.eval.questions import Question
+from tests.every_method import of_pictures
 
 LAYERS, VISUAL_TOKENS = 4, 576
 
@@ -74,7 +74,7 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-ARMS = ["dense", *vp.methods.names()]
+ARMS = ["dense", *of_pictures()]
 
 
 def flags_of(arm: str) -> list[str]:

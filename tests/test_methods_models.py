@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vlm_pruner as vp
-from tests.every_method import label, of_decoder, of_tower
+from tests.every_method import label, of_decoder, of_pictures, of_tower
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
 from vlm_pruner.decoder import views
 from vlm_pruner.decoder.cache_names import cache_argument
@@ -169,7 +169,7 @@ def test_a_static_cache_gives_the_same_and_no_hook_is_left(model, method):
     assert sum(len(m._forward_pre_hooks) for m in model.modules()) == hooks
 
 
-@pytest.mark.parametrize("name", vp.methods.names())
+@pytest.mark.parametrize("name", of_pictures())
 def test_keeping_all_is_the_dense_model_bit_for_bit(model, name):
     batch = inputs(prompt(), images=[0])
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_a_need_that_nobody_meets_is_refused(model):
         )
 
 
-@pytest.mark.parametrize("name", vp.methods.names())
+@pytest.mark.parametrize("name", of_pictures())
 def test_every_method_runs_in_half_precision(name):
     """Whatever a method is shown in bfloat16, it computes, and what it hands on is bfloat16 again."""
     model = tiny_llava().to(torch.bfloat16)
@@ -224,4 +224,4 @@ def test_every_method_runs_in_half_precision(name):
 
 
 def test_no_method_escapes_the_shared_tests():
-    assert {method.name for method in METHODS} == set(vp.methods.names())
+    assert {method.name for method in METHODS} == set(of_pictures())

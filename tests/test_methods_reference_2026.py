@@ -13,10 +13,11 @@ import vlm_pruner as vp
 from tests.test_methods_reference import SIZES, budgets, random, view
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner.errors import PruningError
-from vlm_pruner.methods.holov import allocate, run_bounds, run_scores
+from vlm_pruner.methods.holov import run_bounds, run_scores
 from vlm_pruner.methods.mmtok import mmtok_order
 from vlm_pruner.methods.scope import scope_order
 from vlm_pruner.selection.coverage import marginal_relevance, maximise_coverage
+from vlm_pruner.selection.shares import allocate
 
 HOLOV, V2DROP, MMR, MMTOK = (vp.methods.get(name) for name in ("holov", "v2drop", "mmr", "mmtok"))
 

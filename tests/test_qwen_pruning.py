@@ -8,6 +8,7 @@ from transformers import DynamicCache
 
 import vlm_pruner as vp
 from tests import tiny_qwen
+from tests.every_method import of_pictures
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
 from tests.versions import at_least
 from vlm_pruner.decoder.cache_names import cache_argument
@@ -163,7 +164,7 @@ def test_beams_and_several_samples(family, model):
 # Other methods: what they ask to see is there in these models too
 
 
-@pytest.mark.parametrize("name", [name for name in vp.methods.names() if vp.methods.get(name).needs <= SUPPLIED])
+@pytest.mark.parametrize("name", [name for name in of_pictures() if vp.methods.get(name).needs <= SUPPLIED])
 def test_every_method_gives_a_row_of_a_batch_what_it_gives_it_alone(family, model, name):
     method = vp.methods.get(name)(keep_tokens=6, layer=2)
     together = generate(model, inputs(family, TWO, MIXED), method)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval import checkpoint, plan
-from vlm_pruner import methods
+from tests.every_method import of_pictures
 from vlm_pruner.commands import reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,7 +153,7 @@ def test_all_methods_are_planned_and_only_planned(world, stub, capsys):
     arms = [arm.label for arm in reproduce.arms_of("all", "0.889")]
     assert f"plan: {len(arms)} arms x 3 benchmarks = {3 * len(arms)} runs" in told and ", ".join(arms) in told
     assert arms[:3] == ["dense", "vlm-pruner 0.889", "vlm-pruner:1 0.889"] and len(set(arms)) == len(arms)
-    assert {label.split()[0] for label in arms} == {"dense", "vlm-pruner:1", *methods.names()}
+    assert {label.split()[0] for label in arms} == {"dense", "vlm-pruner:1", *of_pictures()}
     assert "not among them: cdpruner" in told
 
 

@@ -28,6 +28,8 @@ class Adapter:
 
     released_rounding: ClassVar[Literal["round", "floor"]] = "round"
 
+    videos = False  # whether a video is one span whose tokens know their frame
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
@@ -63,6 +65,15 @@ class Adapter:
         Receipts carry it, and drawings of kept tokens use it. By default the picture was scaled to fill the grid.
         """
         return grid_fit(layout)
+
+
+def check_videos(method: Pruner, takes_videos: bool, model: str) -> None:
+    """Raises PruningError if the method prunes nothing but videos and the model takes none."""
+    if method.videos_only and not takes_videos:
+        raise PruningError(
+            f"{method.name} compares the frames of videos, and {model} takes no video as one run of frames; use a "
+            "method for pictures, such as vlm-pruner"
+        )
 
 
 def grid_fit(layout: TokenLayout, kind: str = "stretch", pixels: int = 0) -> Fit:

@@ -26,7 +26,9 @@ class Family:
 
     def refusal(self, method: type[Pruner]) -> str:
         """Why the method cannot run on this family; "" if it can."""
-        return "no class token" if FROM_TOWER & method.needs and not self.class_token else ""
+        if FROM_TOWER & method.needs and not self.class_token:
+            return "no class token"
+        return "no videos" if method.videos_only and not self.videos else ""
 
 
 FAMILIES: tuple[Family, ...] = (

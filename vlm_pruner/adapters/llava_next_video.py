@@ -17,6 +17,8 @@ from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 class LlavaNextVideoAdapter(LlavaNextAdapter):
     """LlavaNextVideoForConditionalGeneration, and the LlavaNextVideoModel inside it."""
 
+    videos = True
+
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
         videos = lay_out(call, {self.model.config.video_token_id: self._videos(call)})

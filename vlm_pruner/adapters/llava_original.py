@@ -19,6 +19,7 @@ class LlavaOriginalAdapter(Adapter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
+        self.videos = bool(model.config.takes_videos)
         own = self.decoder.method
         if own is not None:
             raise PruningError(

@@ -32,6 +32,8 @@ class QwenVLAdapter(Adapter):
 
     released_rounding = "floor"
 
+    videos = True
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         config = model.config  # read once: each access to a transformers configuration takes microseconds

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_pruner import adapters
-from vlm_pruner.adapters.base import named_arguments
+from vlm_pruner.adapters.base import check_videos, named_arguments
 from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.decoder.calibration import check_additive
@@ -261,6 +261,8 @@ class DecoderPruning:
             check_not_counted(by_position)
             check_not_packed(call or {})
             check_not_checkpointed(self.decoder.layers)
+        if not all(self.method.suits(task.image.layout) for task in tasks):
+            self._warn_once(f"{self.method.name} compares the frames of videos, so pictures are kept whole")
         small = [task.image.length for task in tasks if too_small(task.image, self.method)]
         if small:
             self._warn_once(
@@ -443,6 +445,7 @@ class Pruning(DecoderPruning):
         adapter = adapters.find(model)
         tower = adapter.tower() if FROM_TOWER & getattr(method, "needs", frozenset()) else None
         super().__init__(adapter.decoder, method, tower=tower, fit=adapter.fit, cuda_graphs=cuda_graphs)
+        check_videos(method, adapter.videos, type(model).__name__)
         adapter.check(method)
         self.model = model
         self._adapter = adapter

@@ -132,7 +132,7 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task
             row_spans = [frame for span in row_spans for frame in span.frames()]
         for number, span in enumerate(sorted(row_spans, key=lambda span: span.start)):
             tokens = counted(span, follow)
-            if (number > 0 and method.released) or too_small(span, method):
+            if (number > 0 and method.released) or too_small(span, method) or not method.suits(span.layout):
                 budgets = (tokens,) * stages
             else:
                 budgets = method.budgets(tokens, depth, span.released.rounding)
@@ -144,7 +144,7 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task
 def too_small(image: VisualSpan, method: Pruner) -> bool:
     """Whether the image has fewer tokens than `method` should keep."""
     follow = method.newlines == "of-kept-rows"
-    return method.keep_tokens is not None and method.keep_tokens > counted(image, follow)
+    return method.suits(image.layout) and method.keep_tokens is not None and method.keep_tokens > counted(image, follow)
 
 
 def counted(span: VisualSpan, newlines_follow: bool) -> int:

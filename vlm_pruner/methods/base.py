@@ -79,6 +79,7 @@ class Pruner:
                      of cos(distance x frequency) over the rotary frequencies, from the first pruned picture on.
     size_power:      exponent on s.
 
+    videos_only: whether the method compares frames: videos are pruned, pictures stay whole.
     by_settings: whether the method runs with nothing but a name and a budget; if not, requires: what else it takes.
     label: its printed name. arxiv: its paper's number. source: of a method from a file, the file and its hash.
     """
@@ -97,6 +98,7 @@ class Pruner:
     arxiv: ClassVar[str] = ""
     source: ClassVar[Mapping[str, str] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
+    videos_only: ClassVar[bool] = False
     by_settings: ClassVar[bool] = True
     requires: ClassVar[str] = ""
 
@@ -106,6 +108,8 @@ class Pruner:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
         if self.newlines not in NEWLINES:
             raise PruningError(f"newlines={self.newlines!r} is not one of {', '.join(map(repr, NEWLINES))}")
+        if self.videos_only and self.per_frame:
+            raise PruningError(f"per_frame=True: {self.name} compares the frames of a video; use per_frame=False")
         if self.newlines != "prunable" and self.released:
             raise PruningError(f"newlines={self.newlines!r}: the released code counts newlines; leave one of them out")
         self._check_calibration()
@@ -133,6 +137,10 @@ class Pruner:
             raise PruningError(
                 f"calibrate={self.calibrate!r}: the released code calibrates nothing; leave one of them out"
             )
+
+    def suits(self, layout: TokenLayout) -> bool:
+        """Whether the method prunes an image or a video of this layout; others stay whole."""
+        return layout.coords.shape[1] == 3 or not self.videos_only
 
     @property
     def least_tokens(self) -> int:

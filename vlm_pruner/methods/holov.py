@@ -14,6 +14,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
+from vlm_pruner.selection.shares import allocate
 
 ATTENTION, VARIETY = 1000.0, 0.09  # weights of a token's attention and of its variety, as published
 
@@ -41,27 +42,6 @@ def run_scores(features: Tensor, attention: Tensor, bounds: list[int]) -> Tensor
     relative = spread / spread.mean().clamp(min=torch.finfo(spread.dtype).tiny)
     score = seen + VARIETY * seen.mean() * relative
     return torch.stack([score[start:end].mean() for start, end in pairwise(bounds)])
-
-
-def allocate(scores: Tensor, budget: int, sizes: list[int], *, lossy: bool = False) -> list[int]:
-    """Tokens to keep of each run: in proportion to `scores` [P], rounded down, and one more for the best until all go.
-
-    What exceeds a run's size goes to the other runs in proportion, or is lost with `lossy`, as in the published code.
-    """
-    scores = scores if scores.sum() > 0 else torch.ones_like(scores)
-    shares = (budget * (scores / scores.sum()).double()).tolist()
-    wanted = [int(share) for share in shares]
-    for run in scores.argsort(descending=True, stable=True).tolist()[: budget - sum(wanted)]:
-        wanted[run] += 1
-    kept = [min(size, want) for size, want in zip(sizes, wanted, strict=True)]
-    room = [run for run, size in enumerate(sizes) if kept[run] < size]
-    if lossy or sum(kept) == budget:
-        return kept
-    left = [sizes[run] - kept[run] for run in room]
-    more = allocate(scores[room], budget - sum(kept), left)
-    for run, extra in zip(room, more, strict=True):
-        kept[run] += extra
-    return kept
 
 
 @register("holov", "HoloV", arxiv="2510.02912")

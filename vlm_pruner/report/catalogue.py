@@ -68,7 +68,11 @@ def _does(method: type[Pruner]) -> str:
 
 
 def _needs(method: type[Pruner]) -> str:
-    words = {"class token": FROM_TOWER & method.needs, "question": _QUESTION & method.needs}
+    words = {
+        "class token": FROM_TOWER & method.needs,
+        "question": _QUESTION & method.needs,
+        "video": method.videos_only,
+    }
     return ", ".join(word for word, needed in words.items() if needed)
 
 

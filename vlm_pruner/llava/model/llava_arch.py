@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from vlm_pruner.adapters.base import grid_fit
+from vlm_pruner.adapters.base import check_videos, grid_fit
 from vlm_pruner.adapters.llava_next import anyres_fit
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.anyres import parse_pinpoints
@@ -49,6 +49,7 @@ class LlavaMetaModel(nn.Module):
 
         Also if it reproduces the released code on a model that the released code does not support.
         """
+        check_videos(method, self.config.takes_videos, type(self).__name__)
         if self.config.takes_videos and method.released:
             raise PruningError(
                 "compat='released' reproduces the released code, which has none for LLaVA-Video and LLaVA-OneVision; "
