@@ -26,7 +26,7 @@ class Entry:
     """A method as the tables show it.
 
     before: the layer, or layers, before which it drops tokens. does: the first sentence of its docstring. needs: of the
-    model or the prompt, where a question is text after the picture. requires: of the caller.
+    model or the prompt, where a question is text after the picture. requires: of the caller. fits: names of families; count: their number.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Entry:
     fits: str
     arxiv: str
     requires: str
+    count: str
 
 
 def entries() -> list[Entry]:
@@ -82,6 +83,12 @@ def _fits(method: type[Pruner]) -> str:
     return "all" if len(fitting) == len(FAMILIES) else _shown(fitting)
 
 
+def _count(method: type[Pruner]) -> str:
+    """How many families it fits, where they are not all."""
+    fitting = sum(not family.refusal(method) for family in FAMILIES)
+    return "all" if fitting == len(FAMILIES) else f"{fitting} of {len(FAMILIES)}"
+
+
 def _shown(families: Iterable[Family]) -> str:
     """Names of families, Qwen's as one where all of them are meant."""
     names = [family.name for family in families]
@@ -93,7 +100,7 @@ def _shown(families: Iterable[Family]) -> str:
 
 def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
     """For a terminal: methods, each with a line of facts and one or two of words, then families."""
-    facts = [(one.name, one.before, one.fits, one.needs.replace("class token", "tower") or "-") for one in chosen]
+    facts = [(one.name, one.before, one.count, one.needs.replace("class token", "tower") or "-") for one in chosen]
     table = render(("method", "drops before", "families", "needs"), facts, left=4).splitlines()
     blocks = [table[0]]
     for one, line in zip(chosen, table[1:], strict=True):
@@ -102,7 +109,7 @@ def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
         blocks.append(
             f"{line}\n{textwrap.fill(one.does + more + paper, WIDTH, initial_indent='  ', subsequent_indent='  ')}"
         )
-    legend = "tower: its class token's attention. question: text after the picture."
+    legend = "tower: a class token's attention. question: text after the picture. video: frames."
     return "\n".join([*blocks, "", legend, "", _families(families)])
 
 
