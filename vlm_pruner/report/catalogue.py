@@ -26,7 +26,8 @@ class Entry:
     """A method as the tables show it.
 
     before: the layer, or layers, before which it drops tokens. does: the first sentence of its docstring. needs: of the
-    model or the prompt, where a question is text after the picture. requires: of the caller. fits: names of families; count: their number.
+    model or the prompt, where a question is text after the picture. requires: of the caller. fits: names of families.
+    count: how many they are.
     """
 
     name: str
@@ -47,7 +48,14 @@ def entries() -> list[Entry]:
 
 def entry(method: type[Pruner]) -> Entry:
     return Entry(
-        method.name, _before(method), _does(method), _needs(method), _fits(method), method.arxiv, method.requires
+        method.name,
+        _before(method),
+        _does(method),
+        _needs(method),
+        _fits(method),
+        method.arxiv,
+        method.requires,
+        _count(method),
     )
 
 
