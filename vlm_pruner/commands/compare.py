@@ -27,7 +27,8 @@ To resume a run that was stopped, give the same command again. docs/comparison.m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", type=words, default=["all"], metavar="NAME,NAME",
-        help="all, or names (see vlm-pruner methods), or FILE.py:CLASS; NAME:field=value for settings (all)",
+        help="all, or names (see vlm-pruner methods), dense, resize (a smaller picture), blind (none), or "
+        "FILE.py:CLASS; NAME:field=value for settings (all)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", "--budgets", "--keep", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
@@ -81,11 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Expands `all` to dense and every method, including one that needs more than settings, reported as not run."""
+    """Expands `all` to every arm, including methods that need more than settings, reported as not run."""
     from vlm_pruner import methods
 
     if "all" not in words:
         return list(dict.fromkeys(words))
-    first = ["dense", "random", "vlm-pruner-16", "vlm-pruner"]
+    first = ["dense", "blind", "resize", "random", "vlm-pruner-16", "vlm-pruner"]
     every = [*first, *(name for name in methods.names(every=True) if name not in first)]
     return list(dict.fromkeys([*every, *(word for word in words if word != "all")]))

@@ -7,7 +7,7 @@ is timed apart; an answer's `seconds` are generation alone, the same call for ev
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers import DynamicCache
 
 from vlm_pruner import adapters, prune
@@ -24,7 +25,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import ModelFacts
+from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
@@ -66,7 +67,8 @@ class _Prepared:
 
 
 class LlavaAnswerer:
-    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
+    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation, on
+    pictures of full size."""
 
     def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
@@ -74,7 +76,7 @@ class LlavaAnswerer:
         self.max_new_tokens = max_new_tokens
         self.vision_seconds = 0.0
         self.pictures = 0
-        self._prepared: _Prepared | None = None
+        self._prepared: dict[Grid | None, _Prepared] = {}  # of one batch, by the grid of its pictures
 
     @classmethod
     def load(cls, checkpoint: Path, device: str, max_new_tokens: int = MAX_NEW_TOKENS) -> LlavaAnswerer:
@@ -88,15 +90,21 @@ class LlavaAnswerer:
         return int(self.model.get_vision_tower().num_patches_per_side)
 
     def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
-        """Batches of at most `size` prompts of equal length, so that nothing is padded."""
-        groups: dict[int, list[Question]] = {}
+        """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded."""
+        groups: dict[tuple[int, int], list[Question]] = {}
         for question in questions:
-            groups.setdefault(len(self._ids(question)), []).append(question)
+            lengths = len(self._ids(question)), len(self._ids(question, shown=False))
+            groups.setdefault(lengths, []).append(question)
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
-    def answer(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
-        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit."""
-        prepared = self._prepare(batch)
+    def answer(
+        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, most: int = MAX_NEW_TOKENS
+    ) -> list[Reply]:
+        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit.
+
+        grid: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. most: new tokens per answer.
+        """
+        prepared = self._prepare(batch, grid)
         prompt = prepared.prompt
         cache = DynamicCache(config=self.model.config)
         with nullcontext() if method is None else prune(self.model, method) as pruning:
@@ -128,20 +136,50 @@ class LlavaAnswerer:
         padded = getattr(self.model.config, "image_aspect_ratio", None) == "pad"
         return expand2square(picture, (122, 116, 104)) if padded else picture
 
-    def _prepare(self, batch: Sequence[Question]) -> _Prepared:
+    def forget(self) -> None:
+        """Drops the batch's encoded pictures, so that the next answer encodes them again."""
+        self._prepared = {}
+
+    def _prepare(self, batch: Sequence[Question], grid: Grid | None) -> _Prepared:
         """The batch's prompts as embeddings; kept until another batch is asked."""
-        if self._prepared is None or not self._prepared.is_of(batch):
-            ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
-            pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
-            started = self._now()
-            pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
-            by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
-            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
-            self.vision_seconds += self._now() - started
-            self.pictures += len(pictures)
+        if not all(prepared.is_of(batch) for prepared in self._prepared.values()):
+            self.forget()
+        if grid not in self._prepared:
             question_ids, images = tuple(q.question_id for q in batch), tuple(q.image for q in batch)
-            self._prepared = _Prepared(question_ids, images, prompt, seen)
-        return self._prepared
+            self._prepared[grid] = _Prepared(question_ids, images, *self._read(batch, grid))
+        return self._prepared[grid]
+
+    def _read(self, batch: Sequence[Question], grid: Grid | None) -> tuple[MultimodalPrompt, list[TowerOutput]]:
+        shown = grid != NO_PICTURE
+        ids = torch.tensor([self._ids(question, shown) for question in batch], device=self.model.device)
+        if not shown:
+            return self._without_tap(ids, None), []
+        pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
+        started = self._now()
+        pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
+        by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
+        views = [by_path[question.image] for question in batch]
+        if grid is not None:
+            return self._encode_resized(ids, by_path, [question.image for question in batch], grid), []
+        prompt, seen = self._encode(ids, views)
+        self.vision_seconds += self._now() - started
+        self.pictures += len(pictures)
+        return prompt, seen
+
+    @torch.no_grad()
+    def _encode_resized(
+        self, ids: torch.Tensor, pixels: Mapping[Path, torch.Tensor], order: Sequence[Path], grid: Grid
+    ) -> MultimodalPrompt:
+        """The prompts of pictures shrunk to `grid`, read with the tower's positions interpolated."""
+        tower = self.model.get_vision_tower()
+        size = [side * int(tower.config.patch_size) for side in grid]
+        small = {path: _shrunk(picture, size) for path, picture in pixels.items()}
+        with tower.any_size():
+            return self._without_tap(ids, [small[path] for path in order])
+
+    @torch.no_grad()
+    def _without_tap(self, ids: torch.Tensor, pixels: Any) -> MultimodalPrompt:
+        return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left")
 
     @torch.no_grad()
     def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[TowerOutput]]:
@@ -149,10 +187,10 @@ class LlavaAnswerer:
         try:
             tap = TowerTap(adapters.find(self.model).tower())
         except PruningError:
-            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), []
+            return self._without_tap(ids, pixels), []
         removers = tap.hooks()
         try:
-            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), tap.pictures
+            return self._without_tap(ids, pixels), tap.pictures
         finally:
             for remove in removers:
                 remove()
@@ -167,11 +205,18 @@ class LlavaAnswerer:
         text = int(median(len(self._ids(question)) - 1 for question in questions))
         return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
-    def _ids(self, question: Question) -> list[int]:
-        return self.checkpoint.ids(self.checkpoint.prompt(question.text, 1, self.checkpoint.conversation)).tolist()
+    def _ids(self, question: Question, shown: bool = True) -> list[int]:
+        """The prompt's ids, with one for the picture if it is shown."""
+        prompt = self.checkpoint.prompt(question.text, int(shown), self.checkpoint.conversation)
+        return self.checkpoint.ids(prompt).tolist()
 
     def _now(self) -> float:
         """Seconds; on a GPU when everything that was asked for is done."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
+
+
+def _shrunk(pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Pixel values [3, height, width] at another size, without aliasing."""
+    return functional.interpolate(pixels[None].float(), size=tuple(size), mode="bicubic", antialias=True)[0].to(pixels)

@@ -158,13 +158,13 @@ class _Benchmark:
 
         The dense model is compared only where it is no reference itself.
         """
-        if arm.method is None and DENSE in self.references:
+        if arm.is_dense and DENSE in self.references:
             return {}
         budget = arm.key.partition("@")[2]
         found = {}
         for name in self.references:
             for other in self.arms:
-                same = None in (arm.method, other.method) or other.key.partition("@")[2] == budget
+                same = arm.is_dense or not other.has_budget or other.key.partition("@")[2] == budget
                 if other.name == name and same and other != arm:
                     found[name] = other
         return found
@@ -176,7 +176,7 @@ class _Benchmark:
 
     def _loyalty(self, arm: Arm) -> Interval | None:
         """Share of answers that equal the dense model's, right or wrong."""
-        dense = next((other for other in self.arms if other.method is None), None)
+        dense = next((other for other in self.arms if other.is_dense), None)
         if dense is None or arm is dense:
             return None
         pairs = zip(self.texts[arm.key], self.texts[dense.key], strict=True)

@@ -69,7 +69,7 @@ def _grouped(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[tu
 
 
 def _budget(cell: Cell) -> str:
-    return "" if cell.arm.method is None else cell.arm.key.partition("@")[2]
+    return cell.arm.key.partition("@")[2] if cell.arm.has_budget else ""
 
 
 def _row(cell: Cell, shown: Sequence[str], measured: Measured | None) -> list[str]:

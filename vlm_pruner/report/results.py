@@ -129,10 +129,12 @@ def _item(benchmark: str, question: Question) -> dict[str, Any]:
 def _arm(arm: Arm, measured: Measured | None) -> dict[str, Any]:
     account = arm.accounting
     steps = [] if account is None else planned_steps(arm.method, account.visual, len(account.kept))
+    if arm.grid is not None:
+        steps = [[0, arm.tokens]]
     return {
         "key": arm.key,
         **arm.describe(),
-        "budget": None if arm.method is None else arm.key.partition("@")[2],
+        "budget": arm.key.partition("@")[2] if arm.has_budget else None,
         "chosen": arm.chosen,
         "tokens": steps[-1][1] if steps else arm.tokens,
         "budget_tokens": arm.tokens,
