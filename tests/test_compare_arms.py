@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from tests.test_compare_command import arguments
+from tests.test_compare_command import arguments, journal_of
 from tests.test_project_demo import answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
 from vlm_pruner.commands import compare
 from vlm_pruner.cost.flops import DecoderShape
@@ -115,11 +115,55 @@ def test_the_command_compares_them(checkpoint, data, tmp_path, loaded):  # noqa:
     assert compare.run(arguments(checkpoint, data, tmp_path, "--methods", methods, "--budget", "6,4")) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     arms = {arm["key"]: arm for arm in results["arms"]}
-    assert {key for key in arms if key.startswith(("resize", "blind"))} == {"blind@0", "resize@6", "resize@4"}
+    assert {"blind@0", "resize@6", "resize@4"} <= set(arms)  # and those that are as slow as a pruned arm
     assert arms["resize@6"]["settings"] == {"grid": [2, 3]} and arms["resize@6"]["steps"] == [[0, 6]]
     assert arms["blind@0"]["budget"] is None and arms["blind@0"]["tokens"] == 0
     cells = {cell["arm"]: cell for cell in results["cells"]}
     assert set(cells["resize@6"]["against"]) == {"dense", "random", "vlm-pruner"}
     assert set(cells["blind@0"]["against"]) == {"dense"} and cells["dense@16"]["against"] == {}
+    (match,) = results["prune_or_resize"]
     text = (tmp_path / "table.txt").read_text()
-    assert max(map(len, text.splitlines())) <= 100 and text.count("\nresize ") == 4 and text.count("\nblind ") == 2
+    assert max(map(len, text.splitlines())) <= 100 and text.count("\nblind ") == 3
+    assert " ".join(text.split()).count(match["verdict"]) == 1
+    assert match["verdict"] in (tmp_path / "table.md").read_text()
+    check_match(match, results, journal_of(tmp_path))
+    assert not (tmp_path / "times.json").exists(), "another run measures anew"
+
+
+def check_match(match, results, records):
+    right = {(r["arm"], r["question_id"]): r["correct"] for r in records}
+    asked = [item["question_id"] for item in results["items"]]
+    first = {key: cost["vision"] + cost["prefill"] for key, cost in match["costs"].items()}
+    duels = {(duel["arm"], duel["kind"]): duel for duel in match["duels"]}
+    for key, kind in duels:
+        assert key.split("@")[0] in ("random", "pool", "vlm-pruner")
+        duel, opponent = duels[key, kind], duels[key, kind]["opponent"]
+        kinds = {item["kind"] for item in results["items"]}
+        per_kind = [
+            [
+                right[key, i["question_id"]] - right[opponent, i["question_id"]]
+                for i in results["items"]
+                if i["kind"] == k
+            ]
+            for k in kinds
+        ]
+        assert duel["mean"] == pytest.approx(sum(sum(v) / len(v) for v in per_kind) / len(per_kind))
+        if kind == "equal tokens":
+            assert opponent == f"resize@{key.split('@')[1]}"
+        if kind == "equal time":
+            sizes = [k for k in first if k.startswith("resize") and k not in ("resize@6",)]
+            assert first[opponent] <= first[key] or opponent == min(sizes, key=lambda k: int(k.split("@")[1]))
+        if kind == "blind":
+            assert opponent == "blind@0"
+    assert {kind for _, kind in duels} == {"equal tokens", "equal time", "blind"} and len(duels) == 3 * 6
+    for split in match["splits"]:
+        other = f"resize@{split['budget']}"
+        fails = [q for q in asked if right["dense@16", q] and not right[other, q]]
+        assert split["resize_fails"] == len(fails)
+        assert split["resize_holds"] == sum(right["dense@16", q] and right[other, q] for q in asked)
+        for key, share in split["accuracy"].items():
+            assert share["mean"] == pytest.approx(sum(right[key, q] for q in fails) / len(fails))
+    for cell in results["cells"]:
+        own = [r for r in records if r["arm"] == cell["arm"]]
+        assert cell["answer_tokens"] == pytest.approx(sum(r["tokens"] for r in own) / len(own))
+        assert 0 <= cell["calibration_error"]["mean"] <= 1 and all(0 <= r["confidence"] <= 1 for r in own)

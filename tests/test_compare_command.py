@@ -29,7 +29,18 @@ def arguments(checkpoint: Path, data: Path, out: Path, *more: str) -> argparse.N
     parser = argparse.ArgumentParser()
     compare.add_arguments(parser)
     usual = ["--model", str(checkpoint), "--questions-file", str(data / "mini" / "questions.jsonl"), "--out", str(out)]
-    usual += ["--questions", "12", "--batch-size", "4", "--processes", "1", "--resamples", "200"]
+    usual += [
+        "--questions",
+        "12",
+        "--batch-size",
+        "4",
+        "--processes",
+        "1",
+        "--resamples",
+        "200",
+        "--time-questions",
+        "1",
+    ]
     return parser.parse_args([*usual, *more])
 
 

@@ -97,6 +97,8 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
         "text": reply.text,
         "correct": question.accepts(reply.text),
         "kept": None if reply.receipt is None else reply.receipt.order,
+        "tokens": reply.tokens,
+        "confidence": round(reply.confidence, 4),
         **costs,
     }
 

@@ -7,7 +7,7 @@ is timed apart; an answer's `seconds` are generation alone, the same call for ev
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,8 @@ class Reply:
     """One answer and what it cost.
 
     seconds, kv_bytes: the batch's generation time and cache, divided by the batch's size. kept: visual tokens from the
-    pruned layer on. receipt: None for the dense model.
+    pruned layer on. receipt: None for the dense model. tokens: new ones, the end included. confidence: the probability
+    of the whole answer. vision_seconds: of the batch's tower and projector, divided by the batch's size.
     """
 
     text: str
@@ -51,6 +52,9 @@ class Reply:
     kv_bytes: int
     kept: int
     receipt: ImageReceipt | None = None
+    tokens: int = 0
+    confidence: float = 0.0
+    vision_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ class _Prepared:
     images: tuple[Path, ...]
     prompt: MultimodalPrompt
     seen: list[TowerOutput]
+    seconds: float  # of the tower and the projector
 
     def is_of(self, batch: Sequence[Question]) -> bool:
         return self.question_ids == tuple(q.question_id for q in batch) and self.images == tuple(q.image for q in batch)
@@ -98,11 +103,12 @@ class LlavaAnswerer:
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
     def answer(
-        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, most: int = MAX_NEW_TOKENS
+        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, exactly: int | None = None
     ) -> list[Reply]:
         """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit.
 
-        grid: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. most: new tokens per answer.
+        grid: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. exactly: new tokens,
+        even beyond the answer's end, for timing.
         """
         prepared = self._prepare(batch, grid)
         prompt = prepared.prompt
@@ -111,23 +117,30 @@ class LlavaAnswerer:
             if pruning is not None:
                 pruning.provide(prepared.seen)
             started = self._now()
-            ids = self.model.generate(
+            output = self.model.generate(
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 visual_spans=prompt.visual_spans,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=exactly or self.max_new_tokens,
+                min_new_tokens=exactly,
                 do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
                 **cache_argument(cache),
             )
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
+        ids = output.sequences
         texts = self.checkpoint.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        lengths, confidences = _confidence(ids, output.logits, self.model.generation_config.eos_token_id)
+        vision = prepared.seconds / len(batch)
         kv_bytes = cache_bytes(cache) // len(batch)
         replies = []
         for row, text in enumerate(texts):
             receipt = receipts.get(row)
             kept = receipt.n_after if receipt else sum(span.length for span in prompt.visual_spans[row])
-            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt))
+            more = lengths[row], confidences[row], vision
+            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt, *more))
         return replies
 
     def picture(self, question: Question) -> Image.Image:
@@ -149,33 +162,27 @@ class LlavaAnswerer:
             self._prepared[grid] = _Prepared(question_ids, images, *self._read(batch, grid))
         return self._prepared[grid]
 
-    def _read(self, batch: Sequence[Question], grid: Grid | None) -> tuple[MultimodalPrompt, list[TowerOutput]]:
+    def _read(self, batch: Sequence[Question], grid: Grid | None) -> tuple[MultimodalPrompt, list[TowerOutput], float]:
+        """The batch's prompts, what the tower saw, and the seconds that tower and projector took."""
         shown = grid != NO_PICTURE
         ids = torch.tensor([self._ids(question, shown) for question in batch], device=self.model.device)
         if not shown:
-            return self._without_tap(ids, None), []
+            return self._without_tap(ids, None), [], 0.0
         pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
         started = self._now()
         pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
-        by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
-        views = [by_path[question.image] for question in batch]
         if grid is not None:
-            return self._encode_resized(ids, by_path, [question.image for question in batch], grid), []
-        prompt, seen = self._encode(ids, views)
-        self.vision_seconds += self._now() - started
-        self.pictures += len(pictures)
-        return prompt, seen
-
-    @torch.no_grad()
-    def _encode_resized(
-        self, ids: torch.Tensor, pixels: Mapping[Path, torch.Tensor], order: Sequence[Path], grid: Grid
-    ) -> MultimodalPrompt:
-        """The prompts of pictures shrunk to `grid`, read with the tower's positions interpolated."""
-        tower = self.model.get_vision_tower()
-        size = [side * int(tower.config.patch_size) for side in grid]
-        small = {path: _shrunk(picture, size) for path, picture in pixels.items()}
-        with tower.any_size():
-            return self._without_tap(ids, [small[path] for path in order])
+            size = [side * int(self.model.get_vision_tower().config.patch_size) for side in grid]
+            pixels = [_shrunk(picture, size) for picture in pixels]
+        by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
+        processed = self._now()
+        with nullcontext() if grid is None else self.model.get_vision_tower().any_size():
+            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
+        ended = self._now()
+        if grid is None:
+            self.vision_seconds += ended - started
+            self.pictures += len(pictures)
+        return prompt, seen, ended - processed
 
     @torch.no_grad()
     def _without_tap(self, ids: torch.Tensor, pixels: Any) -> MultimodalPrompt:
@@ -220,3 +227,18 @@ class LlavaAnswerer:
 def _shrunk(pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Pixel values [3, height, width] at another size, without aliasing."""
     return functional.interpolate(pixels[None].float(), size=tuple(size), mode="bicubic", antialias=True)[0].to(pixels)
+
+
+def _confidence(
+    ids: torch.Tensor, logits: Sequence[torch.Tensor], ends: int | list[int] | None
+) -> tuple[list[int], list[float]]:
+    """Per row of new tokens `ids` [B, n]: how many up to its end, and their joint probability.
+
+    logits: n times [B, vocabulary]. ends: ids that end an answer.
+    """
+    ending = torch.tensor([] if ends is None else ends, device=ids.device).reshape(-1)
+    ended = torch.isin(ids, ending).long().cumsum(dim=1)
+    counts = (ended - torch.isin(ids, ending).long()) == 0  # the first end counts too
+    log = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
+    chosen = log.gather(2, ids[:, :, None])[:, :, 0].masked_fill(~counts, 0.0)
+    return counts.sum(dim=1).tolist(), chosen.sum(dim=1).exp().tolist()

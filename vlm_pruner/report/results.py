@@ -42,6 +42,7 @@ def document(experiment: Experiment, command: str) -> dict[str, Any]:
         "arms": [_arm(arm, experiment.measured.get(arm.key)) for arm in experiment.arms],
         "not_run": [asdict(one) for one in experiment.not_run],
         "cells": [cell.describe() for cell in experiment.cells],
+        "prune_or_resize": [match.describe() for match in experiment.matches],
         "journal": "answers.jsonl",
     }  # fmt: skip
 
