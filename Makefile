@@ -1,7 +1,7 @@
 # The steps of CI one by one; `bash scripts/test.sh` creates the environment and runs them all.
 PYTHON ?= .venv/bin/python
 
-.PHONY: format check test bench-check docs clean
+.PHONY: format check test test-vllm bench-check docs clean
 
 format:
 	$(PYTHON) -m ruff format .
@@ -12,6 +12,9 @@ check:
 
 test:
 	$(PYTHON) -m pytest -n auto
+
+test-vllm:
+	bash scripts/test_vllm.sh
 
 bench-check:
 	$(PYTHON) benchmarks/bench_check.py

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 import vlm_pruner as vp
+from tests.every_method import of_pictures
 from tests.families import FAMILIES, MIXED, ONE, TWO, WORDS, Family, Picture, Prompt
 from tests.test_families_dialogue import SECOND, prefill
 from tests.test_families_exactness import dropped
@@ -30,7 +31,7 @@ def at_input(name: str) -> vp.methods.Pruner:
     return replace(method, self_weight=1.0) if hasattr(method, "self_weight") else method
 
 
-AT_INPUT = [name for name in vp.methods.names() if vp.methods.get(name).needs <= {"embeddings"}]
+AT_INPUT = [name for name in of_pictures() if vp.methods.get(name).needs <= {"embeddings"}]
 METHODS = [at_input(name) for name in AT_INPUT if name != "pool"]  # whose rows are means
 KEPT = at_input("vlm-pruner")
 RENUMBERED = replace(KEPT, renumber=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 import vlm_pruner as vp
+from tests.every_method import of_pictures
 from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.tiles import unpadded_layout
+from vlm_pruner.methods.words import SHORTHANDS
 from vlm_pruner.serving.placement import LIMIT, Item, batches, place, split_offsets, with_offsets
 from vlm_pruner.serving.wish import SETTABLE, fitting, parse, parse_text
 
-NEEDS_NOTHING = [name for name in vp.methods.names() if vp.methods.get(name).needs <= {"embeddings"}]
+NEEDS_NOTHING = [name for name in of_pictures() if vp.methods.get(name).needs <= {"embeddings"}]
 
 
 def wish(asked):
@@ -80,6 +85,7 @@ BAD = [
     ({"keep_tokens": float("nan")}, "keep_tokens=nan is not a whole number"),
     ({"reduction_ratio": 1}, "reduction_ratio=1.0 must be at least 0 and below 1"),
     ({"method": "fastv", "keep_tokens": 64}, "method 'fastv' needs attend, .*; methods that work here: divprune"),
+    ({"method": "evs", "keep_tokens": 64}, "method 'evs' prunes videos only"),
     ({"method": "magic", "keep_tokens": 64}, "method 'magic' is not a method"),
     ({"method": ["x"], "keep_tokens": 64}, r"method \['x'\] is not a method"),
     ({"method": "vlm-pruner:pivots=999", "keep_tokens": 64}, "method 'vlm-pruner:pivots=999' is not a method"),
@@ -109,6 +115,25 @@ def test_budgets_are_those_of_pruning_in_transformers(name):
         for ratio in (0.0, 0.5, 0.889, 0.999):
             made = wish({"method": name, "reduction_ratio": ratio})
             assert made.budget(tokens) == made.method.budget(tokens)
+
+
+@pytest.mark.parametrize("name", NEEDS_NOTHING)
+@pytest.mark.parametrize("layout", [vp.TokenLayout.grid(6, 7), unpadded_layout(4, 5, 3)], ids=["grid", "tiles"])
+def test_a_method_keeps_exactly_its_budget(name, layout):
+    """The engine has counted placeholders by it, before the method sees the picture."""
+    tokens = torch.randn(len(layout), 16, generator=torch.Generator().manual_seed(0))
+    for asked in ({"keep_tokens": 5}, {"reduction_ratio": 0.5}, {"reduction_ratio": 0.9}):
+        made = wish({"method": name, **asked})
+        kept = made.budget(len(layout))
+        view = vp.methods.View(tokens, tokens, layout, kept, embeddings=tokens)
+        selection = made.method.choose(view)
+        assert made.method.merge(tokens, selection).shape == (kept, 16)
+
+
+def test_the_page_lists_the_methods():
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith("| `method` |")]
+    assert sorted(re.findall(r"`([a-z0-9-]+)`", row)[1:]) == sorted([*fitting(), *SHORTHANDS])
 
 
 def test_more_than_a_picture_has():

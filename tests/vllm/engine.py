@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,12 +44,14 @@ def engine(model: Any, **options: Any) -> Iterator[Any]:
 
 
 def request(text: str, pictures: Sequence[Image], wish: Any = None) -> dict[str, Any]:
-    asked = {"prompt": text, "multi_modal_data": {"image": list(pictures)}}
+    asked: dict[str, Any] = {"prompt": text}
+    if pictures:
+        asked["multi_modal_data"] = {"image": list(pictures)}
     return asked if wish is None else {**asked, "mm_processor_kwargs": {"pruning": wish}}
 
 
 def answers(made: Any, requests: list[dict[str, Any]], one_by_one: bool = False) -> list[list[int]]:
-    greedy = vllm.SamplingParams(temperature=0, max_tokens=NEW)
+    greedy = vllm.SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True)
     batches = [[one] for one in requests] if one_by_one else [requests]
     outputs = [out for batch in batches for out in made.generate(batch, greedy, use_tqdm=False)]
     return [list(out.outputs[0].token_ids) for out in outputs]
@@ -61,17 +64,17 @@ def lengths(made: Any, requests: list[dict[str, Any]]) -> list[int]:
 
 
 def in_transformers(
-    model: Any, processor: Any, text: str, pictures: Sequence[Image], wish: Any = None, **settings: Any
+    model: Any, processor: Any, text: str, pictures: Sequence[Image] | None, wish: Any = None, **settings: Any
 ) -> tuple[list[int], int]:
     """(answer, prompt tokens of the decoder): the same request through `vlm_pruner.prune`."""
-    batch = processor(text=[text], images=list(pictures), return_tensors="pt")
-    made = parse(wish)
-    method = None if made is None else vp.methods.get(made.method.name)(**{**made.method.config(), **settings})
-    with torch.no_grad(), nullcontext() if method is None else vp.prune(model, method) as pruning:
-        out = model.generate(**batch, do_sample=False, max_new_tokens=NEW)
-    length = batch["input_ids"].shape[1] if pruning is None else pruning.receipts[0].tokens_after
-    tokens = out[0, batch["input_ids"].shape[1] :].tolist()
-    end = model.generation_config.eos_token_id
-    ends = [end] if isinstance(end, int) else end or []
-    stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return tokens[:stop], length
+    batch = processor(text=[text], images=pictures or None, return_tensors="pt")
+    prompt = batch["input_ids"].shape[1]
+    made = parse(wish) if pictures else None
+    model.generation_config.eos_token_id = None  # answers go on, so that more tokens are compared
+    asked = {**batch, "do_sample": False, "max_new_tokens": NEW}
+    with torch.no_grad():
+        if made is None:
+            return model.generate(**asked)[0, prompt:].tolist(), prompt
+        with vp.prune(model, replace(made.method, **settings)) as pruning:
+            out = model.generate(**asked)
+    return out[0, prompt:].tolist(), pruning.receipts[0].tokens_after

@@ -1,20 +1,37 @@
-"""The embedded model as vLLM serves it, and held-out questions about its world."""
+"""The embedded model as vLLM serves it, held-out questions about its world, and their answers in transformers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
+import vlm_pruner as vp
 from playground.mini.benchmarks import balanced, scenes
 from playground.mini.questions import KINDS
 from vlm_pruner.llava.conversation import conv_templates
 from vlm_pruner.llava.export import export
+from vlm_pruner.serving.wish import parse
 
 CHECKPOINT = Path(__file__).parents[2] / "playground" / "mini" / "checkpoint"
+WORK = "VLM_PRUNER_TEST_FOLDER"  # where the script keeps the exported model and the references for all files
+COUNT = int(os.environ.get("VLM_PRUNER_TEST_QUESTIONS", "24"))
+NEW = 8
+
+WISHES: dict[str, Any] = {
+    "dense": None,
+    "192": {"keep_tokens": 192},
+    "128": {"keep_tokens": 128},
+    "64": {"keep_tokens": 64},
+    "divprune 64": {"method": "divprune", "keep_tokens": 64},
+}
 
 
 @dataclass(frozen=True)
@@ -32,9 +49,9 @@ class Question:
 
 
 @cache
-def questions(count: int) -> list[Question]:
+def questions(count: int = COUNT) -> list[Question]:
     found: list[Question] = []
-    for index, (rng, scene) in enumerate(scenes("vllm", count)):
+    for index, (rng, scene) in enumerate(scenes("vllm", -(-count // len(KINDS)) + 1)):
         picture = Image.fromarray(np.asarray(scene.image))
         for kind in KINDS:
             if len(found) < count and (question := balanced(rng, scene, kind, index)):
@@ -43,4 +60,43 @@ def questions(count: int) -> list[Question]:
 
 
 def checkpoint(folder: Path) -> Path:
-    return export(CHECKPOINT, folder)
+    """The exported model; written once for all files that share a folder."""
+    shared = Path(os.environ.get(WORK, folder)) / "mini"
+    return shared if shared.exists() else export(CHECKPOINT, shared)
+
+
+def references(folder: Path, renumber: bool = False) -> dict[str, list[list[int]]]:
+    """Token ids of every question's answer under every wish, by transformers and `vlm_pruner.prune`."""
+    model = checkpoint(folder)
+    path = model.parent / f"reference-{COUNT}-{renumber}.json"
+    if not path.exists():
+        path.write_text(json.dumps(_in_transformers(model, renumber)))
+    found: dict[str, list[list[int]]] = json.loads(path.read_text())
+    return found
+
+
+@torch.no_grad()
+def _in_transformers(folder: Path, renumber: bool) -> dict[str, list[list[int]]]:
+    from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    found: dict[str, list[list[int]]] = {name: [] for name in WISHES}
+    asked = {"do_sample": False, "max_new_tokens": NEW}
+    for start in range(0, COUNT, 12):
+        some = questions()[start : start + 12]
+        prompts, pictures = [one.prompt for one in some], [one.picture for one in some]
+        batch = processor(text=prompts, images=pictures, padding=True, return_tensors="pt")
+        for name, wish in WISHES.items():
+            made = parse(wish)
+            if made is None:
+                out = model.generate(**batch, **asked)
+            else:
+                with vp.prune(model, replace(made.method, renumber=renumber)):
+                    out = model.generate(**batch, **asked)
+            found[name] += [until_end(row[batch["input_ids"].shape[1] :].tolist()) for row in out]
+    return found
+
+
+def until_end(ids: list[int], end: int = 2) -> list[int]:
+    return ids[: ids.index(end) + 1] if end in ids else ids

@@ -76,13 +76,8 @@ def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
 
 
 def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
-    replies = answerer.answer(one.batch, arm.method_for(one.turn), **_shown(arm))
+    replies = answerer.answer(one.batch, arm.method_for(one.turn))
     return [_record(arm, one.benchmark, *pair, timed) for pair in zip(one.batch, replies, strict=True)]
-
-
-def _shown(arm: Arm) -> dict[str, Any]:
-    """How the picture is shown, if not as it is."""
-    return {} if arm.grid is None else {"grid": arm.grid}
 
 
 def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: bool) -> Record:
@@ -97,8 +92,6 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
         "text": reply.text,
         "correct": question.accepts(reply.text),
         "kept": None if reply.receipt is None else reply.receipt.order,
-        "tokens": reply.tokens,
-        "confidence": round(reply.confidence, 4),
         **costs,
     }
 
@@ -106,7 +99,7 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
 def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None:
     """Why the arm cannot run on this model, found by trying; None if it can."""
     try:
-        answerer.answer([question], arm.method_for(0), **_shown(arm))
+        answerer.answer([question], arm.method_for(0))
     except PruningError as error:
         return str(error)
     return None

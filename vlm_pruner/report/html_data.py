@@ -83,18 +83,7 @@ def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
         }
         for item in content["items"]
     ]  # fmt: skip
-    shown = (
-        "date",
-        "benchmarks",
-        "arms",
-        "cells",
-        "not_run",
-        "statistics",
-        "config",
-        "environment",
-        "model",
-        "prune_or_resize",
-    )
+    shown = ("date", "benchmarks", "arms", "cells", "not_run", "statistics", "config", "environment", "model")
     return {
         "name": path.parent.name or str(path),
         **{name: content.get(name) for name in shown},

@@ -91,8 +91,8 @@ def _set_fields(method: Pruner) -> dict[str, Any]:
 
 
 def fitting() -> list[str]:
-    """Names of the methods that choose by a picture's projected embeddings alone."""
-    return [name for name in names() if not get(name).needs - _AT_INPUT]
+    """Names of the methods that prune pictures, and choose by a picture's projected embeddings alone."""
+    return [name for name in names() if not get(name).needs - _AT_INPUT and not get(name).videos_only]
 
 
 def _check_method(name: object) -> None:
@@ -101,7 +101,8 @@ def _check_method(name: object) -> None:
         return
     reason = "is not a method"
     if isinstance(name, str) and name in names():
-        reason = f"needs {', '.join(sorted(get(name).needs - _AT_INPUT))}, which an engine does not give"
+        lacking = ", ".join(sorted(get(name).needs - _AT_INPUT))
+        reason = f"needs {lacking}, which an engine does not give" if lacking else "prunes videos only"
     raise PruningError(f"method {name!r} {reason}; methods that work here: {', '.join(known)}")
 
 

@@ -1,0 +1,69 @@
+"""Tiny Qwen2-VL, Qwen2.5-VL, Qwen3-VL and LLaVA-NeXT inside vLLM answer as in transformers, at every budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.vllm import tiny
+from tests.vllm.engine import answers, engine, in_transformers, lengths, request
+
+WISHES: dict[str, Any] = {
+    "dense": None,
+    "off": "off",
+    "5 tokens": {"keep_tokens": 5},
+    "half": {"reduction_ratio": 0.5},
+    "divprune": {"method": "divprune", "keep_tokens": 6},
+    "random": {"method": "random", "keep_tokens": 4, "seed": 7},
+}
+CASES = [(number, name) for number in range(len(tiny.PROMPTS)) for name in WISHES]
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def reference(family, tmp_path_factory):
+    """(folder, answers and lengths by case, the same renumbered)."""
+    from transformers import AutoProcessor
+
+    folder = tmp_path_factory.mktemp(family)
+    model = tiny.write(folder, family)
+    processor = AutoProcessor.from_pretrained(folder)
+    ask = [(tiny.prompt(family, number), tiny.pictures(number) or None, WISHES[name]) for number, name in CASES]
+    kept = [in_transformers(model, processor, *one) for one in ask]
+    renumbered = [in_transformers(model, processor, *one, renumber=True) for one in ask]
+    return folder, kept, renumbered
+
+
+def requests(family: str) -> list[dict[str, Any]]:
+    return [request(tiny.prompt(family, number), tiny.pictures(number), WISHES[name]) for number, name in CASES]
+
+
+@pytest.fixture(scope="module", params=[{}, {"max_num_batched_tokens": 64, "max_num_seqs": 8}], ids=["", "chunked"])
+def made(request, reference):
+    """The second cuts prompts, and pictures, into chunks."""
+    with engine(reference[0], max_model_len=512, **request.param) as found:
+        yield found
+
+
+def test_prompts_are_as_long_as_in_transformers(made, family, reference):
+    assert lengths(made, requests(family)) == [length for _, length in reference[1]]
+
+
+def test_answers_are_those_of_transformers(made, family, reference):
+    """All at once, which puts budgets of one picture side by side; again from warm caches; then one by one."""
+    wanted = [answer for answer, _ in reference[1]]
+    assert answers(made, requests(family)) == wanted
+    assert answers(made, requests(family)) == wanted
+    made.reset_prefix_cache()
+    made.reset_mm_cache()
+    assert answers(made, requests(family)[::5], one_by_one=True) == wanted[::5]
+
+
+def test_the_reference_would_show_wrong_positions(reference):
+    differ = [kept[0] != other[0] for kept, other in zip(reference[1], reference[2], strict=True)]
+    assert sum(differ) > len(CASES) // 4
