@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vlm_pruner.report import paper_numbers
+from vlm_pruner.report import paper_numbers, yardstick
 from vlm_pruner.report.paper_render import FORMATS
 from vlm_pruner.report.paper_results import Result, TableError, paper_model, read_results, rows_of
 from vlm_pruner.report.paper_table import model_tables
@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   vlm-pruner table playground/data/mini/*/results --format md
   vlm-pruner table my-results --model LLaVA-1.5-7B --format csv > table.csv
   vlm-pruner table --model LLaVA-NeXT-7B         (the paper's numbers alone)
+  vlm-pruner table --layout qwen2.5-vl results/lmms_eval     (AngelSlim's table of Qwen2.5-VL-7B)
 
 A run is named by its checkpoint's folder, and stands beside the paper's model of that name. Missing cells are "-".
 Avg is the mean over the nine benchmarks of score / dense score, in %; it is missing as long as one of them is.
@@ -30,10 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the model that made the results, for checkpoints whose name does not tell; one of the paper's: "
         f"{', '.join(paper_numbers.models())}; or any other, which then has no numbers of the paper",
     )  # fmt: skip
+    parser.add_argument(
+        "--layout", choices=("paper", "qwen2.5-vl"), default="paper",
+        help="the paper's tables, or AngelSlim's of Qwen2.5-VL-7B, from lmms-eval's *_results.json (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--format", choices=list(FORMATS), default="terminal")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.layout != "paper":
+        return _yardstick(args)
     results = read_results(args.results, args.model)
     named = paper_model(args.model) if args.model else None
     if not results and (args.results or named is None):
@@ -42,6 +49,13 @@ def run(args: argparse.Namespace) -> int:
     print(FORMATS[args.format](tables))
     for remark in _remarks(results):
         print(f"note: {remark}", file=sys.stderr)
+    return 0
+
+
+def _yardstick(args: argparse.Namespace) -> int:
+    if args.model:
+        raise TableError(f"--model {args.model} names a model of the paper; leave it out with --layout {args.layout}")
+    print(yardstick.FORMATS[args.format](yardstick.read(args.results) if args.results else []))
     return 0
 
 
