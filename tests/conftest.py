@@ -11,7 +11,12 @@ import pytest
 import torch
 
 # A worker of pytest-xdist takes whole files. The long ones come first, so that none is left when the others are done.
-LONG: tuple[str, ...] = ()
+LONG = (
+    "test_decoders.py", "test_kernels_gpu.py", "test_commands_families.py", "test_running_kinds.py", "test_web_page.py",
+    "test_compare_command.py", "test_kernels.py", "test_eval_engine.py", "test_families_exactness.py",
+    "test_compare_processes.py", "test_qwen_pruning.py", "test_project_demo.py", "test_families_generation.py",
+    "test_eval_data.py", "test_eval_script.py", "test_families_running.py", "test_mini_training.py", "test_lmms_run.py",
+)  # fmt: skip
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -14,16 +14,9 @@ import vlm_pruner as vp
 from vlm_pruner.errors import PruningError
 
 IMAGE, N, START = 90, 25, 4
-COMPOSITE = {
-    "blt",
-    "emu3",
-    "gemma3",
-    "gemma4",
-    "gemma4_unified",
-    "llama4",
-    "qwen3_5",
-    "qwen3_5_moe",
-}  # minutes to build
+# Whole models, and decoders, that take minutes to build and cannot be a LLaVA's decoder.
+COMPOSITE = {"blt", "emu3", "gemma3", "gemma4", "gemma4_text", "gemma4_unified", "got_ocr2", "llama4"}
+COMPOSITE |= {"moss_transcribe_diarize", "qwen3_5", "qwen3_5_moe", "qwen4_exp"}
 KINDS = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) & set(MODEL_MAPPING_NAMES) - COMPOSITE)
 SIZES = {
     "vocab_size": 100,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from vlm_pruner.provenance import CLONE, ROOT
@@ -42,10 +43,19 @@ def _make_benchmarks() -> None:
             f"with mini/questions.jsonl and mini/images in it, or {CLONE}"
         )
     print("making the questions and pictures (once)", file=sys.stderr, flush=True)
-    unfinished = BENCHMARKS / ".unfinished"
-    command = [sys.executable, "-m", "playground.mini.benchmarks", "--only", "mini", "--out", str(unfinished)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode != 0:
-        raise OSError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
-    (unfinished / "mini").rename(BENCHMARKS / "mini")
-    unfinished.rmdir()
+    BENCHMARKS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BENCHMARKS, prefix=".unfinished-") as unfinished:
+        command = [sys.executable, "-m", "playground.mini.benchmarks", "--only", "mini", "--out", unfinished]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise OSError(f"{' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1:]}")
+        _publish(Path(unfinished) / "mini", BENCHMARKS / "mini")
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Moves a finished folder to its name in one step. A process that made the same at the same time may be first."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not (folder / "questions.jsonl").is_file():
+            raise
