@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,13 +146,14 @@ def test_the_questions_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest
     from vlm_pruner.experiments.questions import kinds_of, read_questions
 
     monkeypatch.setattr(mini, "BENCHMARKS", tmp_path)
-    (tmp_path / ".unfinished" / "mini" / "images").mkdir(parents=True)
-    path = mini.find_questions(None)
+    (tmp_path / ".unfinished-killed" / "mini" / "images").mkdir(parents=True)
+    with ThreadPoolExecutor() as both:  # two commands at once
+        path, other = both.map(mini.find_questions, (None, None))
     questions = read_questions(path)
     assert len(questions) >= 300 and len(kinds_of(questions)) == 6
     with Image.open(questions[-1].image) as picture:
         assert picture.size == (336, 336)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mini"]
+    assert path == other and sorted(entry.name for entry in tmp_path.iterdir()) == [".unfinished-killed", "mini"]
     before = path.stat().st_mtime_ns
     assert mini.find_questions(None).stat().st_mtime_ns == before
 
