@@ -29,7 +29,18 @@ def arguments(checkpoint: Path, data: Path, out: Path, *more: str) -> argparse.N
     parser = argparse.ArgumentParser()
     compare.add_arguments(parser)
     usual = ["--model", str(checkpoint), "--questions-file", str(data / "mini" / "questions.jsonl"), "--out", str(out)]
-    usual += ["--questions", "12", "--batch-size", "4", "--processes", "1", "--resamples", "200"]
+    usual += [
+        "--questions",
+        "12",
+        "--batch-size",
+        "4",
+        "--processes",
+        "1",
+        "--resamples",
+        "200",
+        "--time-questions",
+        "1",
+    ]
     return parser.parse_args([*usual, *more])
 
 
@@ -58,7 +69,8 @@ def everything(checkpoint, data, answerer, tmp_path_factory) -> Path:  # noqa: F
 def test_all_methods_are_in_it_and_none_is_left_out_silently(everything):
     results = json.loads((everything / "results.json").read_text())
     ran, refused = {arm["name"] for arm in results["arms"]}, {one["name"] for one in results["not_run"]}
-    assert ran == {"dense", "vlm-pruner-16", *of_pictures()} and {"cdpruner", *of_videos()} <= refused
+    assert ran == {"dense", "blind", "resize", "vlm-pruner-16", *of_pictures()}
+    assert {"cdpruner", *of_videos()} <= refused
     text = (everything / "table.txt").read_text()
     assert "not run: CDPruner at 6, avg:9: cdpruner weighs tokens by the question" in text
     assert "not run: FastV at avg:9: budget avg:9 cannot be met by fastv with layer=2 of 3 layers" in text
@@ -82,6 +94,9 @@ def test_what_is_reported_is_what_was_kept(everything):
         account = arm["accounting"]
         if arm["settings"] is None:
             assert all(record["kept"] is None for record in own) and account["kept"] == [16, 16, 16]
+            continue
+        if "grid" in arm["settings"]:
+            assert all(record["kept"] is None for record in own) and account["kept"] == [arm["tokens"]] * 3
             continue
         for record in own:
             assert len(set(record["kept"])) == len(record["kept"]) == arm["tokens"] == account["kept"][-1]

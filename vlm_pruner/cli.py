@@ -32,6 +32,7 @@ COMMANDS = {
     "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
     "count": Command("vlm_pruner.commands.count", "count pictures' visual tokens for a model, before anything runs"),
     "budget": Command("vlm_pruner.commands.budget", "find the smallest budget that keeps the dense model's accuracy"),
+    "prior": Command("vlm_pruner.commands.prior", "average a model's attention over pictures, for d2pruner"),
     "compare": Command(
         "vlm_pruner.commands.compare", "compare methods x budgets x benchmarks, with intervals and verdicts"
     ),

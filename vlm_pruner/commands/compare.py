@@ -27,7 +27,8 @@ To resume a run that was stopped, give the same command again. docs/comparison.m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", type=words, default=["all"], metavar="NAME,NAME",
-        help="all, or names (see vlm-pruner methods), or FILE.py:CLASS; NAME:field=value for settings (all)",
+        help="all, or names (see vlm-pruner methods), dense, resize (a smaller picture), blind (none), or "
+        "FILE.py:CLASS; NAME:field=value for settings (all)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", "--budgets", "--keep", dest="budgets", type=words, default=["192", "128", "64"], metavar="B,B",
@@ -45,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws questions, random's tokens, resamples (%(default)s)")
     parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (%(default)s)")
     parser.add_argument("--holm", action="store_true", help="verdicts corrected for the number of comparisons")
+    parser.add_argument(
+        "--time-questions", type=int, default=5, metavar="N",
+        help="answered one by one, to time arms where resize is among them; 0: do not time (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts at once (%(default)s)")
     parser.add_argument(
         "--processes", type=int, default=None, metavar="N", help="default: one per core, four at most",
@@ -58,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.experiments import experiment
     from vlm_pruner.experiments.arms import possible_arms
     from vlm_pruner.experiments.verdicts import Rules
-    from vlm_pruner.report import charts, results
+    from vlm_pruner.report import charts, referee_table, results
     from vlm_pruner.report.compare_table import markdown
 
     experiment.at_least_1(questions=args.questions)
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, args.processes,
-        rules=Rules(args.resamples, args.seed, holm=args.holm),
+        clock=max(0, args.time_questions), rules=Rules(args.resamples, args.seed, holm=args.holm),
     )  # fmt: skip
     if not args.budgets:
         raise ValueError("--budget is empty; give one or more, for example --budget 192,64")
@@ -72,20 +77,21 @@ def run(args: argparse.Namespace) -> int:
     arms = partial(possible_arms, _names(args.methods), args.budgets)
     done = experiment.run(settings, benchmarks, lambda facts, refusal: arms(facts, args.seed, refusal))
     text, notes = results.text(done), "\n".join(results.notes(done))
+    text += "\n\n" + referee_table.text(done) if done.matches else ""
     print(text)
     document = results.document(done, "compare")
-    table = f"# Comparison\n\n{markdown(done.cells)}\n\n{notes}"
+    table = f"# Comparison\n\n{markdown(done.cells)}\n\n{notes}{referee_table.markdown(done)}"
     drawn = charts.write_if_installed(args.out / "accuracy.png", charts.accuracy, document)
     results.write(done, {"table.txt": text, "table.md": table, "results.json": results.as_json(document)}, drawn)
     return 0
 
 
 def _names(words: Sequence[str]) -> list[str]:
-    """Expands `all` to dense and every method, including one that needs more than settings, reported as not run."""
+    """Expands `all` to every arm, including methods that need more than settings, reported as not run."""
     from vlm_pruner import methods
 
     if "all" not in words:
         return list(dict.fromkeys(words))
-    first = ["dense", "random", "vlm-pruner-16", "vlm-pruner"]
+    first = ["dense", "blind", "resize", "random", "vlm-pruner-16", "vlm-pruner"]
     every = [*first, *(name for name in methods.names(every=True) if name not in first)]
     return list(dict.fromkeys([*every, *(word for word in words if word != "all")]))

@@ -89,7 +89,7 @@ def _how_timed(done: Experiment, vision_seconds: float | None) -> list[str]:
     """vision_seconds: per picture; None if an earlier run gave all answers."""
     from vlm_pruner.report.results import wrapped
 
-    dense = next((done.measured[arm.key] for arm in done.arms if arm.method is None), None)
+    dense = next((done.measured[arm.key] for arm in done.arms if arm.is_dense), None)
     relative = "" if dense is None else f", relative to dense ({1000 * dense.seconds:.0f} ms)"
     vision = "" if vision_seconds is None else f" ({1000 * vision_seconds:.0f} ms per picture)"
     return [

@@ -42,7 +42,7 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", type=int, default=None, metavar="K", help="first layer on the short sequence")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
-        help="a further setting of the method, such as spatial_weight=0; may be repeated",
+        help="a further setting of the method, such as calibrate=size; may be repeated",
     )  # fmt: skip
 
 

@@ -1,7 +1,12 @@
-"""The arms of an experiment: the dense model, and methods at several budgets."""
+"""The arms of an experiment: the dense model, methods at several budgets, and what a sceptic puts beside them.
+
+`resize` shrinks the picture, so that the dense model makes no more visual tokens of it than the budget has. `blind`
+shows no picture: what the model answers from the question alone.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +21,11 @@ from vlm_pruner.methods.words import printed_name
 
 DENSE = "dense"
 DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
-LABELS = {DENSE: "dense"}  # of arms that are no methods
+RESIZE, BLIND = "resize", "blind"
+LABELS = {DENSE: "dense", RESIZE: "resize", BLIND: "blind"}  # of arms that are no methods
+
+Grid = tuple[int, int]  # rows and columns of visual tokens
+NO_PICTURE: Grid = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -36,12 +45,20 @@ class ModelFacts:
             return None
         return accounting.of_method(method, self.visual, self.text, self.shape, self.bytes_per_number)
 
+    def account_resized(self, tokens: int) -> Accounting | None:
+        """The cost with `tokens` visual tokens in every layer."""
+        if self.shape is None:
+            return None
+        steps = [(self.visual, [(0, tokens)])]
+        return accounting.of_steps(steps, self.text, self.shape, self.bytes_per_number)
+
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the comparison. `method` is None for the dense model; `tokens` are the visual tokens per picture.
+    """One line of the comparison. `tokens` are the visual tokens per picture.
 
-    budget: as requested, if not in tokens. chosen: the setting that meets it. accounting: a prompt's cost, if known.
+    method: None for an arm without pruning. budget: as requested, if not in tokens, or if `tokens` differ from it.
+    chosen: the setting that meets it. accounting: a prompt's cost, if known. grid: of a resized picture.
     """
 
     name: str
@@ -50,6 +67,17 @@ class Arm:
     budget: str = ""
     chosen: str = ""
     accounting: Accounting | None = None
+    grid: Grid | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it shows the whole picture to the model as it is."""
+        return self.method is None and self.grid is None
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether it is one of several arms of its name; dense and blind are alone."""
+        return self.name not in (DENSE, BLIND)
 
     @property
     def key(self) -> str:
@@ -73,6 +101,8 @@ class Arm:
     def describe(self) -> dict[str, Any]:
         """The arm with all of its method's settings, ready for JSON."""
         settings = None if self.method is None else self.method.config()
+        if self.grid is not None:
+            settings = {"grid": list(self.grid)}
         described = {"name": self.name, "label": self.label, "tokens": self.tokens, "settings": settings}
         source = None if self.method is None else self.method.source
         return {
@@ -95,7 +125,7 @@ class NotRun:
 def make_arms(
     names: Iterable[str], wanted: Sequence[int | str | Budget], model: int | ModelFacts, seed: int = 0
 ) -> list[Arm]:
-    """The dense model first, if requested, then budget by budget one arm per method.
+    """The dense model and the blind one first, if requested, then budget by budget one arm per method.
 
     model: its facts, or just a picture's visual tokens before pruning. seed: for methods that draw.
     Raises ValueError for an unknown name and for a budget that cannot be met. For names see `methods.words`.
@@ -117,10 +147,11 @@ def possible_arms(
     facts = ModelFacts(model) if isinstance(model, int) else model
     names = list(dict.fromkeys(names))
     for name in names:
-        _ = name == DENSE or maker(name)
+        _ = name in LABELS or maker(name)
     arms, not_run = [dense_arm(facts)] if DENSE in names else [], []
+    arms += [blind_arm(facts)] if BLIND in names else []
     for budget in [read_budget(word, facts.visual) for word in wanted]:
-        for name in (name for name in names if name != DENSE):
+        for name in (name for name in names if name not in (DENSE, BLIND)):
             try:
                 arm = make_arm(name, budget, facts, seed)
                 reason = refusal(arm)
@@ -165,8 +196,38 @@ def dense_arm(facts: ModelFacts) -> Arm:
     return Arm(DENSE, facts.visual, accounting=facts.account(None))
 
 
+def blind_arm(facts: ModelFacts) -> Arm:
+    return Arm(BLIND, 0, accounting=facts.account_resized(0), grid=NO_PICTURE)
+
+
+def resize_arm(budget: Budget, facts: ModelFacts) -> Arm:
+    """The largest grid, as square as the picture, that stays within the budget."""
+    side = math.isqrt(facts.visual)
+    grids = [(rows, columns) for rows in range(side, 0, -1) for columns in (rows + 1, rows) if columns <= side]
+    for rows, columns in grids:
+        tokens, account = rows * columns, facts.account_resized(rows * columns)
+        if tokens <= _resized_limit(budget, facts, account):
+            exact = budget.kind == "tokens" and tokens == budget.value
+            chosen = f"{budget}: {rows} x {columns} tokens in every layer"
+            return Arm(RESIZE, tokens, None, "" if exact else str(budget), chosen, account, (rows, columns))
+    raise PruningError(f"budget {budget} cannot be met by a smaller picture: it has at least one token")
+
+
+def _resized_limit(budget: Budget, facts: ModelFacts, account: Accounting | None) -> float:
+    """The most tokens that the budget allows, given the cost of some number of them."""
+    if budget.kind == "ratio":
+        return round(facts.visual * (1 - budget.value))
+    if budget.kind in ("tokens", "avg"):
+        return budget.value
+    if account is None:
+        raise PruningError(f"budget {budget} depends on the model's layers, which are not known here")
+    return math.inf if account.flops_share <= budget.value else 0
+
+
 def make_arm(name: str, budget: Budget, facts: ModelFacts, seed: int = 0) -> Arm:
-    """The method called `name` at a budget. Raises PruningError if it cannot meet it."""
+    """The method called `name`, or the smaller picture, at a budget. Raises PruningError if it cannot meet it."""
+    if name == RESIZE:
+        return resize_arm(budget, facts)
     make = maker(name, seed=seed * DRAWS)
     shown = "" if budget.kind == "tokens" else str(budget)
     if facts.shape is None:

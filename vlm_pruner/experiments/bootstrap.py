@@ -96,6 +96,19 @@ class PictureBootstrap:
         low, high = (found.mean + unseen * (end - found.mean) for end in possible)
         return replace(found, low=low, high=high)
 
+    def calibration_error(self, confidence: Sequence[float], correct: Sequence[float], bins: int = 10) -> Interval:
+        """Expected calibration error: mean over questions of |accuracy - confidence| of their bin of confidence.
+
+        Bins have equal widths. A small sample overestimates it, because noise within a bin counts as error.
+        """
+        sure = np.asarray(confidence, dtype=np.float64)
+        place = np.minimum((sure * bins).astype(int), bins - 1)
+        gaps = np.zeros((self._drawn.shape[1], bins))  # by picture and bin
+        np.add.at(gaps, (self._picture, place), np.asarray(correct, dtype=np.float64) - sure)
+        sizes = np.bincount(self._picture, minlength=self._drawn.shape[1])
+        resampled = np.abs(self._drawn @ gaps).sum(axis=1) / (self._drawn @ sizes)
+        return self._interval(float(np.abs(gaps.sum(axis=0)).sum() / len(sure)), resampled, len(sure))
+
     def _means(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Means of kinds: [kinds], and [resamples, kinds] with NaN if a resample has no question of a kind."""
         given = np.asarray(values, dtype=np.float64)

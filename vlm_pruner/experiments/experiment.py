@@ -19,16 +19,19 @@ from tqdm import tqdm
 
 from vlm_pruner.asking.opening import check_device
 from vlm_pruner.console import shown
-from vlm_pruner.experiments import answering, verdicts
-from vlm_pruner.experiments.arms import Arm, ModelFacts, NotRun
+from vlm_pruner.experiments import answering, clock, verdicts
+from vlm_pruner.experiments.arms import RESIZE, Arm, ModelFacts, NotRun
+from vlm_pruner.experiments.clock import Timing
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
 from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question, QuestionSet
+from vlm_pruner.experiments.referee import Match, matches
 from vlm_pruner.experiments.timings import Measured, measure
 from vlm_pruner.experiments.verdicts import Cell, Rules
 from vlm_pruner.provenance import weights_sha256
 
 UNFINISHED = "answers.unfinished.jsonl"
+TIMES = "times.json"
 MOST_PROCESSES = 4
 
 Refusal = Callable[[Arm], str | None]  # why an arm cannot run on this model
@@ -42,6 +45,7 @@ class Settings:
     batch_size: prompts at once. processes: None means one per core, at most four.
     prefixes: questions about one picture share it in every layer, which costs exactness to float rounding (`replay`).
     timed: arms take turns, share nothing and run in one process, so that their times are comparable.
+    clock: number of questions, answered one by one, to measure every arm's time with; 0 measures none.
     answerable: judge only the kinds of question that the dense model answers better than a fixed answer would.
     """
 
@@ -53,6 +57,7 @@ class Settings:
     processes: int | None = None
     prefixes: bool = False
     timed: bool = False
+    clock: int = 0
     answerable: bool = False
     rules: Rules = field(default_factory=Rules)
 
@@ -66,7 +71,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A finished experiment. left_out: kinds of question not judged. measured: by arm's key, if timed."""
+    """A finished experiment. left_out: kinds of question not judged. measured: by arm's key, if timed.
+
+    matches: pruned arms against smaller pictures, where those were compared.
+    """
 
     settings: Settings
     answerer: LlavaAnswerer
@@ -80,6 +88,7 @@ class Experiment:
     left_out: list[str]
     measured: dict[str, Measured]
     started: float
+    matches: list[Match] = field(default_factory=list)
 
     @property
     def judged(self) -> list[Question]:
@@ -91,6 +100,7 @@ class Experiment:
 
     def finish(self) -> None:
         """Marks the run as reported: the same command then starts over."""
+        (self.settings.out / TIMES).unlink(missing_ok=True)
         self.journal.path.replace(self.settings.out / "answers.jsonl")
 
 
@@ -114,6 +124,8 @@ def run(
     answerer = LlavaAnswerer.load(settings.model, settings.device)
     facts = answerer.facts(question for benchmark in benchmarks for question in benchmark.questions)
     arms, not_run = plan(facts, lambda arm: answering.refusal(answerer, arm, benchmarks[0].questions[0]))
+    timing = _timing(settings, answerer, arms, facts, benchmarks[0].questions)
+    arms = [*arms, *timing.more]
     header = {**_describe(settings, arms, benchmarks), **(described or {})}
     journal = _answer(settings, answerer, arms, benchmarks, header)
     judged = {benchmark.name: benchmark.questions for benchmark in benchmarks}
@@ -122,9 +134,21 @@ def run(
         judged, left_out = verdicts.answerable(arms[0], judged, journal.records, settings.rules)
     cells = verdicts.judge(arms, judged, journal.records, settings.rules)
     measured = measure(arms, journal.records) if settings.timed else {}
+    fought = matches(arms, judged, journal.records, settings.rules, timing.costs, timing.rivals)
     return Experiment(
-        settings, answerer, facts, arms, not_run, list(benchmarks), header, journal, cells, left_out, measured, started
-    )
+        settings, answerer, facts, arms, not_run, list(benchmarks), header, journal, cells, left_out, measured, started,
+        fought,
+    )  # fmt: skip
+
+
+def _timing(
+    settings: Settings, answerer: LlavaAnswerer, arms: Sequence[Arm], facts: ModelFacts, questions: Sequence[Question]
+) -> Timing:
+    if not settings.clock or not any(arm.name == RESIZE for arm in arms):
+        return Timing()
+    about = {"model": weights_sha256(settings.model), "device": settings.device, "n": settings.clock}
+    print("measuring times", file=sys.stderr, flush=True)
+    return clock.timing(answerer, arms, facts, list(questions[: settings.clock]), settings.out / TIMES, about)
 
 
 def _describe(settings: Settings, arms: Iterable[Arm], benchmarks: Iterable[QuestionSet]) -> dict[str, Any]:

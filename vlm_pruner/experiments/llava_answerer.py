@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers import DynamicCache
 
 from vlm_pruner import adapters, prune
@@ -24,7 +25,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import ModelFacts
+from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
@@ -42,7 +43,8 @@ class Reply:
     """One answer and what it cost.
 
     seconds, kv_bytes: the batch's generation time and cache, divided by the batch's size. kept: visual tokens from the
-    pruned layer on. receipt: None for the dense model.
+    pruned layer on. receipt: None for the dense model. tokens: new ones, the end included. confidence: the probability
+    of the whole answer. vision_seconds: of the batch's tower and projector, divided by the batch's size.
     """
 
     text: str
@@ -50,6 +52,9 @@ class Reply:
     kv_bytes: int
     kept: int
     receipt: ImageReceipt | None = None
+    tokens: int = 0
+    confidence: float = 0.0
+    vision_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,15 @@ class _Prepared:
     images: tuple[Path, ...]
     prompt: MultimodalPrompt
     seen: list[TowerOutput]
+    seconds: float  # of the tower and the projector
 
     def is_of(self, batch: Sequence[Question]) -> bool:
         return self.question_ids == tuple(q.question_id for q in batch) and self.images == tuple(q.image for q in batch)
 
 
 class LlavaAnswerer:
-    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation."""
+    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation, on
+    pictures of full size."""
 
     def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
@@ -74,7 +81,7 @@ class LlavaAnswerer:
         self.max_new_tokens = max_new_tokens
         self.vision_seconds = 0.0
         self.pictures = 0
-        self._prepared: _Prepared | None = None
+        self._prepared: dict[Grid | None, _Prepared] = {}  # of one batch, by the grid of its pictures
 
     @classmethod
     def load(cls, checkpoint: Path, device: str, max_new_tokens: int = MAX_NEW_TOKENS) -> LlavaAnswerer:
@@ -88,38 +95,52 @@ class LlavaAnswerer:
         return int(self.model.get_vision_tower().num_patches_per_side)
 
     def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
-        """Batches of at most `size` prompts of equal length, so that nothing is padded."""
-        groups: dict[int, list[Question]] = {}
+        """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded."""
+        groups: dict[tuple[int, int], list[Question]] = {}
         for question in questions:
-            groups.setdefault(len(self._ids(question)), []).append(question)
+            lengths = len(self._ids(question)), len(self._ids(question, shown=False))
+            groups.setdefault(lengths, []).append(question)
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
-    def answer(self, batch: Sequence[Question], method: Pruner | None) -> list[Reply]:
-        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit."""
-        prepared = self._prepare(batch)
+    def answer(
+        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, exactly: int | None = None
+    ) -> list[Reply]:
+        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit.
+
+        grid: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. exactly: new tokens,
+        even beyond the answer's end, for timing.
+        """
+        prepared = self._prepare(batch, grid)
         prompt = prepared.prompt
         cache = DynamicCache(config=self.model.config)
         with nullcontext() if method is None else prune(self.model, method) as pruning:
             if pruning is not None:
                 pruning.provide(prepared.seen)
             started = self._now()
-            ids = self.model.generate(
+            output = self.model.generate(
                 inputs_embeds=prompt.inputs_embeds,
                 attention_mask=prompt.attention_mask,
                 visual_spans=prompt.visual_spans,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=exactly or self.max_new_tokens,
+                min_new_tokens=exactly,
                 do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
                 **cache_argument(cache),
             )
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
+        ids = output.sequences
         texts = self.checkpoint.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        lengths, confidences = _confidence(ids, output.logits, self.model.generation_config.eos_token_id)
+        vision = prepared.seconds / len(batch)
         kv_bytes = cache_bytes(cache) // len(batch)
         replies = []
         for row, text in enumerate(texts):
             receipt = receipts.get(row)
             kept = receipt.n_after if receipt else sum(span.length for span in prompt.visual_spans[row])
-            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt))
+            more = lengths[row], confidences[row], vision
+            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt, *more))
         return replies
 
     def picture(self, question: Question) -> Image.Image:
@@ -128,20 +149,44 @@ class LlavaAnswerer:
         padded = getattr(self.model.config, "image_aspect_ratio", None) == "pad"
         return expand2square(picture, (122, 116, 104)) if padded else picture
 
-    def _prepare(self, batch: Sequence[Question]) -> _Prepared:
+    def forget(self) -> None:
+        """Drops the batch's encoded pictures, so that the next answer encodes them again."""
+        self._prepared = {}
+
+    def _prepare(self, batch: Sequence[Question], grid: Grid | None) -> _Prepared:
         """The batch's prompts as embeddings; kept until another batch is asked."""
-        if self._prepared is None or not self._prepared.is_of(batch):
-            ids = torch.tensor([self._ids(question) for question in batch], device=self.model.device)
-            pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
-            started = self._now()
-            pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
-            by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
-            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
-            self.vision_seconds += self._now() - started
-            self.pictures += len(pictures)
+        if not all(prepared.is_of(batch) for prepared in self._prepared.values()):
+            self.forget()
+        if grid not in self._prepared:
             question_ids, images = tuple(q.question_id for q in batch), tuple(q.image for q in batch)
-            self._prepared = _Prepared(question_ids, images, prompt, seen)
-        return self._prepared
+            self._prepared[grid] = _Prepared(question_ids, images, *self._read(batch, grid))
+        return self._prepared[grid]
+
+    def _read(self, batch: Sequence[Question], grid: Grid | None) -> tuple[MultimodalPrompt, list[TowerOutput], float]:
+        """The batch's prompts, what the tower saw, and the seconds that tower and projector took."""
+        shown = grid != NO_PICTURE
+        ids = torch.tensor([self._ids(question, shown) for question in batch], device=self.model.device)
+        if not shown:
+            return self._without_tap(ids, None), [], 0.0
+        pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
+        started = self._now()
+        pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
+        if grid is not None:
+            size = [side * int(self.model.get_vision_tower().config.patch_size) for side in grid]
+            pixels = [_shrunk(picture, size) for picture in pixels]
+        by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
+        processed = self._now()
+        with nullcontext() if grid is None else self.model.get_vision_tower().any_size():
+            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
+        ended = self._now()
+        if grid is None:
+            self.vision_seconds += ended - started
+            self.pictures += len(pictures)
+        return prompt, seen, ended - processed
+
+    @torch.no_grad()
+    def _without_tap(self, ids: torch.Tensor, pixels: Any) -> MultimodalPrompt:
+        return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left")
 
     @torch.no_grad()
     def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[TowerOutput]]:
@@ -149,10 +194,10 @@ class LlavaAnswerer:
         try:
             tap = TowerTap(adapters.find(self.model).tower())
         except PruningError:
-            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), []
+            return self._without_tap(ids, pixels), []
         removers = tap.hooks()
         try:
-            return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left"), tap.pictures
+            return self._without_tap(ids, pixels), tap.pictures
         finally:
             for remove in removers:
                 remove()
@@ -167,11 +212,33 @@ class LlavaAnswerer:
         text = int(median(len(self._ids(question)) - 1 for question in questions))
         return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
-    def _ids(self, question: Question) -> list[int]:
-        return self.checkpoint.ids(self.checkpoint.prompt(question.text, 1, self.checkpoint.conversation)).tolist()
+    def _ids(self, question: Question, shown: bool = True) -> list[int]:
+        """The prompt's ids, with one for the picture if it is shown."""
+        prompt = self.checkpoint.prompt(question.text, int(shown), self.checkpoint.conversation)
+        return self.checkpoint.ids(prompt).tolist()
 
     def _now(self) -> float:
         """Seconds; on a GPU when everything that was asked for is done."""
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
+
+
+def _shrunk(pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Pixel values [3, height, width] at another size, without aliasing."""
+    return functional.interpolate(pixels[None].float(), size=tuple(size), mode="bicubic", antialias=True)[0].to(pixels)
+
+
+def _confidence(
+    ids: torch.Tensor, logits: Sequence[torch.Tensor], ends: int | list[int] | None
+) -> tuple[list[int], list[float]]:
+    """Per row of new tokens `ids` [B, n]: how many up to its end, and their joint probability.
+
+    logits: n times [B, vocabulary]. ends: ids that end an answer.
+    """
+    ending = torch.tensor([] if ends is None else ends, device=ids.device).reshape(-1)
+    ended = torch.isin(ids, ending).long().cumsum(dim=1)
+    counts = (ended - torch.isin(ids, ending).long()) == 0  # the first end counts too
+    log = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
+    chosen = log.gather(2, ids[:, :, None])[:, :, 0].masked_fill(~counts, 0.0)
+    return counts.sum(dim=1).tolist(), chosen.sum(dim=1).exp().tolist()

@@ -30,7 +30,7 @@ def measure(arms: Sequence[Arm], records: Iterable[Mapping[str, Any]]) -> dict[s
     for record in records:
         if record["arm"] in own:
             own[record["arm"]][record["benchmark"], record["question_id"]] = record
-    dense = next((own[arm.key] for arm in arms if arm.method is None), None)
+    dense = next((own[arm.key] for arm in arms if arm.is_dense), None)
     return {arm.key: _measure(arm, own[arm.key], dense) for arm in arms}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from vlm_pruner.experiments.arms import DENSE, Arm
@@ -35,7 +36,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm on one benchmark. against: by name of the reference; those at the arm's own budget, and dense."""
+    """One arm on one benchmark. against: by name of the reference; those at the arm's own budget, and dense.
+
+    calibration: expected calibration error. length: mean number of an answer's tokens. None if answers lack it.
+    """
 
     benchmark: str
     arm: Arm
@@ -43,6 +47,8 @@ class Cell:
     kinds: dict[str, Interval]
     loyalty: Interval | None
     against: dict[str, Difference]
+    calibration: Interval | None = None
+    length: float | None = None
 
     def describe(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -53,6 +59,8 @@ class Cell:
             "accuracy": _bounds(self.accuracy),
             "kinds": {kind: {**_bounds(interval), "n": interval.n} for kind, interval in self.kinds.items()},
             "loyalty": None if self.loyalty is None else _bounds(self.loyalty),
+            "calibration_error": None if self.calibration is None else _bounds(self.calibration),
+            "answer_tokens": self.length,
             "against": {name: difference.describe() for name, difference in self.against.items()},
         }
 
@@ -130,6 +138,8 @@ class _Benchmark:
         )
         self.correct: dict[str, list[float]] = {}
         self.texts: dict[str, list[str]] = {}
+        self.confidences: dict[str, list[float]] = {}
+        self.lengths: dict[str, list[int]] = {}
         for arm in arms:
             missing = sum((arm.key, q.question_id) not in records for q in questions)
             if missing:
@@ -137,6 +147,8 @@ class _Benchmark:
             own = [records[arm.key, q.question_id] for q in questions]
             self.correct[arm.key] = [float(record["correct"]) for record in own]
             self.texts[arm.key] = [record["text"] for record in own]
+            self.confidences[arm.key] = [record["confidence"] for record in own if "confidence" in record]
+            self.lengths[arm.key] = [record["tokens"] for record in own if "tokens" in record]
 
     def cells(self) -> list[Cell]:
         return [self._cell(arm) for arm in self.arms]
@@ -151,20 +163,26 @@ class _Benchmark:
             self.bootstrap.by_kind(correct, SHARE),
             self._loyalty(arm),
             against,
+            self._calibration(arm),
+            fmean(self.lengths[arm.key]) if self.lengths[arm.key] else None,
         )
+
+    def _calibration(self, arm: Arm) -> Interval | None:
+        sure = self.confidences[arm.key]
+        return self.bootstrap.calibration_error(sure, self.correct[arm.key]) if sure else None
 
     def _references(self, arm: Arm) -> dict[str, Arm]:
         """What it is compared with, by name: the dense model, and references at its own budget.
 
         The dense model is compared only where it is no reference itself.
         """
-        if arm.method is None and DENSE in self.references:
+        if arm.is_dense and DENSE in self.references:
             return {}
         budget = arm.key.partition("@")[2]
         found = {}
         for name in self.references:
             for other in self.arms:
-                same = None in (arm.method, other.method) or other.key.partition("@")[2] == budget
+                same = arm.is_dense or not other.has_budget or other.key.partition("@")[2] == budget
                 if other.name == name and same and other != arm:
                     found[name] = other
         return found
@@ -176,7 +194,7 @@ class _Benchmark:
 
     def _loyalty(self, arm: Arm) -> Interval | None:
         """Share of answers that equal the dense model's, right or wrong."""
-        dense = next((other for other in self.arms if other.method is None), None)
+        dense = next((other for other in self.arms if other.is_dense), None)
         if dense is None or arm is dense:
             return None
         pairs = zip(self.texts[arm.key], self.texts[dense.key], strict=True)

@@ -117,7 +117,7 @@ def text(chosen: list[Entry], families: Iterable[Family] = FAMILIES) -> str:
         blocks.append(
             f"{line}\n{textwrap.fill(one.does + more + paper, WIDTH, initial_indent='  ', subsequent_indent='  ')}"
         )
-    legend = "tower: a class token's attention. question: text after the picture. video: frames."
+    legend = "tower: with a class token. question: text after the picture. video: frames."
     return "\n".join([*blocks, "", legend, "", _families(families)])
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.drawing.chart import WIDTH, NotInstalledError, save_chart, styled
 from vlm_pruner.drawing.colours import FAINT, GREY, INK, LINES, RIGHT, WRONG
+from vlm_pruner.experiments.arms import BLIND, DENSE
 from vlm_pruner.report.speed_table import case_title
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Results = Mapping[str, Any]
 Lines = Mapping[str, Sequence[Results]]
 COLUMNS = 4
+ALONE: dict[str, Any] = {DENSE: (0, (4, 3)), BLIND: (0, (1, 2))}  # arms without a budget, and their lines' dashes
 PARTS = {"vision tower": "#9aa3b2", "choosing": LINES[4], "prefill": LINES[0], "later tokens": LINES[5]}
 
 
@@ -45,8 +47,8 @@ def accuracy(results: Results) -> Figure:
     parts = figure.subfigures(len(names), 1, squeeze=False, height_ratios=[1.55 * count + 0.75 for count in rows])
     for part, name, count in zip(parts[:, 0], names, rows, strict=True):
         own = [cell for cell in cells if cell["benchmark"] == name]
-        dense = next((cell for cell in own if cell["arm"]["settings"] is None), None)
-        _panels(part, part.subplots(count, COLUMNS, sharex=True, sharey=True, squeeze=False), _by_method(own), dense)
+        axes = part.subplots(count, COLUMNS, sharex=True, sharey=True, squeeze=False)
+        _panels(part, axes, _by_method(own), {name: _alone(own, name) for name in ALONE})
         part.suptitle(f"{name}: accuracy in %, {own[0]['n']} questions", x=0.01, ha="left")
     return figure
 
@@ -54,10 +56,14 @@ def accuracy(results: Results) -> Figure:
 def _by_method(cells: Sequence[Results], benchmark: str | None = None) -> dict[str, list[Results]]:
     lines: dict[str, list[Results]] = {}
     for cell in cells:
-        if cell["arm"]["settings"] is not None and benchmark in (None, cell["benchmark"]):
+        if cell["arm"]["name"] not in ALONE and benchmark in (None, cell["benchmark"]):
             lines.setdefault(cell["arm"]["label"], []).append(cell)
     ours_first = sorted(lines, key=lambda label: label != "VLM-Pruner")
     return {label: sorted(lines[label], key=tokens) for label in ours_first}
+
+
+def _alone(cells: Sequence[Results], name: str) -> Results | None:
+    return next((cell for cell in cells if cell["arm"]["name"] == name), None)
 
 
 def tokens(cell: Results) -> float:
@@ -67,7 +73,7 @@ def tokens(cell: Results) -> float:
     return float(arm["accounting"]["average_tokens"] if whole else arm["budget_tokens"])
 
 
-def _panels(part: Any, axes: Any, lines: Lines, dense: Results | None) -> None:
+def _panels(part: Any, axes: Any, lines: Lines, alone: Mapping[str, Results | None]) -> None:
     _log_ticks(axes.flat[0], [tokens(cell) for line in lines.values() for cell in line])
     for number, panel in enumerate(axes.flat):
         panel.tick_params(labelbottom=number >= len(lines) - COLUMNS)
@@ -76,11 +82,19 @@ def _panels(part: Any, axes: Any, lines: Lines, dense: Results | None) -> None:
         for other in lines:
             panel.plot(*_means(lines[other]), color=FAINT, linewidth=1)
         _method(panel, lines[label])
-        if dense is not None:
-            panel.axhline(100 * dense["accuracy"]["mean"], color=LINES[1], linewidth=1, linestyle=(0, (4, 3)))
+        for name, cell in alone.items():
+            if cell is not None:
+                panel.axhline(100 * cell["accuracy"]["mean"], color=LINES[1], linewidth=1, linestyle=ALONE[name])
         panel.set_title(label)
     part.supxlabel("visual tokens kept per picture", fontsize=9, color=GREY)
-    part.legend(handles=_key(dense), loc="upper right", ncols=5, fontsize=8, handlelength=1.6, columnspacing=1.2)
+    part.legend(
+        handles=_key([name for name, cell in alone.items() if cell is not None]),
+        loc="upper right",
+        ncols=5,
+        fontsize=8,
+        handlelength=1.6,
+        columnspacing=1.2,
+    )
 
 
 def _log_ticks(panel: Axes, values: Sequence[float]) -> None:
@@ -114,7 +128,7 @@ def _method(panel: Axes, line: Sequence[Results]) -> None:
         panel.plot(x, y, "o", color=LINES[0], markerfacecolor="white" if worse else LINES[0], markersize=4.5)
 
 
-def _key(dense: Results | None) -> list[Any]:
+def _key(alone: Sequence[str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = {"color": LINES[0], "marker": "o", "markersize": 4.5}
@@ -123,7 +137,7 @@ def _key(dense: Results | None) -> list[Any]:
         Line2D([], [], **dot, markerfacecolor="white", label="worse than dense"),
         Line2D([], [], color=FAINT, label="other methods"),
     ]
-    return handles + ([Line2D([], [], color=LINES[1], linestyle="--", label="dense")] if dense else [])
+    return handles + [Line2D([], [], color=LINES[1], linestyle=ALONE[name], label=name) for name in alone]
 
 
 def parts(figures: Results) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.bootstrap import Interval
 from vlm_pruner.experiments.timings import Measured
 from vlm_pruner.experiments.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
@@ -24,8 +25,8 @@ def terminal(cells: Sequence[Cell], measured: Mapping[str, Measured] | None = No
     parts = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
         own = [cell for cell in cells if cell.benchmark == benchmark]
-        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + _block(_header(own, costs), _grouped(own, costs)))
-        parts.append(_block(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
+        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + blocks(_header(own, costs), _grouped(own, costs)))
+        parts.append(blocks(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
     return "\n\n".join(parts)
 
 
@@ -69,7 +70,7 @@ def _grouped(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[tu
 
 
 def _budget(cell: Cell) -> str:
-    return "" if cell.arm.method is None else cell.arm.key.partition("@")[2]
+    return cell.arm.key.partition("@")[2] if cell.arm.has_budget else ""
 
 
 def _row(cell: Cell, shown: Sequence[str], measured: Measured | None) -> list[str]:
@@ -87,7 +88,11 @@ def _measured(measured: Measured | None) -> list[str]:
 
 
 def _name(cell: Cell) -> str:
-    return cell.arm.label if len(cell.arm.label) <= 20 else cell.arm.label[:19] + "."
+    return short_name(cell.arm)
+
+
+def short_name(arm: Arm) -> str:
+    return arm.label if len(arm.label) <= 20 else arm.label[:19] + "."
 
 
 def _costs(cell: Cell) -> list[str]:
@@ -130,7 +135,7 @@ def _span(interval: Interval, sign: str = "") -> str:
     return f"{100 * interval.mean:{sign}.1f} [{low}, {high}]"
 
 
-def _block(header: list[str], groups: Sequence[tuple[str, list[list[str]]]]) -> str:
+def blocks(header: list[str], groups: Sequence[tuple[str, list[list[str]]]]) -> str:
     """One table whose groups have a line of their own above them."""
     rows = [row for _, group in groups for row in group]
     head, *lines = render(header, rows).splitlines()

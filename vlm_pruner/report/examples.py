@@ -50,14 +50,14 @@ def choose_arms(arms: Sequence[Arm]) -> list[Arm]:
     pruned = [arm for arm in arms if arm.method is not None]
     least = [arm for arm in pruned if arm.tokens == min(other.tokens for other in pruned)]
     least.sort(key=lambda arm: FIRST_SHOWN.index(arm.name) if arm.name in FIRST_SHOWN else len(FIRST_SHOWN))
-    return [arm for arm in arms if arm.method is None] + least[:2]
+    return [arm for arm in arms if arm.is_dense] + least[:2]
 
 
 def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question, key: bool) -> Drawing:
     """A row: the question, and for each arm what it kept, and what it answered."""
     picture, panels = answerer.picture(question), []
     for arm in arms:
-        reply = answerer.answer([question], arm.method_for(0))[0]
+        reply = answerer.answer([question], arm.method_for(0), arm.grid)[0]
         shown = plain(picture, SIDE)
         if reply.receipt is not None:
             shown = draw_overlay(picture, reply.receipt.kept(), Style(side=SIDE, numbers=False))

@@ -83,7 +83,18 @@ def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
         }
         for item in content["items"]
     ]  # fmt: skip
-    shown = ("date", "benchmarks", "arms", "cells", "not_run", "statistics", "config", "environment", "model")
+    shown = (
+        "date",
+        "benchmarks",
+        "arms",
+        "cells",
+        "not_run",
+        "statistics",
+        "config",
+        "environment",
+        "model",
+        "prune_or_resize",
+    )
     return {
         "name": path.parent.name or str(path),
         **{name: content.get(name) for name in shown},

@@ -42,6 +42,7 @@ def document(experiment: Experiment, command: str) -> dict[str, Any]:
         "arms": [_arm(arm, experiment.measured.get(arm.key)) for arm in experiment.arms],
         "not_run": [asdict(one) for one in experiment.not_run],
         "cells": [cell.describe() for cell in experiment.cells],
+        "prune_or_resize": [match.describe() for match in experiment.matches],
         "journal": "answers.jsonl",
     }  # fmt: skip
 
@@ -129,10 +130,12 @@ def _item(benchmark: str, question: Question) -> dict[str, Any]:
 def _arm(arm: Arm, measured: Measured | None) -> dict[str, Any]:
     account = arm.accounting
     steps = [] if account is None else planned_steps(arm.method, account.visual, len(account.kept))
+    if arm.grid is not None:
+        steps = [[0, arm.tokens]]
     return {
         "key": arm.key,
         **arm.describe(),
-        "budget": None if arm.method is None else arm.key.partition("@")[2],
+        "budget": arm.key.partition("@")[2] if arm.has_budget else None,
         "chosen": arm.chosen,
         "tokens": steps[-1][1] if steps else arm.tokens,
         "budget_tokens": arm.tokens,

@@ -30,13 +30,15 @@ class ImageTokens:
         return VisualSpan(start, len(self.layout), self.layout, released=Released(self.released_layout))
 
 
-def single_view(features: Tensor, has_class_token: bool = False) -> ImageTokens:
-    """One view of a picture, features [N, d] in row-major order.
+def single_view(features: Tensor, has_class_token: bool = False, grid: tuple[int, int] | None = None) -> ImageTokens:
+    """One view of a picture, features [N, d] in row-major order. grid: (rows, columns); a square by default.
 
     A class token in front has no position of its own; it gets the picture's centre.
     """
-    side = square_side(features.shape[0] - has_class_token)
-    layout = TokenLayout.grid(side, side)
+    if grid is None:
+        side = square_side(features.shape[0] - has_class_token)
+        grid = side, side
+    layout = TokenLayout.grid(*grid)
     if has_class_token:
         centre = layout.coords.mean(dim=0, keepdim=True)
         layout = TokenLayout(torch.cat([centre, layout.coords]), layout.diagonal)

@@ -161,7 +161,8 @@ def _project(model: LlavaMetaModel, pixels: Tensor) -> Tensor:
 def _encode_squares(model: LlavaMetaModel, pixels: Tensor) -> list[ImageTokens]:
     """Pictures of one view each, without newlines: what LLaVA makes of one tensor [B, 3, side, side]."""
     with_class = model.config.mm_vision_select_feature == "cls_patch"
-    return [single_view(view, with_class) for view in _project(model, pixels)]
+    grid = model.vision_tower.grid(pixels)
+    return [single_view(view, with_class, grid) for view in _project(model, pixels)]
 
 
 def _encode_views(
@@ -184,5 +185,6 @@ def _tokens(
     if kind == "video":
         return video_tokens(features, model.config, model.image_newline)
     if pixels.ndim == 3 and model.image_newline is None:
-        return single_view(features[0], model.config.mm_vision_select_feature == "cls_patch")
+        with_class = model.config.mm_vision_select_feature == "cls_patch"
+        return single_view(features[0], with_class, model.vision_tower.grid(pixels))
     return tiled_view(features, size, pixels.shape[-1], model.config, model.image_newline)

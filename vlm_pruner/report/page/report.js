@@ -47,6 +47,12 @@
       return [make("h3", {}, `${benchmark.name}: ${benchmark.n} questions about ${benchmark.pictures} pictures`),
         table(`Accuracy on ${benchmark.name}`, ["method", "tokens", "accuracy", "minus dense", "same answer as dense", ...kinds], rows)];
     }));
+    at("verdict").replaceChildren(...(run.prune_or_resize || []).map(match => make("p", {}, match.verdict)));
+    at("prune-or-resize").hidden = !(run.prune_or_resize || []).length;
+    at("duel-tables").replaceChildren(...(run.prune_or_resize || []).map(match => table(`Prune or resize on ${match.benchmark}`,
+      ["method", "against", "opponent", "difference in points", "verdict", "first token, ms"],
+      match.duels.map(duel => { const cost = match.costs[duel.arm]; return [armName(armOf(duel.arm)), duel.kind, armName(armOf(duel.opponent)),
+        interval(duel, true), duel.verdict, cost ? number(1000 * cost.first_token) : "–"]; }))));
     for (const left of run.not_run || [])
       at("accuracy-tables").append(make("p", {class: "note"}, `Not run: ${left.label || left.name}${left.budget ? ", " + left.budget : ""}: ${left.reason}`));
   };

@@ -41,7 +41,9 @@ class CLIPVisionTower(Tower):
     def forward(self, images: Tensor) -> Tensor:
         """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
         pixels = images.to(self.device, self.dtype)
-        states = self.vision_tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        states = self.vision_tower(
+            pixel_values=pixels, output_hidden_states=True, interpolate_pos_encoding=self.interpolates
+        ).hidden_states
         # transformers records each layer's output twice if the caller requests hidden states from the decoder that
         # contains the tower.
         copies = (len(states) - 1) // self.config.num_hidden_layers

@@ -87,5 +87,5 @@ class SiglipVisionTower(Tower):
     def forward(self, images: Tensor) -> Tensor:
         """Pixel values [B, 3, side, side] -> features [B, N, d]; no gradient: the tower is never trained here."""
         tower = getattr(self.vision_tower, "vision_model", self.vision_tower)  # a level that newer versions removed
-        embeddings = tower.embeddings(images.to(self.device, self.dtype))
+        embeddings = tower.embeddings(images.to(self.device, self.dtype), interpolate_pos_encoding=self.interpolates)
         return tower.encoder(inputs_embeds=embeddings).last_hidden_state
