@@ -6,10 +6,12 @@ what is refused.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicLayer
 
 import vlm_pruner as vp
 from tests.families import FAMILIES, ONE, TWO
@@ -49,6 +51,13 @@ def on_a_cpu(monkeypatch):
     monkeypatch.setattr(kernels, "loaded", lambda backend: True)
 
 
+def fresh(family):
+    """The family with a model of its own: hooks that other tests leave on a shared one prevent graphs."""
+    own = copy.copy(family)
+    vars(own).pop("model", None)
+    return own
+
+
 def answer(model, batch):
     options = {"do_sample": False, "max_new_tokens": 4, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(**batch, **options)
@@ -68,7 +77,7 @@ def other_pictures(batch, seed):
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.name not in DEEPSTACK], ids=lambda family: family.name)
 def test_replays_give_what_plain_runs_do(family, layer):
-    method = dataclasses.replace(METHOD, layer=layer)
+    method, family = dataclasses.replace(METHOD, layer=layer), fresh(family)
     try:
         vp.prune(family.model, method)
     except PruningError as error:
@@ -89,9 +98,73 @@ def test_replays_give_what_plain_runs_do(family, layer):
     assert len({tuple(r.images[0].indices) for r in pruning.receipts}) > 1
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_later_calls_find_what_each_prefill_left(name):
+    """The state of every cache, after all prefills: rows of equal length, positions that the caller gives."""
+    family = fresh(next(family for family in FAMILIES if family.name == name))
+    batches = [other_pictures(family.inputs(ONE, ONE), seed) for seed in range(5)]
+    positions = torch.arange(batches[0]["input_ids"].shape[1]).expand(3 if name == "qwen2_vl" else 1, 2, -1)
+    for number, batch in enumerate(batches):
+        batch["position_ids"] = (positions if name == "qwen2_vl" else positions[0]) + 7 * number
+    found = []
+    for cuda_graphs in (False, True):
+        with torch.no_grad(), vp.prune(family.model, METHOD, cuda_graphs=cuda_graphs) as pruning:
+            caches = [family.model(**batch).past_key_values for batch in batches]
+        states = [pruning._stages[2].caches.get(cache) for cache in caches]
+        found.append([[getattr(state, entry.name) for entry in dataclasses.fields(state)] for state in states])
+    assert pruning.replays == 3
+    for mine, theirs in zip(*found, strict=True):
+        for part, other in zip(mine, theirs, strict=True):
+            assert part is other or torch.equal(torch.as_tensor(part), torch.as_tensor(other))
+
+
+def test_caches_that_keep_what_they_are_given_get_copies(family, monkeypatch):
+    def keep(self, keys, values, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+            self.keys, self.values = keys, values
+            return keys, values
+        return update(self, keys, values, *args, **kwargs)
+
+    update = DynamicLayer.update
+    monkeypatch.setattr(DynamicLayer, "update", keep)
+    batches = [other_pictures(family.inputs(ONE), seed) for seed in range(4)]
+    with torch.no_grad(), vp.prune(family.model, METHOD, cuda_graphs=True):
+        caches = [family.model(**batch).past_key_values for batch in batches]
+    assert not torch.equal(caches[2].layers[3].keys, caches[3].layers[3].keys)
+
+
+def test_hidden_states_of_all_layers_are_the_layers_own(family):
+    """transformers collects them with hooks, which stay."""
+    batch, found = family.inputs(ONE), []
+    for cuda_graphs in (False, True):
+        with torch.no_grad(), vp.prune(family.model, METHOD, cuda_graphs=cuda_graphs):
+            for _ in range(4):
+                family.model(**batch)
+            found.append([family.model(**batch, output_hidden_states=True).hidden_states for _ in range(3)][-1])
+    for mine, theirs in zip(*found, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_autocast_runs_as_usual(family):
+    batch = family.inputs(ONE)
+    with torch.no_grad(), torch.autocast("cpu"), vp.prune(family.model, METHOD, cuda_graphs=True) as pruning:
+        for _ in range(4):
+            family.model(**batch)
+    assert pruning.replays == 0
+
+
+def test_places_of_the_picture_are_part_of_the_size(family):
+    """The same length, with a word moved from before the picture to behind it."""
+    one = family.inputs(ONE)
+    moved = {**one, "input_ids": one["input_ids"].roll(-1, dims=1)}
+    counts = replays_of(family, [one, one, one, moved, moved, moved])
+    assert counts == [0, 0, 1, 1, 1, 2]
+
+
 @pytest.fixture
 def family():
-    return next(family for family in FAMILIES if family.name == "llava")
+    return fresh(next(family for family in FAMILIES if family.name == "llava"))
 
 
 def replays_of(family, calls, between=lambda number: None):
@@ -137,9 +210,25 @@ def test_a_hook_of_the_users_is_not_left_out(family):
         if number == 3:
             handles.append(layer.register_forward_hook(lambda *_: seen.append(number)))
 
-    assert replays_of(family, [family.inputs(ONE)] * 5, add) == [0, 0, 1, 1, 1]
+    assert replays_of(family, [family.inputs(ONE)] * 6, add) == [0, 0, 1, 1, 1, 1]
     handles[0].remove()
     assert seen
+
+
+def test_modules_that_were_replaced_are_captured_anew(family):
+    model, batch = family.build(), family.inputs(ONE)
+    layer = family.decoder(model).layers[3]
+    with torch.no_grad(), vp.prune(model, METHOD, cuda_graphs=True) as pruning:
+        for _ in range(3):
+            before = model(**batch).logits
+        layer.mlp.act_fn = torch.nn.ReLU()
+        replaced = model(**batch).logits
+        layer.mlp.forward = lambda hidden: 0 * hidden
+        silenced = model(**batch).logits
+        model.train()
+        model(**batch)
+    assert pruning.replays == 1
+    assert not torch.equal(before, replaced) and not torch.equal(replaced, silenced)
 
 
 def test_weights_that_moved_are_captured_anew(family):

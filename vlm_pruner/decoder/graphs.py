@@ -33,6 +33,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
 
+SHORT_LAYER_HOOK = "_before_short_layer"  # pruning's own, of the layers after all stages
 KEPT = 16  # graphs at once; each holds the keys and values of one prefill
 DEVICES = ("cuda",)
 
@@ -82,6 +83,7 @@ class _Prefill:
     call: LayerCall
     rotary: Tensor | None
     tasks: list[Task]
+    state: list[Any]
 
 
 class _Thread(threading.local):
@@ -99,25 +101,28 @@ class _Layers:
     def __init__(self, layers: list[nn.Module]) -> None:
         modules = [module for layer in layers for module in layer.modules()]
         self._own = {id(vars(layer)["forward"]) for layer in layers}
-        self._hooks = [
-            found
-            for module in modules
-            for found in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-        ]
+        self._after = [found for module in modules for found in (module._forward_hooks, module._backward_hooks)]
+        self._before = [module._forward_pre_hooks for module in modules]
         self._attributes = [vars(module) for module in modules]
         self._children = [module._modules for module in modules if module._modules]
         self._weights = [module._parameters for module in modules if module._parameters]
 
-    def now(self) -> list[Any]:
-        """Changes when weights or modules are replaced, or when a graph would leave out a hook or a `forward`."""
+    def now(self) -> list[Any] | None:
+        """Changes when weights, modules or their `forward` are replaced. None if a graph would leave out a hook."""
+        if any(self._after) or not all(map(_is_ours, (hook for found in self._before for hook in found.values()))):
+            return None
         forwards = [found for found in map(_forward_of, self._attributes) if id(found) not in self._own]
         children = [id(child) for parts in self._children for child in parts.values()]
         weights = [weight.data_ptr() for parts in self._weights for weight in parts.values() if weight is not None]
         training = self._attributes[0]["training"]
-        return [training, sum(map(len, self._hooks)), *forwards, *children, *weights]
+        return [training, *forwards, *children, *weights]
 
 
 _forward_of = methodcaller("get", "forward")
+
+
+def _is_ours(hook: Any) -> bool:
+    return isinstance(hook, Hook) or getattr(hook, "__name__", "") == SHORT_LAYER_HOOK
 
 
 class LayerGraphs:
@@ -175,10 +180,13 @@ class LayerGraphs:
         call = LayerCall(layer, 0, args, kwargs)
         if not _fits(call):
             return None
+        state = self._layers.now()
+        if state is None:
+            return None
         key = _key(call, run)
         with self._lock:
             known, graph = key in self._graphs, self._graphs.get(key)
-            if graph is not None and graph.state != self._layers.now():
+            if graph is not None and graph.state != state:
                 del self._graphs[key]
                 known, graph = False, None
             if graph is not None and graph.usable:
@@ -190,7 +198,7 @@ class LayerGraphs:
             if not known:
                 self._remember(key, None)
             elif graph is None:
-                self._thread.prefill = _Prefill(key, call, run.rotary, list(run.tasks))
+                self._thread.prefill = _Prefill(key, call, run.rotary, list(run.tasks), state)
         return None
 
     def _pass(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -216,7 +224,7 @@ class LayerGraphs:
 
     def _capture(self, prefill: _Prefill, wanted: Tensor) -> None:
         """Captures the prefill that has just run, and keeps the graph if its result is `wanted`, bit for bit."""
-        state, call = self._layers.now(), _static(prefill.call)
+        call = _static(prefill.call)
         rotary = None if prefill.rotary is None else prefill.rotary.clone()
         try:
             made, replay = record(lambda: self._run_layers(call, rotary, prefill.tasks), self._pool(call.hidden))
@@ -226,7 +234,7 @@ class LayerGraphs:
             ) from error
         replay()
         usable = made.hidden.shape == wanted.shape and torch.equal(made.hidden, wanted)
-        self._remember(prefill.key, _Graph(call, rotary, made, replay, state, usable))
+        self._remember(prefill.key, _Graph(call, rotary, made, replay, prefill.state, usable))
 
     def _pool(self, like: Tensor) -> Any:
         """Memory that the graphs of one stream share: they run one after the other."""
@@ -269,10 +277,9 @@ class LayerGraphs:
                 stage.caches.remember(call.cache, _cloned(state))
         run.prefill, run.length, run.cached = True, made.run.length, 0
         run.tasks = [replace(task, kept=_cloned(task.kept)) for task in made.run.tasks]
-        hidden = made.hidden.clone()
-        self._finish(call.with_hidden(hidden), run)
+        self._finish(call.with_hidden(made.hidden), run)
         self.replays += 1
-        return hidden
+        return made.hidden
 
 
 def check_graphs(decoder: nn.Module, method: Pruner) -> None:
