@@ -102,6 +102,15 @@ def test_other_processes_load_it_too(file: Path) -> None:
         assert pool.submit(repr, method).result(60) == repr(method)
 
 
+def test_a_subclass_in_the_same_file_is_restored_as_itself(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(PLAIN + "\n\n@dataclass(frozen=True)\nclass Wider(ContrastPruner):\n    radius: float = 9.0\n")
+    words.maker(f"{path}:ContrastPruner")
+    module = sys.modules[words.find(f"{path}:ContrastPruner").__module__]
+    wider = module.Wider(keep_tokens=7)
+    assert type(pickle.loads(pickle.dumps(wider))) is module.Wider
+
+
 @pytest.mark.parametrize(
     ("code", "asked", "told"),
     [

@@ -71,7 +71,7 @@ def _named(method: type[Pruner], name: str, path: Path) -> type[Pruner]:
     if not is_registered(method):
         method.name = method.label = name
     method.source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    method.__reduce__ = lambda self: (_restored, (f"{path}:{method.__name__}", vars(self)))  # type: ignore[method-assign]
+    method.__reduce__ = lambda self: (_restored, (f"{path}:{type(self).__name__}", vars(self)))  # type: ignore[method-assign]
     return method
 
 
