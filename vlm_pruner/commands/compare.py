@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vlm_pruner.console import words
 from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint, find_questions
-from vlm_pruner.experiments.questions import question_sets
+from vlm_pruner.experiments.questions import check_pictures, question_sets
 
 EXAMPLES = """examples:
   vlm-pruner compare                       # all methods, 192, 128, 64 tokens
@@ -37,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=480, metavar="N", help="of each file, at most (%(default)s)")
     parser.add_argument(
         "--questions-file", type=Path, nargs="+", metavar="FILE",
-        help="JSON lines: question_id, image (in images/ beside it), text, kind, answer; default: the embedded world",
+        help="JSON lines: image (in images/ beside it), text, answer (docs/own_data.md); default: the embedded world",
     )  # fmt: skip
     parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="LLaVA checkpoint; default: the embedded"
+        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint; default: the embedded"
     )
     parser.add_argument("--out", type=Path, default=Path("results/compare"), metavar="DIR", help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws questions, random's tokens, resamples (%(default)s)")
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.budgets:
         raise ValueError("--budget is empty; give one or more, for example --budget 192,64")
     benchmarks = question_sets(args.questions_file or [find_questions(None)], args.questions, args.seed)
+    check_pictures(benchmarks)
     arms = partial(possible_arms, _names(args.methods), args.budgets)
     done = experiment.run(settings, benchmarks, lambda facts, refusal: arms(facts, args.seed, refusal))
     text, notes = results.text(done), "\n".join(results.notes(done))

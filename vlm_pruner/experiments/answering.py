@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from vlm_pruner.errors import PruningError
+from vlm_pruner.experiments import opening
 from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.experiments.llava_answerer import LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
-from vlm_pruner.experiments.replay import Replay
 
 Record = Mapping[str, Any]
 Advance = Callable[[int], object]  # called with the number of new answers
@@ -71,7 +71,7 @@ def rounds_of(
 def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
     """Answers one round, arm by arm, with the first layers computed once."""
     depth = max((arm.method.layer for arm in one.arms if arm.method is not None), default=0)
-    with Replay(answerer.model.get_model(), depth, one.prefixes):
+    with answerer.replay(depth, one.prefixes):
         return [record for arm in one.arms for record in _records(answerer, one, arm)]
 
 
@@ -140,7 +140,7 @@ def _start(worker: Worker) -> None:
     global _mine
     if worker.threads:
         torch.set_num_threads(worker.threads)
-    _mine = LlavaAnswerer.load(worker.checkpoint, worker.device)
+    _mine = opening.load(worker.checkpoint, worker.device)
 
 
 def _answer_here(one: Round) -> list[Record]:

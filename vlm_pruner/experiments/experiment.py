@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vlm_pruner.asking.opening import check_device
 from vlm_pruner.console import shown
-from vlm_pruner.experiments import answering, clock, verdicts
+from vlm_pruner.experiments import answering, clock, opening, verdicts
 from vlm_pruner.experiments.arms import RESIZE, Arm, ModelFacts, NotRun
 from vlm_pruner.experiments.clock import Timing
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
@@ -121,7 +121,7 @@ def run(
     started = time.perf_counter()
     check_device(settings.device)
     print(f"loading {shown(settings.model)}", file=sys.stderr, flush=True)
-    answerer = LlavaAnswerer.load(settings.model, settings.device)
+    answerer = opening.load(settings.model, settings.device)
     facts = answerer.facts(question for benchmark in benchmarks for question in benchmark.questions)
     arms, not_run = plan(facts, lambda arm: answering.refusal(answerer, arm, benchmarks[0].questions[0]))
     timing = _timing(settings, answerer, arms, facts, benchmarks[0].questions)
@@ -175,7 +175,10 @@ def describe(settings: Settings, benchmarks: Iterable[QuestionSet]) -> dict[str,
 
 
 def _digest(benchmark: QuestionSet) -> str:
-    asked = [[question.text, question.answer] for question in benchmark.questions]
+    asked = [
+        [question.text, question.answer, *([] if question.match == "exact" else [question.match])]
+        for question in benchmark.questions
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 

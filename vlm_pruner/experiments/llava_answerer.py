@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,6 +27,7 @@ from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
 from vlm_pruner.experiments.questions import Question
+from vlm_pruner.experiments.replay import Replay
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
 from vlm_pruner.llava.mm_utils import expand2square, process_images
@@ -93,6 +94,15 @@ class LlavaAnswerer:
     def side(self) -> int:
         """Visual tokens along one side of a picture."""
         return int(self.model.get_vision_tower().num_patches_per_side)
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """How pictures lie on the grid of tokens, for a result file."""
+        return {"grid": [self.side, self.side]}
+
+    def replay(self, layers: int, prefixes: bool) -> AbstractContextManager[object]:
+        """While open, what the arms have in common is computed once; see `Replay`."""
+        return Replay(self.model.get_model(), layers, prefixes)
 
     def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
         """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded."""

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+WORD = r"\w+"
+MATCHES = ("exact", "letter", "contains")
+
 
 @dataclass(frozen=True)
 class Question:
-    """One question. `text` ends with an instruction on the answer's form, as in LLaVA's evaluation prompts."""
+    """One question. `text` ends with an instruction on the answer's form, as in LLaVA's evaluation prompts.
+
+    match: when an answer is right. "exact": it is `answer`, ignoring outer white space and case. "letter": it starts
+    with the letter `answer`, alone, in brackets or before a full stop. "contains": the words of `answer` occur in it.
+    """
 
     question_id: int
     image: Path
     text: str
     kind: str
     answer: str
+    match: str = "exact"
 
     def accepts(self, answer: str) -> bool:
-        """Exact match, ignoring outer white space and case."""
-        return answer.strip().lower() == self.answer.strip().lower()
+        given, right = answer.strip().lower(), self.answer.strip().lower()
+        if self.match == "letter":
+            letter = re.match(r"\(?([a-z])(?![a-z'’])", given)
+            return letter is not None and letter[1] == right
+        if self.match == "contains":
+            return f" {' '.join(re.findall(WORD, right))} " in f" {' '.join(re.findall(WORD, given))} "
+        return given == right
 
 
 @dataclass(frozen=True)
@@ -70,16 +84,41 @@ def _parse(line: str, path: Path, number: int) -> Question:
     try:
         fields = json.loads(line)
         return Question(
-            question_id=int(fields["question_id"]),
-            image=path.parent / "images" / fields["image"],
+            question_id=int(fields.get("question_id", number)),
+            image=_inside(path.parent / "images", str(fields["image"])),
             text=str(fields["text"]),
-            kind=str(fields["kind"]),
+            kind=str(fields.get("kind", "all")),
             answer=str(fields["answer"]),
+            match=_known(str(fields.get("match", "exact")), str(fields["answer"])),
         )
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}, line {number} is not a question: {error}; fix or remove the line") from error
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = "it is no object {...}" if isinstance(error, AttributeError) else error
+        raise ValueError(f"{path}, line {number} is not a question: {reason}; fix or remove the line") from error
     except KeyError as error:
         raise ValueError(f"{path}, line {number} lacks the field {error}; fix or remove the line") from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder/name`. Raises ValueError for a name that leads out of the folder."""
+    if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"image {name!r} leaves the folder {folder.name}/; names are relative and without '..'")
+    return folder / name
+
+
+def _known(match: str, answer: str) -> str:
+    if match not in MATCHES:
+        raise ValueError(f"match {match!r} is not one of {', '.join(MATCHES)}")
+    if match == "letter" and not re.fullmatch(r"\s*[A-Za-z]\s*", answer):
+        raise ValueError(f"match is letter, and the answer {answer!r} is not a single letter")
+    return match
+
+
+def check_pictures(sets: Iterable[QuestionSet]) -> None:
+    """Raises FileNotFoundError that names the first missing picture and counts the others, before a model is loaded."""
+    missing = list(dict.fromkeys(q.image for one in sets for q in one.questions if not q.image.is_file()))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"no picture {missing[0]}{more}; pictures lie in images/ beside the question file")
 
 
 def _check_unique(questions: Iterable[Question], path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments import answering, experiment
+from vlm_pruner.experiments import answering, experiment, opening
 from vlm_pruner.experiments.arms import DENSE, Arm, ModelFacts, dense_arm, make_arm
 from vlm_pruner.experiments.experiment import Settings
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
@@ -147,7 +147,7 @@ def run(settings: Settings, asked: QuestionSet, names: Iterable[str], goal: Goal
         maker(name)
     parts = halves(asked.questions, settings.seed)
     print(f"loading {experiment.shown(settings.model)}", file=sys.stderr, flush=True)
-    answerer = LlavaAnswerer.load(settings.model, settings.device)
+    answerer = opening.load(settings.model, settings.device)
     facts = answerer.facts(asked.questions)
     header = {**experiment.describe(settings, [asked]), "methods": names}
     with Journal(settings.out / UNFINISHED, header) as journal:

@@ -136,8 +136,10 @@ def pack(kept: Sequence[int] | None) -> str | None:
     return base64.b64encode(numbers.tobytes()).decode()
 
 
-def _fit(model: Mapping[str, Any]) -> Fit:
-    """How pictures lie on the grid: LLaVA's way where the file does not say."""
+def _fit(model: Mapping[str, Any]) -> Fit | None:
+    """How pictures lie on the grid: LLaVA's way where the file does not say; None if every picture has its own."""
+    if model["grid"] is None:
+        return None
     if model.get("fit"):
         return Fit.from_dict(model["fit"])
     rows, columns = model["grid"]
@@ -147,9 +149,11 @@ def _fit(model: Mapping[str, Any]) -> Fit:
 class _Album:
     """Pictures as the model saw them, each once. grid: [rows, columns], None if there are several grids."""
 
-    def __init__(self, fit: Fit, folder: Path) -> None:
+    def __init__(self, fit: Fit | None, folder: Path) -> None:
         self.pictures: list[str | None] = []
-        self.grid = [fit.rows, fit.columns] if fit.kind in ("stretch", "pad", "crop") and fit.frames == 1 else None
+        self.grid = (
+            [fit.rows, fit.columns] if fit and fit.kind in ("stretch", "pad", "crop") and fit.frames == 1 else None
+        )
         self._fit = fit
         self._folder = folder
         self._numbers: dict[str, int] = {}
@@ -174,6 +178,7 @@ class _Album:
 
     def _covered(self, picture: Image.Image) -> Image.Image:
         """The picture with the padding that the model saw."""
+        assert self._fit is not None
         left, top, right, bottom = self._fit.views(picture.size)[0].region
         canvas = Image.new("RGB", (round(right - left), round(bottom - top)), PADDING)
         canvas.paste(picture, (round(-left), round(-top)))

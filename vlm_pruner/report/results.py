@@ -24,7 +24,7 @@ from vlm_pruner.report.table import WIDTH
 
 def document(experiment: Experiment, command: str) -> dict[str, Any]:
     """Everything about the run, ready for JSON."""
-    facts, settings, side = experiment.facts, experiment.settings, experiment.answerer.side
+    facts, settings, where = experiment.facts, experiment.settings, experiment.answerer.where
     return {
         "command": f"vlm-pruner {command}",
         "format": 1,
@@ -32,7 +32,7 @@ def document(experiment: Experiment, command: str) -> dict[str, Any]:
         "wall_seconds": experiment.wall_seconds,
         "environment": environment(),
         "config": experiment.header,
-        "model": {"path": shown(settings.model), "grid": [side, side], "visual_tokens": facts.visual,
+        "model": {"path": shown(settings.model), **where, "visual_tokens": facts.visual,
                   "depth": facts.shape.layers if facts.shape else None, "text_tokens": facts.text,
                   "decoder": asdict(facts.shape) if facts.shape else None},
         "statistics": {**asdict(settings.rules), "unit": "picture", "comparisons": comparisons(experiment.cells)},

@@ -20,7 +20,7 @@ def sample_farthest(features: Tensor, count: int) -> Tensor:
     nearest = unit.new_full((unit.shape[0],), torch.inf)  # running distance to the nearest chosen token
     for _ in range(1, count):
         nearest = torch.minimum(nearest, 1 - unit @ unit[order[-1]])
-        nearest[order[-1]] = -torch.inf  # never choose a token twice, whatever its duplicates
+        nearest[torch.stack(order)] = -torch.inf  # never choose a token twice, whatever its duplicates, NaN included
         order.append(nearest.argmax())
     return torch.stack(order)
 
