@@ -38,13 +38,14 @@ def test_compare_and_report_with_any_family(family: str, tmp_path: Path, capsys:
     assert (model / "preprocessor_config.json").exists() == (family not in checkpoints._WORDS)
     questions, out = write(tmp_path / "mine", [free(number) for number in range(4)]), tmp_path / "out"
     command = ["compare", "--model", str(model), "--questions-file", str(questions), "--out", str(out)]
-    command += ["--methods", "dense,random:layer=1,vlm-pruner:layer=1", "--budget", "5,ratio:0.5"]
+    command += ["--methods", "dense,blind,resize,random:layer=1,vlm-pruner:layer=1", "--budget", "5,ratio:0.5"]
     assert cli.main([*command, "--processes", "1", "--resamples", "50"]) == 0, capsys.readouterr().err
     results = json.loads((out / "results.json").read_text())
     records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()][1:]
     kept = {record["arm"]: len(record["kept"]) for record in records if record["kept"] is not None}
     assert kept["random:layer=1@5"] == kept["vlm-pruner:layer=1@5"] == 5
-    assert len(records) == 4 * 5 and len(results["items"]) == 4
+    assert len(records) == 4 * 6 and len(results["items"]) == 4
+    assert {one["name"] for one in results["not_run"]} == {"resize"}
     assert cli.main(["report", str(out), "-o", str(tmp_path / "page.html")]) == 0
     assert "4 items, 3 pictures" in capsys.readouterr().out
 

@@ -98,7 +98,7 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
         "correct": question.accepts(reply.text),
         "kept": None if reply.receipt is None else reply.receipt.order,
         "tokens": reply.tokens,
-        "confidence": round(reply.confidence, 4),
+        **({} if reply.confidence is None else {"confidence": round(reply.confidence, 4)}),
         **costs,
     }
 

@@ -18,7 +18,7 @@ from PIL import Image
 from vlm_pruner import asking
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import ModelFacts
+from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
 from vlm_pruner.experiments.llava_answerer import MAX_NEW_TOKENS, LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
@@ -52,18 +52,19 @@ class ChatAnswerer(LlavaAnswerer):
     def replay(self, layers: int, prefixes: bool) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def answer(self, batch: Sequence[Question], method: Pruner | None, *more: Any, **others: Any) -> list[Reply]:
+    def answer(
+        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, exactly: int | None = None
+    ) -> list[Reply]:
         """Greedy answers. Raises PruningError for a method that does not fit, and for an arm that changes pictures."""
-        if any(value is not None for value in [*more, *others.values()]):
-            raise PruningError("only a LLaVA checkpoint in the original layout can be shown other pictures or lengths")
-        return [self._reply(question, method) for question in batch]
+        if grid not in (None, NO_PICTURE) or exactly is not None:
+            raise PruningError("only a LLaVA checkpoint in the original layout can be asked about resized pictures")
+        return [self._reply(question, method, shown=grid is None) for question in batch]
 
-    def _reply(self, question: Question, method: Pruner | None) -> Reply:
-        answer = self.chat.ask(
-            read_image(question.image), question.text, method, max_new_tokens=self.max_new_tokens
-        )  # fmt: skip
+    def _reply(self, question: Question, method: Pruner | None, shown: bool) -> Reply:
+        pictures = [read_image(question.image)] if shown else []
+        answer = self.chat.ask(pictures, question.text, method, max_new_tokens=self.max_new_tokens)
         receipt = answer.images[0] if len(answer.images) == 1 else None
-        return Reply(answer.text, answer.seconds, answer.kv_bytes, answer.kept, receipt)
+        return Reply(answer.text, answer.seconds, answer.kv_bytes, answer.kept, receipt, answer.tokens)
 
     def picture(self, question: Question) -> Image.Image:
         return read_image(question.image)
