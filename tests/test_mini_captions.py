@@ -50,3 +50,11 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys) -> None:
     model = str(CLIP.parent / "second" / "checkpoint")
     main(["--model", model, "--scenes", "1", "--methods", "dense", "--data", str(tmp_path), "--out", f"{tmp_path}/o"])
     assert '"recall"' in (tmp_path / "o").read_text() and "precision" in capsys.readouterr().out
+
+
+def test_the_second_decoder_names_what_is_there(tmp_path) -> None:
+    """Through LLaVA's own forward, with the whole picture."""
+    questions = read_questions(write(tmp_path, 3))
+    answerer = LlavaAnswerer.load(CLIP.parent / "second" / "checkpoint", "cpu", LENGTH)
+    (dense,) = compare(answerer, questions, make_arms(["dense"], [], answerer.facts(questions)), 50)
+    assert dense["precision"][0] > 80 and dense["recall"][0] > 80

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from playground.mini import nouns
 from playground.mini.ahead import Ahead
-from playground.mini.checks import MIX, half_depth, pictures, table
+from playground.mini.checks import MIX, half_depth, numbers, pictures, score, table
 from playground.mini.course import (
     BLIND,
     EARLY,
@@ -433,3 +433,12 @@ def test_small_means_small(tmp_path) -> None:
                 assert set(sizes) == {"small"} and len(sizes) == (2 if kind == "relation" else 1), question
             assert kind != "large" or sizes == ["large"]
     assert asked >= 20
+
+
+def test_the_second_decoder_answers_on_this_tower() -> None:
+    """Its weights, the tower's and the tokenizer's belong together: held out, near all of every kind."""
+    model = load(SECOND)
+    found = table(score(model, pictures(6)) + score(model, numbers(2)))
+    kinds = {kind: share for kind, (share, _) in found.items() if " " not in kind}
+    assert {"relation", "count", "near", "beside", "reading"} <= kinds.keys()
+    assert min(kinds.values()) >= 75 and np.mean(list(kinds.values())) > 93, kinds
