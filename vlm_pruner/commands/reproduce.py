@@ -10,9 +10,9 @@ stays loaded. Existing results are kept, an interrupted benchmark resumes where 
 are listed at the end and make the exit code 1.
 
 Flags, or the environment variables METHODS, RATIOS and BENCHMARKS: names of methods (vlm-pruner:B for a token batch
-other than the paper's 16), or all; shares of removed tokens; names of scripts. --plan only prints what would run. DATA,
-MINI and ALLOW_ERRORS are the benchmark scripts' own; other flags go to the answer generators. With several GPUs, start
-it once per GPU, each with its own METHODS or BENCHMARKS.
+other than the paper's 16), resize (a smaller picture), blind (none), or all methods; shares of removed tokens; names of
+scripts. --plan only prints what would run. DATA, MINI and ALLOW_ERRORS are the benchmark scripts' own; other flags go
+to the answer generators. With several GPUs, start it once per GPU, each with its own METHODS or BENCHMARKS.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vlm_pruner import methods, scoring
 from vlm_pruner.console import OneLineParser
 from vlm_pruner.llava.eval.checkpoint import keep_loaded
 from vlm_pruner.llava.eval.plan import Plan, execute, finished, plan_of
+from vlm_pruner.llava.sights import BLIND, RESIZE
 from vlm_pruner.report.paper_numbers import COLUMNS
 from vlm_pruner.report.paper_render import terminal
 from vlm_pruner.report.paper_results import LABELS, TableError, read_results, rows_of
@@ -113,7 +114,11 @@ def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[
     words = _words(chosen, MINI_METHODS if mini else _papers_methods())
     for word in _all_methods() if words == [ALL] else words:
         name, _, batch = word.partition(":")
-        methods.get(name)
+        if name == BLIND:
+            yield Arm(BLIND, shares[0])  # no budget: once is enough
+            continue
+        if name != RESIZE:
+            methods.get(name)
         if batch and not batch.isdigit():
             raise ValueError(f"methods: {word!r} is not a method with a token batch, such as vlm-pruner:1")
         for ratio in shares:

@@ -16,15 +16,14 @@ from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.budgets import Budget, Make
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
+from vlm_pruner.llava.sights import BLIND, RESIZE, Grid, largest_grid
 from vlm_pruner.methods import Pruner, maker
 from vlm_pruner.methods.words import printed_name
 
 DENSE = "dense"
 DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
-RESIZE, BLIND = "resize", "blind"
 LABELS = {DENSE: "dense", RESIZE: "resize", BLIND: "blind"}  # of arms that are no methods
 
-Grid = tuple[int, int]  # rows and columns of visual tokens
 NO_PICTURE: Grid = (0, 0)
 
 
@@ -201,10 +200,10 @@ def blind_arm(facts: ModelFacts) -> Arm:
 
 
 def resize_arm(budget: Budget, facts: ModelFacts) -> Arm:
-    """The largest grid, as square as the picture, that stays within the budget."""
+    """The largest grid, nearly square, that stays within the budget."""
     side = math.isqrt(facts.visual)
-    grids = [(rows, columns) for rows in range(side, 0, -1) for columns in (rows + 1, rows) if columns <= side]
-    for rows, columns in grids:
+    for most in range(facts.visual, 0, -1):
+        rows, columns = largest_grid(most, side)
         tokens, account = rows * columns, facts.account_resized(rows * columns)
         if tokens <= _resized_limit(budget, facts, account):
             exact = budget.kind == "tokens" and tokens == budget.value

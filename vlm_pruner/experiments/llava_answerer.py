@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn import functional
 from transformers import DynamicCache
 
 from vlm_pruner import adapters, prune
@@ -25,7 +24,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
-from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
+from vlm_pruner.experiments.arms import NO_PICTURE, ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.replay import Replay
 from vlm_pruner.images import read_image
@@ -33,6 +32,7 @@ from vlm_pruner.llava.eval.checkpoint import Checkpoint
 from vlm_pruner.llava.mm_utils import expand2square, process_images
 from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
+from vlm_pruner.llava.sights import Grid, shrunk
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 
@@ -183,7 +183,7 @@ class LlavaAnswerer:
         pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
         if grid is not None:
             size = [side * int(self.model.get_vision_tower().config.patch_size) for side in grid]
-            pixels = [_shrunk(picture, size) for picture in pixels]
+            pixels = [shrunk(picture, size) for picture in pixels]
         by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
         processed = self._now()
         with nullcontext() if grid is None else self.model.get_vision_tower().any_size():
@@ -232,11 +232,6 @@ class LlavaAnswerer:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
-
-
-def _shrunk(pixels: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Pixel values [3, height, width] at another size, without aliasing."""
-    return functional.interpolate(pixels[None].float(), size=tuple(size), mode="bicubic", antialias=True)[0].to(pixels)
 
 
 def _confidence(

@@ -3,7 +3,8 @@
 #   MODEL   checkpoint folder               (default ./checkpoints/llava-v1.5-7b)
 #   DATA    folder of the benchmarks        (default ./playground/data/eval)
 #   MINI=1  the embedded model and its mini benchmarks, made on first use, in place of both
-#   METHOD  pruning method                  (default vlm-pruner; others take RATIO only; dense is RATIO 0)
+#   METHOD  pruning method, resize (a smaller picture) or blind (no picture)
+#                                           (default vlm-pruner; others take RATIO only; dense is RATIO 0)
 #   BATCH   questions per generate call     (default 1)
 #   LIMIT=N answer the first N questions only
 #   SEED    of methods that draw, such as random

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.conversation import get_conversation
+from vlm_pruner.llava.eval import options
 from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
 from vlm_pruner.llava.eval.checkpoint import Checkpoint, load_checkpoint
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
@@ -25,6 +27,7 @@ from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
 from vlm_pruner.llava.eval.images import open_image, resolve
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.llava.eval.runner import Reply
+from vlm_pruner.llava.sights import BLIND, shrunk
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -42,6 +45,7 @@ class LlavaEngine:
         self.model_id = checkpoint.model_id
         self.method = method
         self.args = args
+        self.sight = options.build_sight(args)
         self.image_folder = Path(args.image_folder)
         self.videos = VideoSettings.of(args)
         overrides = ("mm_spatial_pool_mode", "mm_newline_position")
@@ -55,6 +59,8 @@ class LlavaEngine:
         return cls(load_checkpoint(args), method, args)
 
     def prepare(self, question: Question) -> Prepared:
+        if self.blind:
+            question = replace(question, images=(), videos=())
         films = [self._film(video) for video in question.videos]
         if self.videos.instruct and films:
             question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
@@ -67,7 +73,7 @@ class LlavaEngine:
             self.checkpoint.pixels_of_film(film.frames) for film in films
         )
         sizes = tuple(size for _, size in pictures) + (None,) * len(films)
-        visual = [self.checkpoint.tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
+        visual = [self._tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
         self._check_tokens(input_ids, visual)
         return Prepared(question.index, input_ids, places, pixels, sizes)
 
@@ -102,6 +108,12 @@ class LlavaEngine:
             torch.manual_seed(args.seed + batch[0].index)  # batches of one: answers do not depend on resuming
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         ids, mask = pad_left([item.input_ids for item in batch], pad)
+        resized = self.sight is not None and not self.blind
+        with model.get_vision_tower().any_size() if resized else nullcontext():
+            return self._new_ids(ids, mask, batch, pad)
+
+    def _new_ids(self, ids: Tensor, mask: Tensor, batch: Sequence[Prepared], pad: int) -> Tensor:
+        model, args = self.checkpoint.model, self.args
         return model.generate(
             ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -120,7 +132,8 @@ class LlavaEngine:
     def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
         """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
         if self.method is None:
-            return {"method": "dense", "visual_tokens": self.visual_tokens(item)}
+            name = "dense" if self.sight is None else self.sight.name
+            return {"method": name, "visual_tokens": self.visual_tokens(item)}
         text = len(item.input_ids) - len(item.places)
         model = self.checkpoint.model
         steps = [(image.n_before, image.steps) for image in kept]
@@ -137,12 +150,28 @@ class LlavaEngine:
 
     def visual_tokens(self, item: Prepared) -> int:
         """Visual tokens of an item, before pruning."""
-        return sum(self.checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
+        return sum(self._tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
+
+    @property
+    def blind(self) -> bool:
+        """Whether the model is asked without the pictures."""
+        return self.sight is not None and self.sight.name == BLIND
+
+    def _tokens_in(self, pixels: Tensor, size: tuple[int, int] | None) -> int:
+        if self.sight is None:
+            return self.checkpoint.tokens_in(pixels, size)
+        rows, columns = self.checkpoint.model.get_vision_tower().grid(pixels)
+        return rows * columns + (self.checkpoint.model.config.mm_vision_select_feature == "cls_patch")
 
     def _read(self, image: str | bytes | Image.Image, alone: bool) -> tuple[Tensor, tuple[int, int]]:
         """Pixel values of one picture, and its (width, height)."""
         picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
-        return self.checkpoint.pixels_of(picture, alone), picture.size
+        pixels = self.checkpoint.pixels_of(picture, alone)
+        if self.sight is not None:
+            tower = self.checkpoint.model.get_vision_tower()
+            grid = self.sight.grid(tower.num_patches_per_side)
+            pixels = shrunk(pixels, [side * tower.config.patch_size for side in grid])
+        return pixels, picture.size
 
     def _film(self, video: str | Path) -> Film:
         return read_film(resolve(self.image_folder, video) if isinstance(video, str) else video, self.videos)
@@ -159,6 +188,8 @@ class LlavaEngine:
                 f"--conv-mode {stated.conv_mode} is not the conversation that {self.model_id} was trained with; "
                 "use qwen_1_5 (or qwen_2_5)"
             )
+        if self.sight is not None and not self.blind:
+            self._check_resize()
         layers = int(config.num_hidden_layers)
         if self.method is not None and self.method.layer >= layers:
             raise UsageError(
@@ -175,6 +206,15 @@ class LlavaEngine:
             )
         if stated.image_token_start_index is not None:
             self._check_start(stated.image_token_start_index)
+
+    def _check_resize(self) -> None:
+        assert self.sight is not None
+        if self.checkpoint.visual_tokens is None:
+            raise UsageError(
+                f"--method resize: {self.model_id} cuts pictures into tiles, so their number of tokens follows from "
+                "their shape and not from their size; give a model with one grid per picture"
+            )
+        self.sight.grid(self.checkpoint.model.get_vision_tower().num_patches_per_side)  # raises for too many tokens
 
     def _check_start(self, stated: int) -> None:
         """The picture stands before the question, so its place is the same for every question."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_pruner.console import home
 from vlm_pruner.llava.conversation import get_conversation
 from vlm_pruner.llava.eval.errors import UsageError
+from vlm_pruner.llava.sights import BLIND, RESIZE, Sight
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -85,7 +86,10 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("pruning", "Without --sparse the model runs dense.")
     group.add_argument("--sparse", action="store_true", help="prune visual tokens")
-    group.add_argument("--method", default=None, help=f"pruning method, or FILE.py:CLASS (default: {DEFAULT_METHOD})")
+    group.add_argument(
+        "--method", default=None,
+        help=f"pruning method, or FILE.py:CLASS, or resize (a smaller picture), or blind (none) ({DEFAULT_METHOD})",
+    )  # fmt: skip
     group.add_argument("--reduction_ratio", default=None, help="share of the visual tokens to remove")
     group.add_argument("--keep_tokens", default=None, help="or the number of visual tokens to keep per image")
     group.add_argument(
@@ -112,10 +116,13 @@ def add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def build_method(args: argparse.Namespace) -> Pruner | None:
-    """The method that the flags describe, None for dense. Raises before any model is loaded."""
+    """The method that the flags describe, None for dense, resize and blind. Raises before any model is loaded."""
     given = {flag: getattr(args, flag) for flag in METHOD_FLAGS if getattr(args, flag) is not None}
     if not args.sparse:
         _refuse_forgotten_sparse(args, given)
+        return None
+    if args.method in (RESIZE, BLIND):
+        build_sight(args)  # raises for flags that do not fit
         return None
     from vlm_pruner.methods.words import BUDGET, maker
 
@@ -131,6 +138,31 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
             "--sparse needs a budget: give --reduction_ratio (0.889 keeps 64 of 576), --keep_tokens or --budget"
         )
     return make(**budget)
+
+
+def build_sight(args: argparse.Namespace) -> Sight | None:
+    """How pictures are shown, where --method is resize or blind; None if they are shown whole."""
+    if not getattr(args, "sparse", False) or args.method not in (RESIZE, BLIND):
+        return None
+    others = [flag for flag in METHOD_FLAGS if flag not in ("reduction_ratio", "keep_tokens")]
+    for flag in others:
+        if getattr(args, flag) is not None:
+            raise UsageError(f"--{flag} {getattr(args, flag)} means nothing to --method {args.method}; leave it out")
+    return Sight(BLIND) if args.method == BLIND else _resize(args)
+
+
+def _resize(args: argparse.Namespace) -> Sight:
+    from vlm_pruner.cost.budgets import Budget
+    from vlm_pruner.methods.words import read
+
+    given = {"reduction_ratio": args.reduction_ratio, "keep_tokens": args.keep_tokens}
+    if args.budget is not None:
+        budget = Budget.parse(args.budget)
+        if not budget.fixed:
+            raise UsageError(f"--budget {budget}: --method resize takes tokens or ratio:0.889")
+        given["keep_tokens" if budget.kind == "tokens" else "reduction_ratio"] = f"{budget.value:g}"
+    kinds = {"reduction_ratio": float, "keep_tokens": int}
+    return Sight(RESIZE, **{n: read(f"--{n}", v, kinds[n]) for n, v in given.items() if v is not None})
 
 
 def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) -> Pruner:
@@ -197,7 +229,10 @@ def describe_config(
         "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", *settings,
     )  # fmt: skip
     source = {} if method is None or method.source is None else {"source": dict(method.source)}
+    sight = build_sight(args)
     pruning = None if method is None else {"name": method.name, **source, **method.config()}
+    if sight is not None:
+        pruning = sight.describe()
     return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}
 
 
