@@ -42,11 +42,13 @@ def average_attention(chat: Chat, pictures: Iterable[Image.Image], question: str
     Raises PruningError if a picture has another grid than the first, or more than one.
     """
     recorder = _Recorder(keep_tokens=1, layer=layer)
-    total, first, number = torch.zeros(0), None, 0
+    total, first, number = torch.zeros(0, device="cpu"), None, 0
     for number, picture in enumerate(pictures, start=1):
         recorder.seen.clear()
         chat.ask(picture, question, recorder, max_new_tokens=1)
-        ((layout, attention),) = recorder.seen or [(TokenLayout.grid(1, 1), torch.zeros(0))]
+        if not recorder.seen:
+            raise PruningError(f"picture {number} has one visual token or none: there is nothing to average over")
+        ((layout, attention),) = recorder.seen
         first = first or layout
         if len(layout) != len(first) or not torch.equal(layout.coords, first.coords):
             raise PruningError(
