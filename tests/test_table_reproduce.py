@@ -167,6 +167,11 @@ def test_the_scripts_tell_their_commands(tmp_path):
         modules = [command[1] for command in told.commands]
         assert modules[0] == "vlm_pruner.cli" and modules[1].startswith("llava.eval.model_vqa_")
         assert plan.finished(told) is None and "--json" in told.commands[-1]
+    mine = {**environment, "METHOD": "my/own/file.py:MyPruner"}
+    told = plan.plan_of([str(ROOT / "scripts/v1_5/eval/pope.sh"), "0.889", "0.8", "16"], mine)
+    answering = told.commands[1]
+    assert answering[answering.index("--method") + 1] == mine["METHOD"], "a method in a file"
+    assert Path(answering[answering.index("--answers-file") + 1]).name == "model_my_own_file.py:MyPruner_r0.889.jsonl"
     told = plan.plan_of([str(ROOT / "scripts/v1_5/eval/pope.sh")], environment)
     assert "usage:" in told.problem
     shutil.rmtree(tmp_path / "model")

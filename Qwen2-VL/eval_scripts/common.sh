@@ -60,7 +60,7 @@ default_python() {
 set_pruning() {
     local method=${METHOD:-vlm-pruner}
     pruning=,method=$method,reduction_ratio=$1
-    arm=${method}_r$1
+    arm=${method//\//_}_r$1  # a method may be a file: my/file.py:MyPruner
     if [[ $method == vlm-pruner ]]; then
         pruning+=,threshold=$2,token_batch=$3
         arm+=_t$2_b$3

@@ -71,7 +71,7 @@ choose_model_and_data() {
 set_pruning() {
     local method=${METHOD:-vlm-pruner}
     pruning_flags=(--sparse --method "$method" --reduction_ratio "$1")
-    arm=${method}_r$1
+    arm=${method//\//_}_r$1  # a method may be a file: my/file.py:MyPruner
     if [[ $method == vlm-pruner ]]; then
         pruning_flags+=(--threshold "$2" --token_batch "$3")
         arm+=_t$2_b$3
