@@ -231,6 +231,27 @@ def test_modules_that_were_replaced_are_captured_anew(family):
     assert not torch.equal(before, replaced) and not torch.equal(replaced, silenced)
 
 
+def test_a_forward_that_was_replaced_is_not_left_out(family):
+    mlp = family.decoder(family.model).layers[3].mlp
+
+    def silence(number):
+        if number == 3:
+            mlp.forward = lambda hidden: 0 * hidden
+
+    assert replays_of(family, [family.inputs(ONE)] * 5, silence) == [0, 0, 1, 1, 1]
+
+
+def test_inference_mode_and_no_grad_have_graphs_of_their_own(family):
+    """Tensors made in inference mode cannot be written outside of it."""
+    batch = family.inputs(ONE)
+    with vp.prune(family.model, METHOD, cuda_graphs=True) as pruning:
+        for mode in (torch.inference_mode, torch.no_grad):
+            for _ in range(3):
+                with mode():
+                    family.model(**batch)
+    assert pruning.replays == 2
+
+
 def test_weights_that_moved_are_captured_anew(family):
     model = family.build()
     weight = family.decoder(model).layers[3].mlp.down_proj
