@@ -86,7 +86,7 @@ def test_the_ten_lines_run_with_other_families(family: str, tmp_path: Path, caps
 
 
 def test_links_and_scripts_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README) if not link.startswith("http")]
     scripts = re.findall(r"bash (scripts/\S+?\.sh)", README)
     assert links and scripts
     for path in [*links, *scripts]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from vlm_pruner.images import read_image, to_rgb
+from vlm_pruner.images import ImageReadError, check_size, pixel_limit, read_image, to_rgb
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -71,12 +71,19 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 def _from_picture(path: Path, count: int) -> list[Image.Image]:
     """Frames of an animated picture; empty if the file is not one."""
     try:
+        pixel_limit()
         with Image.open(path) as picture:
+            check_size(picture.size, str(path))
             wanted = set(spread(getattr(picture, "n_frames", 1), count))
             frames = enumerate(ImageSequence.Iterator(picture))
             return [to_rgb(frame.copy()) for index, frame in frames if index in wanted]
     except UnidentifiedImageError:
         return []
+    except ImageReadError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ImageReadError(f"{path} is damaged ({reason}); download or export it again") from None
 
 
 def read_film(path: str | Path, frames: int, fps: float | None) -> tuple[np.ndarray, Any]:

@@ -34,9 +34,9 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
     name = name or (str(source) if isinstance(source, str | Path) else "the picture's bytes")
     data = _read_bytes(source, name)
     try:
-        limit = _pixel_limit()
+        pixel_limit()  # before Pillow applies its own
         picture = Image.open(io.BytesIO(data))
-        _check_size(picture.size, limit, name)
+        check_size(picture.size, name)
         picture.load()
         return to_rgb(picture, as_released=as_released)
     except ImageReadError:
@@ -45,17 +45,12 @@ def read_image(source: Source, *, as_released: bool = False, name: str | None = 
         raise ImageReadError(f"{name} is not a picture in a known format; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError as error:
         raise ImageReadError(f"{name} is too large ({_first_line(error)}); {_smaller()}") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-    ) as error:  # Pillow's decoders raise any of these on damaged files
+    except Exception as error:  # Pillow's decoders raise anything on damaged files
         message = f"{name} is damaged ({_first_line(error)}); download or export it again"
         raise ImageReadError(message) from None
 
 
-def _pixel_limit() -> int:
+def pixel_limit() -> int:
     """The largest number of pixels that is decoded. Pillow has a limit of its own, which a higher one moves up."""
     text = os.environ.get(LIMIT)
     if text is None:
@@ -68,7 +63,9 @@ def _pixel_limit() -> int:
     return limit
 
 
-def _check_size(size: tuple[int, int], limit: int, name: str) -> None:
+def check_size(size: tuple[int, int], name: str) -> None:
+    """Raises ImageReadError for a picture with more pixels than `pixel_limit()`."""
+    limit = pixel_limit()
     if size[0] * size[1] > limit:
         raise ImageReadError(
             f"{name} is too large: {size[0]} x {size[1]} pixels, and the limit is {limit:,} in all; {_smaller()}"

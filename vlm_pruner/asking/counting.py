@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vlm_pruner import adapters
-from vlm_pruner.asking.opening import is_original
+from vlm_pruner.asking.opening import in_words, is_original
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
@@ -58,7 +58,8 @@ def open_counter(checkpoint: str | Path) -> Counter:
     """
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first", weights=False)
     config = read_json(folder / "config.json", "checkpoint")
-    return _original(folder) if is_original(config) else _processed(folder, str(checkpoint), config)
+    with in_words(checkpoint):
+        return _original(folder) if is_original(config) else _processed(folder, str(checkpoint), config)
 
 
 def _original(folder: Path) -> Counter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,29 @@ def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | st
     check_device(device)
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first")
     options: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
-    if is_original(read_json(folder / "config.json", "checkpoint")):
-        from vlm_pruner.asking.original import OriginalChat
+    with in_words(checkpoint):
+        if is_original(read_json(folder / "config.json", "checkpoint")):
+            from vlm_pruner.asking.original import OriginalChat
 
-        return OriginalChat.open(folder, str(checkpoint), **options)
-    from vlm_pruner.asking.processed import ProcessedChat
+            return OriginalChat.open(folder, str(checkpoint), **options)
+        from vlm_pruner.asking.processed import ProcessedChat
 
-    return ProcessedChat.open(folder, str(checkpoint), **options)
+        return ProcessedChat.open(folder, str(checkpoint), **options)
+
+
+@contextmanager
+def in_words(checkpoint: str | Path) -> Iterator[None]:
+    """Turns whatever the libraries below raise about damaged files into a ValueError that names the checkpoint."""
+    try:
+        yield
+    except (ValueError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"checkpoint {checkpoint} cannot be opened ({type(error).__name__}: {reason}); its files are damaged or do "
+            "not belong together: download it again"
+        ) from error
 
 
 def is_original(config: dict[str, Any]) -> bool:

@@ -28,7 +28,9 @@ class Prompts:
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Prompts:
-        config = AutoConfig.from_pretrained(folder)  # fails for any other folder, before anything is loaded
+        config = AutoConfig.from_pretrained(
+            folder, trust_remote_code=False
+        )  # fails for any other folder, before anything is loaded
         if type(config) not in AutoModelForImageTextToText._model_mapping:
             raise UnsupportedModelError(
                 f"{(config.architectures or [type(config).__name__])[0]} is not supported: {name} is a "
@@ -87,7 +89,7 @@ class ProcessedChat(Chat):
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
         processor = Prompts.open(folder, name).processor  # before the weights, which take longer
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         return cls(model.to(device).eval(), processor, name)
 
     @property

@@ -23,7 +23,7 @@ def load_processor(checkpoint: str, min_pixels: int | None = None, max_pixels: i
     """
     family = None if is_torchvision_available() else _family(checkpoint)
     if family is None or "video_processor" not in family.get_attributes():
-        processor = AutoProcessor.from_pretrained(checkpoint)
+        processor = AutoProcessor.from_pretrained(checkpoint, trust_remote_code=False)
     else:
         processor = _without_videos(family, checkpoint)
     limits = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
@@ -48,7 +48,7 @@ def _limit(images: Any, given: dict[str, int]) -> None:
 
 def _family(checkpoint: str) -> Any:
     """The class of the checkpoint's processor; None if transformers has none for the model's type."""
-    name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(checkpoint).model_type)
+    name = PROCESSOR_MAPPING_NAMES.get(AutoConfig.from_pretrained(checkpoint, trust_remote_code=False).model_type)
     return None if name is None else getattr(transformers, name)
 
 
@@ -64,8 +64,8 @@ def _without_videos(family: Any, checkpoint: str) -> Any:
     kept = {name: value for name, value in own.items() if name in _parameters(family)}
     return ImagesOnly(
         **kept,
-        image_processor=AutoImageProcessor.from_pretrained(checkpoint),
-        tokenizer=AutoTokenizer.from_pretrained(checkpoint),
+        image_processor=AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False),
+        tokenizer=AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False),
         video_processor=None,
     )
 
