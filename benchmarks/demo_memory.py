@@ -44,7 +44,7 @@ def visit(session: Session, number: int) -> None:
     method = settings.make(session.chat, "vlm-pruner", 64, 2)
     picture = upload.picture()
     snapshots = session.run(
-        str(number), picture, "What is written in the image?", [settings.DENSE, Job("pruned", method)]
+        str(number), picture, "What is written in the image?", [settings.UNPRUNED, Job("pruned", method)]
     )
     for count, panes in enumerate(snapshots):
         cards.answers(panes)

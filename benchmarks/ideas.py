@@ -28,8 +28,9 @@ sys.path.insert(0, str(ROOT))
 import vlm_pruner as vp  # noqa: E402
 from benchmarks.suites import REFERENCE, SUITES  # noqa: E402
 from playground.mini.variants import WORLDS, write  # noqa: E402
+from vlm_pruner.console import DENSE  # noqa: E402
 from vlm_pruner.experiments import experiment  # noqa: E402
-from vlm_pruner.experiments.arms import DENSE, Arm  # noqa: E402
+from vlm_pruner.experiments.arms import Arm  # noqa: E402
 from vlm_pruner.experiments.bootstrap import Interval  # noqa: E402
 from vlm_pruner.experiments.mini import CHECKPOINT  # noqa: E402
 from vlm_pruner.experiments.questions import QuestionSet, read_questions  # noqa: E402

@@ -17,7 +17,7 @@ from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  #
 from vlm_pruner.cli import main
 from vlm_pruner.commands import compare
 from vlm_pruner.decoder.cache_names import cache_of
-from vlm_pruner.experiments import answering, llava_answerer
+from vlm_pruner.experiments import answering
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
 from vlm_pruner.experiments.replay import Replay
@@ -42,14 +42,6 @@ def arguments(checkpoint: Path, data: Path, out: Path, *more: str) -> argparse.N
         "1",
     ]
     return parser.parse_args([*usual, *more])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_answers():
-    """Random weights never end an answer, and four tokens tell two apart."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llava_answerer, "MAX_NEW_TOKENS", 4)
-        yield
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:

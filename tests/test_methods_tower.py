@@ -16,7 +16,7 @@ from vlm_pruner.adapters.clip_tower import ClipTower
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.cdpruner import cdpruner_order
-from vlm_pruner.methods.prumerge import class_attention, prumerge_rows, spread_order
+from vlm_pruner.methods.prumerge import class_attention, outliers_first, prumerge_rows
 from vlm_pruner.methods.visionzip import contextual_rows, zip_patches
 
 METHODS = of_tower()
@@ -87,7 +87,7 @@ def test_prumerges_rows_are_those_of_its_mathematics(model):
         normed = layers[-1].layer_norm1(states[-2][0])
         query, keys = layers[-1].self_attn.q_proj(normed[0]), layers[-1].self_attn.k_proj(normed)
         attention = class_attention(query, keys)
-        order = spread_order(attention, 9)
+        order = outliers_first(attention, 9)
         rows = prumerge_rows(states[-2][0, 1:], keys[1:], attention, order)[:-1]
         wanted = model.model.multi_modal_projector(rows)
     kept, found = first_rows(model, BY_NAME["prumerge"], inputs(prompt(), images=[0]))

@@ -60,7 +60,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def answerer() -> Any:
     from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 
-    return LlavaAnswerer(*tiny_original.parts())
+    # Random weights never end an answer, and four tokens tell two apart.
+    return LlavaAnswerer(*tiny_original.parts(), max_new_tokens=4)
 
 
 def arguments(checkpoint: Path, data: Path, out: Path, **changes: Any) -> argparse.Namespace:

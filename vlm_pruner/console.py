@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from vlm_pruner.provenance import ROOT
 
 BAD_INPUT = 2  # exit code
+DENSE = "dense"  # the model without pruning, in commands, records and tables
 COLUMNS = 80  # of the terminal that our output fits
 
 

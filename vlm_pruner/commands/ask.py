@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlm_pruner.commands import options
-from vlm_pruner.console import wrapped
+from vlm_pruner.console import DENSE, wrapped
 from vlm_pruner.report.table import render
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Answers and costs on standard output, the pictures of kept tokens into --out."""
     options.check_model(args)
     _check(args)
-    wanted = None if args.method == options.DENSE else options.Wanted.read(
+    wanted = None if args.method == DENSE else options.Wanted.read(
         args.method, args.keep, args.layer, args.settings
     )  # fmt: skip
     pictures = options.read_pictures(args.images)
@@ -86,7 +86,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("there is nothing to ask about; name at least one picture, or give --video FILE")
     if args.max_new_tokens < 1:
         raise ValueError(f"--max-new-tokens is {args.max_new_tokens}; an answer needs at least 1")
-    if args.no_dense and args.method == options.DENSE:
+    if args.no_dense and args.method == DENSE:
         raise ValueError("--no-dense and --method dense leave nothing to run; drop one of them")
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vlm_pruner.cost.flops import DecoderShape
     from vlm_pruner.methods import Pruner
 
-DENSE = "dense"
 BUDGETS = "64 (tokens kept), ratio:0.889 (share removed), avg:64 (mean over layers), flops:0.3 (share of dense)"
 
 

@@ -46,7 +46,7 @@ EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 @dataclass(frozen=True)
-class Arm:
+class ScriptArm:
     """One row of the table. method: None for dense. ratio, token_batch: as the scripts take them."""
 
     method: str | None = None
@@ -102,12 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[Arm]:
+def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[ScriptArm]:
     """Dense, then each method at every ratio. chosen, ratios: words; the defaults if there are none.
 
     Raises ValueError for a method that does not exist, and for a ratio that is no share.
     """
-    yield Arm()
+    yield ScriptArm()
     shares = _words(ratios, RATIOS)
     for ratio in shares:
         _check_ratio(ratio)
@@ -122,7 +122,7 @@ def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[
         if batch and not batch.isdigit():
             raise ValueError(f"methods: {word!r} is not a method with a token batch, such as vlm-pruner:1")
         for ratio in shares:
-            yield Arm(name, ratio, batch or TOKEN_BATCH)
+            yield ScriptArm(name, ratio, batch or TOKEN_BATCH)
 
 
 def _check_ratio(word: str) -> None:
@@ -134,7 +134,9 @@ def _check_ratio(word: str) -> None:
         raise ValueError(f"ratios: {word!r} is not a share of removed tokens, above 0 and below 1, such as 0.889")
 
 
-def reproduce(arms: Sequence[Arm], scripts: Sequence[str], environment: Mapping[str, str], flags: Sequence[str]) -> int:
+def reproduce(
+    arms: Sequence[ScriptArm], scripts: Sequence[str], environment: Mapping[str, str], flags: Sequence[str]
+) -> int:
     """Runs what has no result yet, prints progress, and ends with the table and the list of failures."""
     jobs = [(arm, script) for arm in arms for script in scripts]
     outcomes, start = [], time.monotonic()
@@ -150,7 +152,7 @@ def reproduce(arms: Sequence[Arm], scripts: Sequence[str], environment: Mapping[
     return _conclude(jobs, outcomes, start)
 
 
-def run_one(arm: Arm, script: str, environment: Mapping[str, str], flags: Sequence[str]) -> Outcome:
+def run_one(arm: ScriptArm, script: str, environment: Mapping[str, str], flags: Sequence[str]) -> Outcome:
     """One benchmark of one arm; nothing is run if it has a result."""
     environment = {**environment, **({"METHOD": arm.method} if arm.method else {})}
     arguments = [f"scripts/v1_5/eval/{script}.sh", *arm.numbers, *flags]
@@ -189,7 +191,7 @@ def _words(given: str, default: Sequence[str]) -> list[str]:
     return given.replace(",", " ").split() or list(default)
 
 
-def _print_plan(arms: Sequence[Arm], scripts: Sequence[str], chosen: str) -> None:
+def _print_plan(arms: Sequence[ScriptArm], scripts: Sequence[str], chosen: str) -> None:
     runs = len(arms) * len(scripts)
     print(
         f"plan: {len(arms)} arms x {len(scripts)} benchmarks = {runs} runs; those that have a result are kept\n"
@@ -215,7 +217,7 @@ def _print_table(results: Sequence[Path]) -> None:
         print(terminal(model_tables(rows)))
 
 
-def _conclude(jobs: Sequence[tuple[Arm, str]], outcomes: Sequence[Outcome], start: float) -> int:
+def _conclude(jobs: Sequence[tuple[ScriptArm, str]], outcomes: Sequence[Outcome], start: float) -> int:
     missing = [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.problem]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} done in {_clock(start)}", file=sys.stderr)
     for (arm, script), outcome in missing:

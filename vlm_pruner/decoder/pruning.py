@@ -34,8 +34,8 @@ from vlm_pruner.decoder.positions import offset_of, positions_after_padding, rot
 from vlm_pruner.decoder.refusals import (
     check_not_checkpointed,
     check_not_compiled,
-    check_not_counted,
     check_not_packed,
+    check_nothing_counts_positions,
     counting_positions,
 )
 from vlm_pruner.decoder.short_caches import ShortCache, ShortCaches, long_arguments
@@ -258,7 +258,7 @@ class DecoderPruning:
             self._graphs.begin()
         tasks = plan(spans, self.method, self._depth)
         if not all(task.keeps_all_to_the_end for task in tasks):
-            check_not_counted(by_position)
+            check_nothing_counts_positions(by_position)
             check_not_packed(call or {})
             check_not_checkpointed(self.decoder.layers)
         if not all(self.method.suits(task.image.layout) for task in tasks):

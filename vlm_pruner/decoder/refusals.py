@@ -103,8 +103,8 @@ def _are_phases(given: Any, rows: int, length: int) -> bool:
     )
 
 
-def check_not_counted(by_position: str | None) -> None:
-    """Raises PruningError if there is such an argument."""
+def check_nothing_counts_positions(by_position: str | None) -> None:
+    """Raises PruningError if there is such an argument, from `counting_positions`."""
     if by_position is not None:
         raise PruningError(
             f"{by_position} counts positions in the un-pruned sequence, and a pruned prefill's logits have others; "

@@ -44,7 +44,7 @@ class Prefill:
     """A prefill at the moment of choice: the batch before the pruned layer, with its images.
 
     tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask.
-    full:   tokens that layer 0 had cached. tap: the keys of the layer before. before, first: the calls of that layer
+    cached: tokens that layer 0 held before. tap: the keys of the layer before. before, first: the calls of that layer
             and of layer 0, if the method needs them. tower: what the vision tower has seen, likewise.
     """
 
@@ -53,7 +53,7 @@ class Prefill:
     tasks: list[Task]
     now: LayerCall
     mask: LayerMask
-    full: int
+    cached: int
     tap: KeyTap
     before: LayerCall | None
     first: LayerCall | None
@@ -145,7 +145,7 @@ class PrefillView(View):
     def text_embeddings(self) -> Tensor:
         first, row = self._first("text_embeddings"), self._task.row
         spans = [one.image for one in self._prefill.tasks if one.row == row]
-        mask = first.mask(self._prefill.full, prompts_of(first, self._prefill.decoder.config._attn_implementation))
+        mask = first.mask(self._prefill.cached, prompts_of(first, self._prefill.decoder.config._attn_implementation))
         return self._here(first.hidden[row], self._prefill.text_after(row, self._task.image, spans, mask))
 
     @cached_property

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vlm_pruner.experiments.arms import DENSE, Arm
+from vlm_pruner.console import DENSE
+from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
 from vlm_pruner.methods.dart import largest_keys
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vlm_pruner.console import DENSE
 from vlm_pruner.cost import accounting, budgets
 from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.budgets import Budget, Make
@@ -20,7 +21,6 @@ from vlm_pruner.llava.sights import BLIND, RESIZE, Grid, largest_grid
 from vlm_pruner.methods import Pruner, maker
 from vlm_pruner.methods.words import printed_name
 
-DENSE = "dense"
 DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
 LABELS = {DENSE: "dense", RESIZE: "resize", BLIND: "blind"}  # of arms that are no methods
 

@@ -36,7 +36,7 @@ from vlm_pruner.llava.sights import Grid, shrunk
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 
-MAX_NEW_TOKENS = 16
+ANSWER_TOKENS = 16  # at most: the questions ask for a word, a phrase or a letter
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class LlavaAnswerer:
     """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation, on
     pictures of full size."""
 
-    def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = ANSWER_TOKENS) -> None:
         self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
         self.model = model
         self.max_new_tokens = max_new_tokens
@@ -85,7 +85,7 @@ class LlavaAnswerer:
         self._prepared: dict[Grid | None, _Prepared] = {}  # of one batch, by the grid of its pictures
 
     @classmethod
-    def load(cls, checkpoint: Path, device: str, max_new_tokens: int = MAX_NEW_TOKENS) -> LlavaAnswerer:
+    def load(cls, checkpoint: Path, device: str, max_new_tokens: int = ANSWER_TOKENS) -> LlavaAnswerer:
         """Raises llava's CheckpointError (a ValueError) for everything that is wrong with the files."""
         tokenizer, model, image_processor, _ = load_pretrained_model(checkpoint, device=device)
         return cls(tokenizer, model, image_processor, max_new_tokens)

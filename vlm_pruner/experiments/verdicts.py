@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from vlm_pruner.experiments.arms import DENSE, Arm
+from vlm_pruner.console import DENSE
+from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.bootstrap import DIFFERENCE, LEVEL, RESAMPLES, SHARE, Interval, PictureBootstrap, holm
 from vlm_pruner.experiments.questions import Question
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from vlm_pruner.provenance import CLONE, ROOT
 
-DATA = ROOT / "playground" / "data" / "worlds"
+WORLDS = ROOT / "playground" / "data" / "worlds"
 
 
-def find_world(world: str, scenes: int, per_kind: int, seed: int, data: Path = DATA) -> Path:
-    """The question file of `scenes` scenes of a world. The same arguments always give the same questions.
+def find_world(world: str, scenes: int, per_kind: int, seed: int, folder: Path = WORLDS) -> Path:
+    """The question file of `scenes` scenes of a world, made in `folder` if missing.
+
+    The same arguments always give the same questions.
 
     Raises FileNotFoundError outside a clone, ValueError for an unknown world.
     """
@@ -22,7 +24,7 @@ def find_world(world: str, scenes: int, per_kind: int, seed: int, data: Path = D
             f"--questions FILE, or {CLONE}"
         )
     module = ["-m", "playground.mini.variants", "--world", world, "--scenes", str(scenes)]
-    module += ["--per-kind", str(per_kind), "--seed", str(seed), "--out", str(data.resolve())]
+    module += ["--per-kind", str(per_kind), "--seed", str(seed), "--out", str(folder.resolve())]
     done = subprocess.run([sys.executable, *module], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise ValueError(f"{' '.join(module)} failed: {done.stderr.strip().splitlines()[-1:]}")

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
+from vlm_pruner.console import DENSE
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
 from vlm_pruner.methods import Pruner, from_words
 from vlm_pruner.methods.words import BUDGET, read
 
-DENSE = "dense"
 SPELLED = {field: flag for flag, field in METHOD_FLAGS.items()}
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 ATTENTION = ("sdpa", "eager", "flash_attention_2")

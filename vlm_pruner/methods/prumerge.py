@@ -84,7 +84,7 @@ def absorbers_of(keys: Tensor, order: Tensor, neighbours: int) -> Tensor:
     return torch.where(best.isinf(), -1, order[kept])
 
 
-def spread_order(attention: Tensor, budget: int) -> Tensor:
+def outliers_first(attention: Tensor, budget: int) -> Tensor:
     """Exactly `budget` patches: the outliers of `attention` [N] first, then others at regular distances."""
     order = largest(attention, min(budget, outlier_count(attention)))
     others = torch.ones(len(attention), dtype=torch.bool, device=attention.device)
@@ -126,7 +126,7 @@ class PruMergePruner(Pruner):
     def choose(self, view: View) -> Selection:
         query, keys = (part.float() for part in view.last_layer)
         attention = class_attention(query, keys)
-        order = spread_order(attention, view.budget) if self.plus else largest(attention, view.budget)
+        order = outliers_first(attention, view.budget) if self.plus else largest(attention, view.budget)
         rows = prumerge_rows(view.patch_features.float(), keys[1:], attention, order, self.neighbours)[:-1]
         into = None
         if self.calibrate and self.neighbours:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
+from vlm_pruner.console import DENSE
+
 SOURCE = "arXiv 2512.02700v3"
-DENSE = "dense"
 
 
 @dataclass(frozen=True)

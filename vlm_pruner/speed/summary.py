@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_pruner.console import DENSE
 from vlm_pruner.cost.flops import (
     DecoderShape,
     Machine,
@@ -18,7 +19,7 @@ from vlm_pruner.cost.flops import (
     selection_seconds,
     step_seconds,
 )
-from vlm_pruner.experiments.arms import DENSE, Arm
+from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.speed.timing import Case
 
 SECONDS = ("vision", "selection", "prefill", "first_token", "per_token", "end_to_end")
@@ -100,7 +101,7 @@ def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder
     numbers: Any = {"bytes_per_number": decoder.bytes_per_number}
     visual, text = run["visual"], run["text"]
     tokens = lengths(shape, text, visual, run["steps"])
-    held = [n + case.new_tokens - 1 for n in tokens]
+    cached = [n + case.new_tokens - 1 for n in tokens]
     halfway = [n + case.new_tokens // 2 for n in tokens]
     vision = median(record["seconds"]["vision"] for record in dense)
     prefill = prefill_seconds(shape, tokens, machine, batch=case.batch, **numbers)
@@ -109,7 +110,7 @@ def predict(case: Case, run: Mapping[str, Any], dense: Records, decoder: Decoder
         kept = run["steps"][-1][1]
         choose = case.batch * selection_seconds(shape, visual, kept, machine, **numbers)
     step = step_seconds(shape, halfway, machine, batch=case.batch, **numbers)
-    cache = kv_bytes(shape, held, batch=case.batch, **numbers)
+    cache = kv_bytes(shape, cached, batch=case.batch, **numbers)
     expected = {
         "prefill": prefill,
         "first_token": vision + prefill,

@@ -97,10 +97,10 @@ def peak_cpu_bytes(run: Callable[[], object]) -> int:
         run()
     results = profiler.profiler.kineto_results
     events = sorted((e for e in results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
-    held = most = 0
+    in_use = most = 0
     for event in events:
-        held += event.nbytes()
-        most = max(most, held)
+        in_use += event.nbytes()
+        most = max(most, in_use)
     return most
 
 

@@ -109,7 +109,7 @@ class Page:
         )  # fmt: skip
 
     def _outputs(self) -> None:
-        waiting = (Pane(settings.DENSE), Pane(Job("pruned")))
+        waiting = (Pane(settings.UNPRUNED), Pane(Job("pruned")))
         idle = cards.answers(waiting).replace(cards.STATES["waiting"], "nothing asked yet")
         self.answers = gr.HTML(idle, elem_id="vp-answers")
         self.overlay = gr.HTML(
@@ -169,7 +169,7 @@ class Page:
             asked, picture = self._asked(upload, question, short)
             pruner = settings.make(self.session.chat, method, keep, layer)
             snapshots = self.session.run(
-                visitor(request), picture, asked, [settings.DENSE, Job(f"{method}, {keep} tokens", pruner)]
+                visitor(request), picture, asked, [settings.UNPRUNED, Job(f"{method}, {keep} tokens", pruner)]
             )
             yield gr.skip(), "", gr.skip(), ""
             panes: tuple[Pane, ...] = ()

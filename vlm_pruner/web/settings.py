@@ -11,7 +11,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
 from vlm_pruner.web.session import Job
 
-DENSE = Job("dense")
+UNPRUNED = Job("dense")
 
 
 def usable_methods(chat: Chat) -> list[str]:
@@ -33,7 +33,7 @@ def make(chat: Chat, name: str, keep: int, layer: int) -> Pruner:
 
 def jobs_to_compare(chat: Chat, names: Iterable[str], keep: int, layer: int) -> list[Job]:
     """The dense model, then each method at `layer`, or at its own layer if it works at no other."""
-    return [DENSE, *(Job(name, _at_layer_or_own(chat, name, keep, layer)) for name in names)]
+    return [UNPRUNED, *(Job(name, _at_layer_or_own(chat, name, keep, layer)) for name in names)]
 
 
 def _at_layer_or_own(chat: Chat, name: str, keep: int, layer: int) -> Pruner:

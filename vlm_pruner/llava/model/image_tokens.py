@@ -70,11 +70,11 @@ def tiled_view(
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
-    held = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
+    shown = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
     if newline is not None and unpad:
-        grid = _limited(_put_together(features[1:], across, down)[held], side, config)
+        grid = _limited(_put_together(features[1:], across, down)[shown], side, config)
         return _unpadded(features[0], grid, newline)
-    layout = _padded_layout(side, across, down, held)
+    layout = _padded_layout(side, across, down, shown)
     if config.mm_patch_merge_type == "flat":
         grid = layout.coords[side**2 :].reshape(down * side, across * side, 2)
         coords = torch.cat([layout.coords[: side**2], _cut(grid, across, down).flatten(0, 1)])
@@ -88,10 +88,9 @@ def count_tiled(image_size: tuple[int, int], side: int, tile_pixels: int, config
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if config.mm_patch_merge_type != "spatial_unpad":
         return (1 + across * down) * side**2
-    held = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
-    rows, columns = limited_grid(
-        held[0].stop - held[0].start, held[1].stop - held[1].start, side, getattr(config, "image_aspect_ratio", None)
-    )
+    shown = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
+    rows, columns = (part.stop - part.start for part in shown)
+    rows, columns = limited_grid(rows, columns, side, getattr(config, "image_aspect_ratio", None))
     return side**2 + rows * (columns + 1)
 
 
@@ -111,10 +110,10 @@ def _unpadded(base: Tensor, grid: Tensor, newline: Tensor) -> ImageTokens:
     return ImageTokens(features, unpadded_layout(square_side(len(base)), rows, columns), released_layout(len(features)))
 
 
-def _padded_layout(side: int, across: int, down: int, held: tuple[slice, slice]) -> TokenLayout:
-    """Base over the part `held` of the grid, then the whole grid row by row."""
+def _padded_layout(side: int, across: int, down: int, shown: tuple[slice, slice]) -> TokenLayout:
+    """Base over the part `shown` of the grid, then the whole grid row by row."""
     grid = TokenLayout.grid(down * side, across * side)
-    rows, columns = held
+    rows, columns = shown
     corner = torch.tensor([float(columns.start), float(rows.start)])
     base = base_coords(side, rows.stop - rows.start, columns.stop - columns.start) + corner
     return TokenLayout(torch.cat([base, grid.coords]), grid.diagonal)
