@@ -115,7 +115,7 @@ def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[
     for word in _all_methods() if words == [ALL] else words:
         name, _, batch = word.partition(":")
         if name == BLIND:
-            yield Arm(BLIND, shares[0])  # no budget: once is enough
+            yield ScriptArm(BLIND, shares[0])  # no budget: once is enough
             continue
         if name != RESIZE:
             methods.get(name)
