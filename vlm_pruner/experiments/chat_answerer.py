@@ -19,7 +19,7 @@ from vlm_pruner import asking
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
-from vlm_pruner.experiments.llava_answerer import MAX_NEW_TOKENS, LlavaAnswerer, Reply
+from vlm_pruner.experiments.llava_answerer import ANSWER_TOKENS, LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
 from vlm_pruner.methods import Pruner
@@ -31,13 +31,13 @@ ONE_GRID = ("stretch", "pad", "crop")  # ways in which every picture lies on the
 class ChatAnswerer(LlavaAnswerer):
     """Asks questions of one picture each. An answer's `seconds` include the vision tower."""
 
-    def __init__(self, chat: asking.Chat, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    def __init__(self, chat: asking.Chat, max_new_tokens: int = ANSWER_TOKENS) -> None:
         self.chat, self.model, self.max_new_tokens = chat, chat.model, max_new_tokens
         self.vision_seconds, self.pictures = 0.0, 0
         self._where: dict[str, Any] = {"grid": None}
 
     @classmethod
-    def load(cls, checkpoint: Path, device: str, max_new_tokens: int = MAX_NEW_TOKENS) -> ChatAnswerer:
+    def load(cls, checkpoint: Path, device: str, max_new_tokens: int = ANSWER_TOKENS) -> ChatAnswerer:
         """Raises ValueError as `asking.load` does."""
         return cls(asking.load(checkpoint, device=device), max_new_tokens)
 
