@@ -25,6 +25,7 @@ from tests.test_selection import golden_configurations, golden_method, picture  
 from vlm_pruner import CentrifugalPruner, TokenLayout, kernels, selection  # noqa: E402
 from vlm_pruner.errors import PruningError  # noqa: E402
 from vlm_pruner.experiments.ablations import LargestKeyPivots  # noqa: E402
+from vlm_pruner.methods.view import View  # noqa: E402
 from vlm_pruner.selection import batched  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -230,3 +231,25 @@ def test_each_launch_makes_its_tensors_device_the_current_one(monkeypatch):
     hidden, _, _ = picture(4, 5)
     kernels.load().screen_channels(hidden[None].to(DEVICE), 8)
     assert entered == [hidden.to(DEVICE).get_device()]
+
+
+class ShortOrder(CentrifugalPruner):
+    """Overrides `choose`, as a user may."""
+
+    def choose(self, view):
+        chosen = super().choose(view)
+        return type(chosen).of(chosen.order.flip(0))
+
+
+@pytest.mark.parametrize("kind", [CentrifugalPruner, ShortOrder])
+def test_images_of_a_call_get_each_its_own_choice_in_order(monkeypatch, kind):
+    """Of two sizes, and of one size with two budgets: only images that are alike share a launch."""
+    monkeypatch.setenv(kernels.VARIABLE, "on")
+    sizes = [((5, 4), 6), ((3, 6), 6), ((5, 4), 9), ((5, 4), 6)]
+    views = []
+    for seed, (grid, budget) in enumerate(sizes):
+        hidden, keys, layout = picture(*grid, seed=seed)
+        views.append(View(hidden.to(DEVICE), keys.to(DEVICE), layout, budget))
+    method = kind(keep_tokens=6)
+    wanted = [method.choose(view).order.tolist() for view in views]
+    assert [chosen.order.tolist() for chosen in method.choose_all(views)] == wanted
