@@ -408,3 +408,26 @@ def test_films_are_asked_about_as_the_field_asks(model: str, end: str, tmp_path:
     assert image["n_before"] == 5 * 3 * 4 and image["n_after"] == 30  # five frames of 3 x 3 tokens, a newline per row
     throughput = results["throughput"]
     assert throughput["avg_max_frames_num"] == 5 and throughput["avg_mm_spatial_pool_mode=bilinear"] == 1
+
+
+def test_smaller_pictures_and_none(tasks: Path, qwen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """method=resize and method=blind: the visual tokens of the prompts, which nothing prunes."""
+    counts: list[int] = []
+    real = ChatModel._inputs
+
+    def counted(self: Any, prompts: Any) -> Any:
+        inputs = real(self, prompts)
+        counts.append(int((inputs["input_ids"] == self.config.image_token_id).sum()))
+        return inputs
+
+    monkeypatch.setattr(ChatModel, "_inputs", counted)
+    seen = {}
+    for given in ("", ",method=resize,reduction_ratio=0.75", ",method=resize,keep_tokens=5", ",method=blind"):
+        counts.clear()
+        evaluate("vlm_pruner_qwen2_vl", f"pretrained={qwen},device=cpu{given}", "mini_gqa", tasks, limit=2)
+        seen[given] = list(counts)
+    whole, quarter, five, none = seen.values()
+    assert len(whole) == 2 and all(0.17 * w <= q <= 0.25 * w for w, q in zip(whole, quarter, strict=True))
+    assert all(0 < count <= 5 for count in five) and none == [0, 0]
+    with pytest.raises(ArgumentError, match="method=blind works with vlm_pruner_hf"):
+        get_model("vlm_pruner_llava").create_from_arg_string(f"pretrained={EMBEDDED},method=blind,device=cpu", {})

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from vlm_pruner.console import DENSE
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
+from vlm_pruner.llava.sights import BLIND, RESIZE, Sight
 from vlm_pruner.methods import Pruner, from_words
 from vlm_pruner.methods.words import BUDGET, read
 
@@ -214,8 +215,25 @@ def as_numbers(settings: Mapping[str, Any]) -> dict[str, float]:
     return numbers
 
 
+def build_sight(arguments: Arguments) -> Sight | None:
+    """How pictures are shown, where the method is resize or blind; None if they are shown whole."""
+    if arguments.method not in (RESIZE, BLIND):
+        return None
+    given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
+    budget = {flag: given.pop(flag) for flag in BUDGET if flag in given}
+    if given:
+        name, value = next(iter(given.items()))
+        raise ArgumentError(f"{name}={value} means nothing to method={arguments.method}; leave it out")
+    try:
+        return Sight(BLIND) if arguments.method == BLIND else Sight(RESIZE, **budget)
+    except PruningError as error:
+        raise ArgumentError(str(error)) from None
+
+
 def build_method(arguments: Arguments) -> Pruner | None:
-    """The method that the arguments describe; None for the dense model, as with a ratio of 0."""
+    """The method that the arguments describe; None for the dense model, as with a ratio of 0, and for sights."""
+    if build_sight(arguments) is not None:
+        return None
     given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
     if arguments.method == DENSE:
         if given.get("keep_tokens") or given.get("reduction_ratio"):

@@ -15,10 +15,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_pruner.asking.processors import load_processor
+from vlm_pruner.asking.smaller import Shrinker
 from vlm_pruner.frames import read_film
 from vlm_pruner.images import to_rgb
 from vlm_pruner.llava.eval.batch import kept_per_row
 from vlm_pruner.llava.eval.checkpoint import DTYPES
+from vlm_pruner.llava.sights import BLIND
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments, Qwen3Arguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
@@ -41,6 +43,8 @@ class ChatModel(PrunedModel):
         self._check_family(AutoConfig.from_pretrained(own.pretrained).model_type)
         self.processor = load_processor(own.pretrained, own.min_pixels, own.max_pixels)
         self.processor.tokenizer.padding_side = "left"
+        self._blind = self.sight is not None and self.sight.name == BLIND
+        self._shrink = None if self.sight is None or self._blind else Shrinker(self.processor, self.sight)
         if not self.processor.chat_template:
             raise ArgumentError(f"{own.pretrained} has no chat template (chat_template.jinja): add its family's own")
         self._model = AutoModelForImageTextToText.from_pretrained(
@@ -58,7 +62,7 @@ class ChatModel(PrunedModel):
 
     @torch.inference_mode()
     def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
-        prompts = [self.messages(document) for document in documents]
+        prompts = [self._sighted(self.messages(document)) for document in documents]
         visuals = [count_visuals(prompt) for prompt in prompts]
         inputs = self._inputs(prompts)
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
@@ -71,6 +75,18 @@ class ChatModel(PrunedModel):
         lengths = inputs["attention_mask"].sum(1).tolist()
         rows = zip(new, lengths, visuals, kept, strict=True)
         return [self._reply(*row) for row in rows]
+
+    def _sighted(self, messages: Messages) -> Messages:
+        """The conversation with its pictures as they are shown: whole, made smaller, or left out."""
+        if self._blind:
+            visual = ("image", "video")
+            return [{**m, "content": [part for part in m["content"] if part["type"] not in visual]} for m in messages]
+        for part in (part for message in messages for part in message["content"] if self._shrink is not None):
+            if part["type"] == "video" or (part["type"] == "image" and not isinstance(part["image"], Image.Image)):
+                raise TypeError(f"method=resize shrinks pictures, and a document shows a {part['type']} by its path")
+            if part["type"] == "image" and self._shrink is not None:
+                part["image"] = self._shrink(part["image"])
+        return messages
 
     def messages(self, document: Document) -> Messages:
         """The document's conversation in transformers' form."""

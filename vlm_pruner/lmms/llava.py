@@ -67,6 +67,11 @@ class Llava(PrunedModel):
     engine_class: ClassVar[type[LlavaEngine]] = _Engine
 
     def load(self) -> None:
+        if self.sight is not None:
+            raise ArgumentError(
+                f"method={self.sight.name} works with vlm_pruner_hf and Qwen's models here; for LLaVA use the scripts "
+                "in scripts/v1_5/eval with METHOD"
+            )
         self._checkpoint = load_checkpoint(self._flags(Decoding(self.default_length)))
         self._model = self._checkpoint.model
 

@@ -19,7 +19,15 @@ from loguru import logger
 from tqdm import tqdm
 
 from vlm_pruner.decoder.pruning import Pruning, prune
-from vlm_pruner.lmms.arguments import ArgumentError, Arguments, as_numbers, build_method, join, read_arguments
+from vlm_pruner.lmms.arguments import (
+    ArgumentError,
+    Arguments,
+    as_numbers,
+    build_method,
+    build_sight,
+    join,
+    read_arguments,
+)
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document, in_batches, read_requests
 from vlm_pruner.lmms.ledger import Ledger
@@ -53,6 +61,7 @@ class PrunedModel(lmms):
         super().__init__()
         self.arguments = read_arguments(self.arguments_class, model_args)
         self.method: Pruner | None = build_method(self.arguments)
+        self.sight = build_sight(self.arguments)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self._world_size > 1 and self.arguments.device_map is not None:
@@ -154,7 +163,7 @@ class PrunedModel(lmms):
     def _description(self) -> str:
         method = self.method
         if method is None:
-            return "dense"
+            return "dense" if self.sight is None else self.sight.name
         share = f"ratio {method.reduction_ratio}" if method.keep_tokens is None else f"{method.keep_tokens} tokens"
         return f"{method.name}, {share}"
 
