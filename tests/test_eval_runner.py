@@ -274,6 +274,20 @@ def test_a_full_disk_leaves_the_file_intact(world: Path, monkeypatch: pytest.Mon
     assert read(world / "answers.jsonl") == [line]
 
 
+def test_after_an_error_the_file_is_left_as_it_was_written(world: Path) -> None:
+    """Sorting rewrites the file, which may fail for the same reason and would hide it."""
+    lines = [{"question_id": number, "metadata": {"index": number}} for number in (2, 0, 1)]
+    for error in (KeyboardInterrupt, OSError):
+        (world / "answers.jsonl").unlink(missing_ok=True)
+        with pytest.raises(error), AnswerFile(world / "answers.jsonl", {"config": {}}) as answers:
+            answers.append(lines)
+            raise error
+        assert read(world / "answers.jsonl") == lines
+    with AnswerFile(world / "answers.jsonl", {"config": {}}):
+        pass
+    assert [line["question_id"] for line in read(world / "answers.jsonl")] == [0, 1, 2]
+
+
 def _disk_full(handle: int, data: bytes) -> None:
     os.write(handle, data[: len(data) // 2])
     raise OSError(28, "No space left on device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from llava.eval import eval_pope
 from vlm_pruner.cli import main
-from vlm_pruner.scoring import ScoreError, gqa, pope
+from vlm_pruner.scoring import ScoreError, gqa, mme, pope
 from vlm_pruner.scoring.stats import binomial_stderr, f1_stderr, mean_of_independent, mean_stderr
 
 
@@ -164,3 +165,13 @@ def test_standard_errors_against_simulation() -> None:
     assert binomial_stderr(0.8, 500) == pytest.approx(accuracy.std(), rel=0.05)
     assert mean_of_independent([3.0, 4.0]) == 2.5
     assert mean_stderr([0.0, 1.0]) == pytest.approx(0.5)
+
+
+def test_mme_counts_what_both_accuracies_of_a_picture_vary_by():
+    """A subtask's score is the sum of two means over the same pictures, so its error comes from the pictures' sums."""
+    pictures = [[True, True], [True, False], [False, False], [True, True]]
+    row, errors = mme._subtask(pictures)
+    sums = [200.0, 50.0, 0.0, 200.0]
+    assert row["score"] == statistics.mean(sums)
+    assert errors["score"] == pytest.approx(statistics.stdev(sums) / 2)
+    assert errors["score"] > max(errors["acc"], errors["acc_plus"])

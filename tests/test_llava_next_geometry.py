@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -94,6 +95,15 @@ def test_bars_and_canvases_equal_transformers_for_every_size():
             grid = grids[best]
             kept = grid[0][unpadded_region(grid.shape[1:], (width, height), rounds=True)].shape
             assert kept == unpad_image(grid, (height, width)).shape[1:], (width, height)
+
+
+@pytest.mark.parametrize("picture", [(50, 50), (90, 40), (300, 20)])
+def test_a_picture_smaller_than_every_canvas_gets_the_smallest_that_holds_it(picture):
+    """All keep every pixel; the order of the canvases must not decide."""
+    canvases = [(1008, 1008), (336, 336), (672, 336), (672, 672)]
+    for order in itertools.permutations(canvases):
+        assert select_best_resolution(picture, order) == (336, 336)
+        assert theirs_best(picture[::-1], [(height, width) for width, height in order]) == (336, 336)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -147,3 +147,21 @@ def test_renumbering_counts_no_token_that_the_mask_hides(model):
         without = model(**inputs(ids, images=[0])).logits[0, -6:]
         found = model(**hidden).logits[0, -6:]
     torch.testing.assert_close(found, without, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [4, 9, 16])
+def test_sparsevlm_merges_into_a_quarter_of_a_stage_at_most(budget, monkeypatch):
+    """Pictures of 80 tokens, of which enough are recycled for the limit to hold."""
+    (family,) = (one for one in FAMILIES if one.name == "llava_next")
+    method, made = make("sparsevlm", keep_tokens=budget), []
+    choose = type(method).choose
+    monkeypatch.setattr(type(method), "choose", lambda self, view: made.append(choose(self, view)) or made[-1])
+    with torch.no_grad(), vp.prune(family.model, method) as pruning:
+        family.model(**family.inputs(ONE))
+    (kept,) = pruning.receipts[0].images
+    before = [kept.n_before, *(tokens for _, tokens in kept.steps)]
+    for here, selection in zip(before, made, strict=False):
+        total = len(selection.indices)
+        recycled = min(here - total + len(selection.merged), int(0.3 * (here - total + len(selection.merged))) + 1)
+        assert len(selection.merged) == min(total // 4, recycled // 10 + 1)
+    assert len(made[0].merged) == len(made[0].indices) // 4 < 3 or budget == 16

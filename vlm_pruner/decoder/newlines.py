@@ -60,7 +60,7 @@ def _with_newlines(task: Task, content: Tensor, chosen: Selection) -> WithNewlin
     lines, device = task.span.layout.lines, chosen.indices.device
     content, newlines, rows = content.to(device), lines.newlines.to(device), lines.rows.to(device)
     kept = content[chosen.indices]
-    ends = (newlines & torch.isin(rows, rows[kept][rows[kept] >= 0])).nonzero().squeeze(1)
+    ends = (newlines & torch.isin(rows, rows[kept])).nonzero().squeeze(1)
     order = torch.cat([content[chosen.order], ends])
     pivots = None if chosen.pivots is None else content[chosen.pivots]
     return WithNewlines(order.sort().values, order, pivots=pivots, content=content, chosen=chosen)
