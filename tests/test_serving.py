@@ -16,7 +16,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.tiles import unpadded_layout
 from vlm_pruner.methods.words import SHORTHANDS
 from vlm_pruner.serving.placement import LIMIT, Item, batches, place, split_offsets, with_offsets
-from vlm_pruner.serving.wish import SETTABLE, fitting, parse, parse_text
+from vlm_pruner.serving.wish import AT_INPUT, FROM_CLIP, SETTABLE, fitting, parse, parse_text
 
 NEEDS_NOTHING = [name for name in of_pictures() if vp.methods.get(name).needs <= {"embeddings"}]
 
@@ -130,10 +130,22 @@ def test_a_method_keeps_exactly_its_budget(name, layout):
         assert made.method.merge(tokens, selection).shape == (kept, 16)
 
 
+def test_an_engine_that_taps_clips_tower_offers_more():
+    more = AT_INPUT | FROM_CLIP
+    assert {"fastervlm", "vispruner"} <= set(fitting(more)) - set(fitting())
+    made = parse({"method": "vispruner", "keep_tokens": 9}, more)
+    assert made is not None and parse_text(made.text) == made
+    with pytest.raises(PruningError, match="'vispruner' needs cls_attention, patch_features, which this engine"):
+        parse({"method": "vispruner", "keep_tokens": 9})
+
+
 def test_the_page_lists_the_methods():
     page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith("| `method` |")]
-    assert sorted(re.findall(r"`([a-z0-9-]+)`", row)[1:]) == sorted([*fitting(), *SHORTHANDS])
+    everywhere, with_clip = row.split("; ")
+    assert sorted(re.findall(r"`([a-z0-9-]+)`", everywhere)[1:]) == sorted([*fitting(), *SHORTHANDS])
+    of_clip = set(fitting(AT_INPUT | FROM_CLIP)) - set(fitting())
+    assert sorted(re.findall(r"`([a-z0-9-]+)`", with_clip)) == sorted(of_clip)
 
 
 def test_more_than_a_picture_has():

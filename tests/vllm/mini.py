@@ -18,7 +18,7 @@ from playground.mini.benchmarks import balanced, scenes
 from playground.mini.questions import KINDS
 from vlm_pruner.llava.conversation import conv_templates
 from vlm_pruner.llava.export import export
-from vlm_pruner.serving.wish import parse
+from vlm_pruner.serving.wish import AT_INPUT, FROM_CLIP, parse
 
 CHECKPOINT = Path(__file__).parents[2] / "playground" / "mini" / "checkpoint"
 WORK = "VLM_PRUNER_TEST_FOLDER"  # where the script keeps the exported model and the references for all files
@@ -31,6 +31,8 @@ WISHES: dict[str, Any] = {
     "128": {"keep_tokens": 128},
     "64": {"keep_tokens": 64},
     "divprune 64": {"method": "divprune", "keep_tokens": 64},
+    "fastervlm 64": {"method": "fastervlm", "keep_tokens": 64},
+    "vispruner 64": {"method": "vispruner", "keep_tokens": 64},
 }
 
 
@@ -88,7 +90,7 @@ def _in_transformers(folder: Path, renumber: bool) -> dict[str, list[list[int]]]
         prompts, pictures = [one.prompt for one in some], [one.picture for one in some]
         batch = processor(text=prompts, images=pictures, padding=True, return_tensors="pt")
         for name, wish in WISHES.items():
-            made = parse(wish)
+            made = parse(wish, AT_INPUT | FROM_CLIP)
             if made is None:
                 out = model.generate(**batch, **asked)
             else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.vllm import tiny
-from tests.vllm.engine import answers, engine, in_transformers, lengths, request
+from tests.vllm.engine import answers, engine, in_transformers, lengths, request, vllm
 
 WISHES: dict[str, Any] = {
     "dense": None,
@@ -67,3 +68,14 @@ def test_answers_are_those_of_transformers(made, family, reference):
 def test_the_reference_would_show_wrong_positions(reference):
     differ = [kept[0] != other[0] for kept, other in zip(reference[1], reference[2], strict=True)]
     assert sum(differ) > len(CASES) // 4
+
+
+def test_videos_are_not_pruned_and_say_so(made, family):
+    if family not in ("qwen2_vl", "qwen2_5_vl"):
+        pytest.skip("its videos need more than frames")
+    film = np.zeros((4, 64, 64, 3), np.uint8)
+    text = "<|turn|> user <|vision_start|><|video_pad|><|vision_end|> w1 <|close|> <|turn|> assistant"
+    asked = {"prompt": text, "multi_modal_data": {"video": film}}
+    with pytest.raises(vllm.exceptions.VLLMValidationError, match="videos are not pruned in vLLM"):
+        answers(made, [{**asked, "mm_processor_kwargs": {"pruning": {"keep_tokens": 5}}}])
+    assert answers(made, [asked]) == answers(made, [{**asked, "mm_processor_kwargs": {"pruning": "off"}}])

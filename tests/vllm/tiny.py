@@ -65,13 +65,18 @@ def _qwen(folder: Path, family: str) -> Any:
     with _wider():
         tiny_qwen_checkpoint.write(folder, family)
         model = tiny_qwen.build(family)
-    settings = json.loads((folder / "preprocessor_config.json").read_text())
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):  # vLLM normalises pictures by these
-        path = folder / name
-        own = json.loads(path.read_text()) | {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.25]}
-        path.write_text(json.dumps(own | {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255}))
-    assert settings["patch_size"] == 4
+        normal = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.25], "rescale_factor": 1 / 255}
+        _update(folder / name, {**normal, "do_normalize": True, "do_rescale": True})
+    if family == "qwen3_vl":  # as published; transformers interleaves the axes whatever the file says
+        text = json.loads((folder / "config.json").read_text())["text_config"]
+        text["rope_parameters"]["mrope_interleaved"] = True
+        _update(folder / "config.json", {"text_config": text})
     return model
+
+
+def _update(path: Path, changes: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @contextmanager

@@ -24,7 +24,8 @@ DEFAULT_METHOD = "vlm-pruner"
 SETTABLE = ("seed", "self_weight", "spatial_weight", "threshold")
 EXAMPLE = '{"method": "vlm-pruner", "keep_tokens": 64}'
 
-_AT_INPUT = frozenset({"embeddings"})  # needs that the projector's output meets
+AT_INPUT = frozenset({"embeddings"})  # needs that the projector's output meets
+FROM_CLIP = frozenset({"cls_attention", "patch_features"})  # needs that CLIP's tower meets where an engine taps it
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,18 @@ class Wish:
         return self.method.budget(tokens)
 
 
-def parse(asked: object) -> Wish | None:
-    """The wish that a JSON value expresses; None for "off" and null. Raises PruningError for anything else."""
+def parse(asked: object, gives: frozenset[str] = AT_INPUT) -> Wish | None:
+    """The wish that a JSON value expresses; None for "off" and null. Raises PruningError for anything else.
+
+    gives: the needs of methods that the engine meets for this model.
+    """
     if asked is None or asked == OFF:
         return None
     if not isinstance(asked, Mapping):
         raise PruningError(f'{asked!r} is neither an object such as {EXAMPLE} nor "{OFF}"')
     settings = dict(asked)
     name = settings.pop("method", DEFAULT_METHOD)
-    _check_method(name)
+    _check_method(name, gives)
     _check_layer(settings.pop("layer", 0))
     refused = [key for key in settings if key not in (*BUDGET, *SETTABLE)]
     if refused:
@@ -90,19 +94,19 @@ def _set_fields(method: Pruner) -> dict[str, Any]:
     }
 
 
-def fitting() -> list[str]:
-    """Names of the methods that prune pictures, and choose by a picture's projected embeddings alone."""
-    return [name for name in names() if not get(name).needs - _AT_INPUT and not get(name).videos_only]
+def fitting(gives: frozenset[str] = AT_INPUT) -> list[str]:
+    """Names of the methods that prune pictures, and need no more than an engine gives."""
+    return [name for name in names() if not get(name).needs - gives and not get(name).videos_only]
 
 
-def _check_method(name: object) -> None:
-    known = [*fitting(), *SHORTHANDS]
+def _check_method(name: object, gives: frozenset[str]) -> None:
+    known = [*fitting(gives), *SHORTHANDS]
     if isinstance(name, str) and name in known:
         return
     reason = "is not a method"
     if isinstance(name, str) and name in names():
-        lacking = ", ".join(sorted(get(name).needs - _AT_INPUT))
-        reason = f"needs {lacking}, which an engine does not give" if lacking else "prunes videos only"
+        lacking = ", ".join(sorted(get(name).needs - gives))
+        reason = f"needs {lacking}, which this engine does not give" if lacking else "prunes videos only"
     raise PruningError(f"method {name!r} {reason}; methods that work here: {', '.join(known)}")
 
 

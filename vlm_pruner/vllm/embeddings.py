@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,11 +48,16 @@ class PrunedEmbeddings(KeptPositions):
         pruned: list[Tensor] = []
         for run in runs:
             rows = super().embed_multimodal(**self.part(call, run))  # type: ignore[misc]
-            pruned += [self._prune(*one) for one in zip(rows, layouts[run], wishes[run], strict=True)]
+            more = self.seen(len(rows))
+            pruned += [self._prune(*one) for one in zip(rows, layouts[run], wishes[run], more, strict=True)]
         return tuple(pruned)
 
+    def seen(self, pictures: int) -> Sequence[dict[str, Tensor]]:
+        """Further fields of a View for each of the pictures that the tower has just encoded."""
+        return [{}] * pictures
+
     @torch.inference_mode()
-    def _prune(self, rows: Tensor, layout: TokenLayout, wish: Wish | None) -> Tensor:
+    def _prune(self, rows: Tensor, layout: TokenLayout, wish: Wish | None, seen: dict[str, Tensor]) -> Tensor:
         """[R, c] of a picture's rows [N, c], of which the first `hidden_size` channels enter the decoder.
 
         Behind them Qwen3-VL has what later layers add (DeepStack): of kept tokens, it stays as it was.
@@ -66,7 +72,7 @@ class PrunedEmbeddings(KeptPositions):
         if kept == len(rows):
             return rows
         tokens = rows[:, : self.hidden_size]
-        selection = wish.method.choose(View(tokens, tokens, layout, kept, embeddings=tokens))
+        selection = wish.method.choose(View(tokens, tokens, layout, kept, embeddings=tokens, **seen))
         merged = wish.method.merge(tokens, selection)
         short = torch.cat([merged, rows[selection.indices, self.hidden_size :]], dim=1)
         return self.with_offsets(short, self.offsets_of(layout, selection.indices))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from vllm.model_executor.models import llava
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.serving.wish import AT_INPUT, FROM_CLIP
+from vlm_pruner.vllm.class_token import ClassToken
 from vlm_pruner.vllm.embeddings import PrunedEmbeddings
 from vlm_pruner.vllm.processing import PruningInfo, PruningProcessor
 
@@ -27,6 +30,11 @@ def not_one_token_a_patch(config: Any) -> str:
 
 class PrunedLlavaInfo(PruningInfo, llava.LlavaProcessingInfo):
     fixed_size = True
+
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        of_clip = isinstance(self.get_hf_config().vision_config, CLIPVisionConfig)
+        return AT_INPUT | FROM_CLIP if of_clip else AT_INPUT
 
     def unsupported(self) -> str:
         return not_one_token_a_patch(self.get_hf_config())
@@ -83,6 +91,14 @@ class OneAxis(PrunedEmbeddings):
 @MULTIMODAL_REGISTRY.register_processor(_processor, info=_info, dummy_inputs=llava.LlavaDummyInputsBuilder)
 class PrunedLlava(OneAxis, llava.LlavaForConditionalGeneration):
     fixed_size = True
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        of_clip = isinstance(self.config.vision_config, CLIPVisionConfig)
+        self.class_token = ClassToken(self.vision_tower, self.multi_modal_projector) if of_clip else None
+
+    def seen(self, pictures: int) -> Sequence[dict[str, Tensor]]:
+        return super().seen(pictures) if self.class_token is None else self.class_token.take()
 
     def layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
         return [TokenLayout.grid(self.side, self.side)] * len(call["pixel_values"])

@@ -15,7 +15,7 @@ from vllm.multimodal.parse import DictEmbeddingItems, EmbeddingItems
 from vllm.multimodal.processing import InputProcessingContext
 
 from vlm_pruner.errors import PruningError
-from vlm_pruner.serving.wish import OFF, Wish, parse, parse_text
+from vlm_pruner.serving.wish import AT_INPUT, OFF, Wish, parse, parse_text
 from vlm_pruner.vllm.options import ALLOW, options
 
 KEY = "pruning"
@@ -39,10 +39,11 @@ class PruningContext(InputProcessingContext):
 class PruningInfo:
     """Goes before a model's own ProcessingInfo in the list of bases.
 
-    fixed_size: whether all pictures have the same number of tokens.
+    fixed_size: whether all pictures have the same number of tokens. gives: what methods may need of this model.
     """
 
     fixed_size = False
+    gives = AT_INPUT
 
     def __init__(self, ctx: InputProcessingContext) -> None:
         super().__init__(PruningContext(ctx.model_config, ctx.tokenizer))  # type: ignore[call-arg]
@@ -73,7 +74,7 @@ class PruningProcessor:
 
     def _parse(self, asked: object) -> Wish | None:
         try:
-            return parse(asked)
+            return parse(asked, self.info.gives)
         except PruningError as error:
             raise _refusal(str(error)) from None
 
