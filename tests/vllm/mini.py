@@ -32,7 +32,6 @@ WISHES: dict[str, Any] = {
     "64": {"keep_tokens": 64},
     "divprune 64": {"method": "divprune", "keep_tokens": 64},
     "fastervlm 64": {"method": "fastervlm", "keep_tokens": 64},
-    "vispruner 64": {"method": "vispruner", "keep_tokens": 64},
 }
 
 

@@ -6,6 +6,8 @@ last layer, since later ones are not built. A hook notes them, and one row of at
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,26 +15,36 @@ from vllm.distributed import tensor_model_parallel_all_gather
 
 
 class ClassToken:
-    """Notes, of the pictures that the tower has just encoded, queries and keys, and the features for the projector."""
+    """Taps a tower's last layer, and the projector, while it is watching."""
 
     def __init__(self, tower: Any, projector: nn.Module) -> None:
         self._attention: Any = tower.vision_model.encoder.layers[-1].self_attn
-        self._qkv: Tensor | None = None  # [B, 1 + N, 3 c], of this rank's heads
-        self._features: Tensor | None = None  # [B, N, c]
-        self._attention.qkv_proj.register_forward_hook(self._note_qkv)
-        projector.register_forward_pre_hook(self._note_features)
+        self._projector = projector
 
-    def _note_qkv(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._qkv = output[0] if isinstance(output, tuple) else output
+    @contextmanager
+    def watching(self) -> Iterator[list[dict[str, Tensor]]]:
+        """A list that has, when the block ends, fields of a View for each picture that was encoded in it."""
+        seen: list[dict[str, Tensor]] = []
+        noted: dict[str, Tensor] = {}  # qkv: [B, 1 + N, 3 c], of this rank's heads. features: [B, N, c]
 
-    def _note_features(self, module: nn.Module, args: Any) -> None:
-        self._features = args[0]
+        def note_qkv(module: nn.Module, args: Any, output: Any) -> None:
+            noted["qkv"] = output[0] if isinstance(output, tuple) else output
 
-    def take(self) -> list[dict[str, Tensor]]:
-        """Fields of a View for each picture, which are then forgotten."""
-        qkv, features, self._qkv, self._features = self._qkv, self._features, None, None
-        if qkv is None or features is None:
-            raise RuntimeError("the vision tower ran past VLM-Pruner's hooks")
+        def note_features(module: nn.Module, args: Any) -> None:
+            noted["features"] = args[0]
+
+        hooks = [
+            self._attention.qkv_proj.register_forward_hook(note_qkv),
+            self._projector.register_forward_pre_hook(note_features),
+        ]
+        try:
+            yield seen
+            seen += self._fields(noted["qkv"], noted["features"])
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _fields(self, qkv: Tensor, features: Tensor) -> list[dict[str, Tensor]]:
         rows = class_attention(qkv, self._attention.num_heads_per_partition, self._attention.scale)
         if self._attention.tp_size > 1:
             rows = tensor_model_parallel_all_gather(rows, dim=1)

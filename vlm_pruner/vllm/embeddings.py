@@ -47,14 +47,13 @@ class PrunedEmbeddings(KeptPositions):
         runs = batches([len(layout) for layout in layouts], self.tower_tokens)
         pruned: list[Tensor] = []
         for run in runs:
-            rows = super().embed_multimodal(**self.part(call, run))  # type: ignore[misc]
-            more = self.seen(len(rows))
-            pruned += [self._prune(*one) for one in zip(rows, layouts[run], wishes[run], more, strict=True)]
+            rows, seen = self._encode(self.part(call, run), wishes[run])
+            pruned += [self._prune(*one) for one in zip(rows, layouts[run], wishes[run], seen, strict=True)]
         return tuple(pruned)
 
-    def seen(self, pictures: int) -> Sequence[dict[str, Tensor]]:
-        """Further fields of a View for each of the pictures that the tower has just encoded."""
-        return [{}] * pictures
+    def _encode(self, call: dict[str, Any], wishes: Sequence[Wish | None]) -> tuple[Any, Sequence[dict[str, Tensor]]]:
+        """Each picture's rows, and further fields of its View."""
+        return super().embed_multimodal(**call), [{}] * len(wishes)  # type: ignore[misc]
 
     @torch.inference_mode()
     def _prune(self, rows: Tensor, layout: TokenLayout, wish: Wish | None, seen: dict[str, Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from vllm.model_executor.models import llava
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vlm_pruner.geometry.layout import TokenLayout
-from vlm_pruner.serving.wish import AT_INPUT, FROM_CLIP
+from vlm_pruner.serving.wish import AT_INPUT, FROM_CLIP, Wish
 from vlm_pruner.vllm.class_token import ClassToken
 from vlm_pruner.vllm.embeddings import PrunedEmbeddings
 from vlm_pruner.vllm.processing import PruningInfo, PruningProcessor
@@ -97,8 +97,12 @@ class PrunedLlava(OneAxis, llava.LlavaForConditionalGeneration):
         of_clip = isinstance(self.config.vision_config, CLIPVisionConfig)
         self.class_token = ClassToken(self.vision_tower, self.multi_modal_projector) if of_clip else None
 
-    def seen(self, pictures: int) -> Sequence[dict[str, Tensor]]:
-        return super().seen(pictures) if self.class_token is None else self.class_token.take()
+    def _encode(self, call: dict[str, Any], wishes: Sequence[Wish | None]) -> tuple[Any, Sequence[dict[str, Tensor]]]:
+        if self.class_token is None or not any(wish and wish.method.needs & FROM_CLIP for wish in wishes):
+            return super()._encode(call, wishes)
+        with self.class_token.watching() as seen:
+            rows, _ = super()._encode(call, wishes)
+        return rows, seen
 
     def layouts(self, call: dict[str, Any]) -> list[TokenLayout]:
         return [TokenLayout.grid(self.side, self.side)] * len(call["pixel_values"])
