@@ -17,6 +17,7 @@ from vlm_pruner.experiments.arms import BLIND, DENSE, RESIZE, ModelFacts, make_a
 from vlm_pruner.experiments.questions import read_questions
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.mm_utils import process_images
+from vlm_pruner.report.html_data import read_results
 
 SHAPE = DecoderShape(
     layers=32, hidden=4096, heads=32, key_value_heads=32, head_size=128, intermediate=11008, vocabulary=32000
@@ -128,6 +129,8 @@ def test_the_command_compares_them(checkpoint, data, tmp_path, loaded):  # noqa:
     assert match["verdict"] in (tmp_path / "table.md").read_text()
     check_match(match, results, journal_of(tmp_path))
     assert not (tmp_path / "times.json").exists(), "another run measures anew"
+    (run,) = read_results([tmp_path])["runs"]
+    assert run["prune_or_resize"][0]["verdict"] == match["verdict"], "the page shows it"
 
 
 def check_match(match, results, records):
