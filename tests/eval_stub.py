@@ -24,9 +24,10 @@ class StubEngine:
 
     model_id = "stub"
 
-    def __init__(self, folder: Path, delay: float = 0.0) -> None:
+    def __init__(self, folder: Path, stop_after: int = 0) -> None:
+        """stop_after: batches after which it waits to be killed; 0 for never."""
         self.folder = folder
-        self.delay = delay
+        self.stop_after = stop_after
         self.batches: list[int] = []
 
     def prepare(self, question: Question) -> tuple[str, tuple[int, int]]:
@@ -34,13 +35,14 @@ class StubEngine:
         return question.asked, open_image(self.folder, image).size
 
     def generate(self, batch: Sequence[tuple[str, tuple[int, int]]]) -> list[Reply]:
+        while self.stop_after and len(self.batches) == self.stop_after:
+            time.sleep(1)
         self.batches.append(len(batch))
-        time.sleep(self.delay)
         return [Reply(f"{len(asked)} é {size[0]}x{size[1]}", {"method": "stub"}) for asked, size in batch]
 
 
 def stub_engine(args: argparse.Namespace, method: Any) -> StubEngine:
-    return StubEngine(Path(args.image_folder), float(os.environ.get("STUB_DELAY", "0")))
+    return StubEngine(Path(args.image_folder), int(os.environ.get("STUB_STOP_AFTER", "0")))
 
 
 if __name__ == "__main__":
