@@ -143,3 +143,16 @@ def test_settings_that_cannot_be() -> None:
         vp.CentrifugalPruner(keep_tokens=6, newlines="kept")
     with pytest.raises(PruningError, match="the released code counts newlines"):
         vp.CentrifugalPruner(keep_tokens=6, compat="released", **RULE)
+
+
+@pytest.mark.parametrize("family", WITH_NEWLINES, ids=lambda family: family.name)
+def test_every_stage_sees_the_embeddings_of_all_that_is_no_newline(family: Family, monkeypatch) -> None:
+    """And of nothing else: later stages choose among fewer tokens, but rate the text by the whole picture."""
+    method, seen = vp.methods.get("sparsevlm")(keep_tokens=7, layer=1, **RULE), []
+    choose = type(method).choose
+    monkeypatch.setattr(
+        type(method), "choose", lambda self, view: seen.append(len(view.embeddings)) or choose(self, view)
+    )
+    _, receipt = run(family, method, next(iter(family.prompts.values())))
+    (image,) = receipt.images
+    assert len(seen) > 1 and set(seen) == {int((~lines_of(family, image).newlines).sum())}

@@ -110,6 +110,29 @@ def test_a_picture_hidden_in_part_counts_what_is_seen(model, method):
     assert kept.indices == list(range(N - 4, N)) or set(kept.indices) < set(range(N - 4, N))
 
 
+@methods
+def test_padding_may_reach_into_the_picture(model, method):
+    """As where a window slides over a long prompt: nothing before position 15 is seen."""
+    batch = inputs(prompt(), images=[0])
+    batch["attention_mask"][0, :15] = 0
+    with torch.no_grad(), vp.prune(model, method) as pruning:
+        model(**batch)
+    (receipt,) = pruning.receipts
+    assert receipt.tokens_after == receipt.images[0].n_after + 6 and min(receipt.images[0].indices) >= 10
+
+
+@methods
+def test_a_row_that_is_hidden_altogether_stays_a_row(model, method):
+    """In a batch that was filled up with empty rows, the others are what they are alone."""
+    batch = inputs(prompt(4, 6, 0), prompt(4, 6, 1), images=[0, 1])
+    batch["attention_mask"][1] = 0
+    found = logits(model, batch, method)
+    close(found[0, -6:], logits(model, inputs(prompt(4, 6, 0), images=[0]), method)[0, -6:])
+    alone = inputs(prompt(), images=[0])
+    alone["attention_mask"][:] = 0
+    assert logits(model, alone, method).shape[1] >= 1
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @methods
 def test_a_mask_of_four_dimensions_holds_in_every_layer(method, attention):

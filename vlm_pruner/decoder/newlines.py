@@ -47,10 +47,9 @@ def _content(task: Task) -> Tensor | None:
 
 def _only(task: Task, content: Tensor) -> Task:
     """The task without its newlines."""
-    assert task.span is not None
-    shown = task.shown
-    if not task.steps:
-        shown = content if shown is None else shown[content]
+    assert task.span is not None and task.image.layout.lines is not None
+    shown = torch.arange(task.image.length, device="cpu") if task.shown is None else task.shown
+    shown = shown[~task.image.layout.lines.newlines[shown]]
     return replace(task, span=task.span.part(content), shown=shown)
 
 
