@@ -143,7 +143,11 @@ def test_calibration_error_is_that_of_its_definition():
         wanted += len(own) / 300 * abs(np.mean(right[own]) - np.mean(sure[own])) if own else 0.0
     made = PictureBootstrap([i // 3 for i in range(300)], ["a"] * 300, resamples=300)
     found = made.calibration_error(sure.tolist(), right.tolist())
-    assert found.mean == pytest.approx(wanted) and found.low < found.high and found.n == 300
+    assert found.mean == pytest.approx(wanted) and found.low < found.mean < found.high and found.n == 300
+    few = PictureBootstrap(range(40), ["a"] * 40).calibration_error(
+        sure[:40].tolist(), (sure[:40] > 0.5).astype(float).tolist()
+    )
+    assert few.low < few.mean < few.high, "resamples alone lie above it"
     assert made.calibration_error([1.0] * 300, [1.0] * 300).mean == 0
 
 

@@ -99,7 +99,8 @@ class PictureBootstrap:
     def calibration_error(self, confidence: Sequence[float], correct: Sequence[float], bins: int = 10) -> Interval:
         """Expected calibration error: mean over questions of |accuracy - confidence| of their bin of confidence.
 
-        Bins have equal widths. A small sample overestimates it, because noise within a bin counts as error.
+        Bins have equal widths. A small sample overestimates it, because noise within a bin counts as error, and a
+        resample adds noise of its own; the interval is shifted back by that much.
         """
         sure = np.asarray(confidence, dtype=np.float64)
         place = np.minimum((sure * bins).astype(int), bins - 1)
@@ -107,7 +108,8 @@ class PictureBootstrap:
         np.add.at(gaps, (self._picture, place), np.asarray(correct, dtype=np.float64) - sure)
         sizes = np.bincount(self._picture, minlength=self._drawn.shape[1])
         resampled = np.abs(self._drawn @ gaps).sum(axis=1) / (self._drawn @ sizes)
-        return self._interval(float(np.abs(gaps.sum(axis=0)).sum() / len(sure)), resampled, len(sure))
+        found = float(np.abs(gaps.sum(axis=0)).sum() / len(sure))
+        return self._interval(found, np.maximum(0.0, resampled - (resampled.mean() - found)), len(sure))
 
     def _means(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         """Means of kinds: [kinds], and [resamples, kinds] with NaN if a resample has no question of a kind."""
