@@ -109,6 +109,7 @@ def test_decoding_goes_on_from_there(family, method, way):
     with vp.prune(family.model, method):
         uncached = family.model.generate(**family.inputs(*prompts), **asked, use_cache=False)[:, -5:].tolist()
         if "prompt_lookup_num_tokens" in way:  # takes one row
+            uncached, prompts = uncached[::2], prompts[::2]  # of words alone nothing is pruned
             found = [family.model.generate(**family.inputs(one), **asked, **way)[0, -5:].tolist() for one in prompts]
         else:
             found = family.model.generate(**family.inputs(*prompts), **asked, **way)[:, -5:].tolist()
