@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from playground.mini.variants import write  # noqa: E402
+from vlm_pruner.console import words  # noqa: E402
 from vlm_pruner.experiments import experiment  # noqa: E402
 from vlm_pruner.experiments.arms import DENSE, make_arms  # noqa: E402
 from vlm_pruner.experiments.bootstrap import DIFFERENCE, SHARE, PictureBootstrap  # noqa: E402
@@ -51,11 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
     folder = write(ROOT / "playground" / "data" / "worlds", "default", args.scenes, 1, SEED)
     parts = _parts([q for q in read_questions(folder / "questions.jsonl") if q.kind in KINDS], folder, args.parts)
-    out = args.out / f"{args.group}-{folder.name}"
+    out = args.out / f"{'own' if args.methods else args.group}-{folder.name}"
     if not args.report:
         settings = experiment.Settings(args.model, out, batch_size=args.batch_size, processes=args.processes,
                                        rules=Rules(100, references=(DENSE,)))  # fmt: skip
-        names = [DENSE, *(_name(*one) for one in _combinations(args.group))]
+        names = [*([DENSE] if args.dense else []), *(_name(*one) for one in _combinations(args))]
         experiment.run(settings, parts, lambda facts, _: (make_arms(names, args.budgets, facts), []))
     answers = _answers(out / experiment.UNFINISHED)
     report = _report(args, parts, answers)
@@ -69,6 +70,9 @@ def main(argv: list[str] | None = None) -> None:
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", choices=list(GROUPS), default="main", help="of methods (%(default)s)")
+    parser.add_argument("--methods", type=words, metavar="NAME,NAME", help="in place of the group's")
+    parser.add_argument("--calibrations", type=words, default=list(CALIBRATIONS), help="of off, size, size+distance")
+    parser.add_argument("--no-dense", dest="dense", action="store_false", help="leave out the slowest arm")
     parser.add_argument("--budgets", type=lambda text: text.split(","), default=["64", "32", "16", "8"], metavar="N,N")
     parser.add_argument("--scenes", type=int, default=210, help="with a question of each kind (%(default)s)")
     parser.add_argument("--parts", type=int, default=PARTS, help="asked one after another (%(default)s)")
@@ -90,8 +94,13 @@ def _parts(questions: Sequence[Question], folder: Path, count: int) -> list[Ques
     ]
 
 
-def _combinations(group: str) -> Iterable[tuple[str, str, str]]:
-    return [(method, place, kind) for method in GROUPS[group] for place in POSITIONS for kind in CALIBRATIONS]
+def _combinations(args: argparse.Namespace) -> Iterable[tuple[str, str, str]]:
+    return [
+        (method, place, kind)
+        for method in args.methods or GROUPS[args.group]
+        for place in POSITIONS
+        for kind in args.calibrations
+    ]
 
 
 def _name(method: str, positions: str, calibration: str) -> str:
@@ -104,7 +113,7 @@ def _answers(journal: Path) -> Answers:
 
 
 def _report(args: argparse.Namespace, parts: Sequence[QuestionSet], answers: Answers) -> dict[str, Any]:
-    keys = [f"{_name(*one)}@{budget}" for one in _combinations(args.group) for budget in args.budgets]
+    keys = [f"{_name(*one)}@{budget}" for one in _combinations(args) for budget in args.budgets]
     asked = [q for part in parts if all((key, q.question_id) in answers for q in part.questions for key in keys)
              for q in part.questions]  # fmt: skip
     bootstrap = PictureBootstrap([q.image for q in asked], [q.kind for q in asked])
@@ -113,12 +122,12 @@ def _report(args: argparse.Namespace, parts: Sequence[QuestionSet], answers: Ans
         return torch.tensor([float(answers[key, q.question_id]) for q in asked])
 
     cells = []
-    for method in GROUPS[args.group]:
+    for method in args.methods or GROUPS[args.group]:
         for budget in args.budgets:
             default = right(f"{_name(method, 'kept', 'off')}@{budget}")
             for place in POSITIONS:
                 off = right(f"{_name(method, place, 'off')}@{budget}")
-                for kind in CALIBRATIONS:
+                for kind in args.calibrations:
                     own = right(f"{_name(method, place, kind)}@{budget}")
                     cells.append({
                         "method": method, "budget": int(budget), "positions": place, "calibrate": kind,
@@ -127,6 +136,7 @@ def _report(args: argparse.Namespace, parts: Sequence[QuestionSet], answers: Ans
                         "against_kept_off": asdict(bootstrap.over_kinds((own - default).tolist(), DIFFERENCE)),
                     })  # fmt: skip
     dense = [key for key, _ in answers if key.startswith(f"{DENSE}@")]
+    accuracy = asdict(bootstrap.over_kinds(right(dense[0]).tolist(), SHARE)) if dense else None
     return {
         "command": "benchmarks/calibration.py " + " ".join(sys.argv[1:]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -134,7 +144,7 @@ def _report(args: argparse.Namespace, parts: Sequence[QuestionSet], answers: Ans
         "questions": len(asked),
         "pictures": len({q.image for q in asked}),
         "kinds": list(bootstrap.kinds),
-        "dense": asdict(bootstrap.over_kinds(right(dense[0]).tolist(), SHARE)),
+        "dense": accuracy,
         "cells": cells,
     }
 
@@ -144,7 +154,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     cells = report["cells"]
     budgets = list(dict.fromkeys(cell["budget"] for cell in cells))
     lines = [
-        f"{report['questions']} questions, {report['pictures']} pictures, dense {100 * report['dense']['mean']:.1f}",
+        f"{report['questions']} questions, {report['pictures']} pictures"
+        + (f", dense {100 * report['dense']['mean']:.1f}" if report["dense"] else ""),
         "",
         "| method | positions | calibrate | " + " | ".join(map(str, budgets)) + " |",
         "|---" * (3 + len(budgets)) + "|",
