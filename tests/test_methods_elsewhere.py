@@ -84,7 +84,7 @@ def test_a_method_without_a_name_is_called_as_it_was_typed(tmp_path: Path) -> No
     path.write_text(PLAIN)
     name = f"{path}:ContrastPruner"
     assert words.from_words(name, {"keep_tokens": 7}).name == name and name not in vp.methods.names()
-    assert words.printed_name(f"{name}:radius=3") == f"{name} radius=3"
+    assert words.printed_name(f"{name}:radius=3") == "plain.py:ContrastPruner radius=3"
 
 
 def test_results_record_the_file(file: Path) -> None:

@@ -74,10 +74,10 @@ def find(name: str, *, trusted: bool = True) -> type[Pruner]:
 
 
 def printed_name(name: str) -> str:
-    """A method's label with the settings that `name` carries."""
+    """A method's label, or its file without folders, with the settings that `name` carries."""
     short, settings = files.split(name)
     base, implied = files.split(SHORTHANDS.get(short, short))
-    label = short if files.is_file(base) else get(base).label
+    label = short.rpartition("/")[2] if files.is_file(base) else get(base).label
     shown = " ".join([*(SHORT_FORMS.get(word, word) for word in implied), ":".join(settings)])
     return f"{label} {shown}".strip()
 
