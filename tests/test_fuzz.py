@@ -22,7 +22,7 @@ from PIL import Image
 from llava.eval import model_vqa_loader
 from llava.eval.evaluate import build_parser
 from tests import checkpoints, llava_tiny
-from tests.mutations import damaged
+from tests.mutations import DEEP, damaged
 from tests.test_eval_data import whole  # noqa: F401  (a fixture)
 from vlm_pruner import asking, scoring
 from vlm_pruner.asking.counting import open_counter
@@ -186,6 +186,17 @@ def try_all_of(path: Path, read: Callable[[], Any], share: float) -> None:
         path.write_bytes(damaged(content, seed))
         survives(read, f"{path.name}, seed {seed}")
     path.write_bytes(content)
+
+
+def test_json_nested_a_thousand_deep(tmp_path: Path, questions: Path) -> None:
+    folder = llava_tiny.write_original(tmp_path / "model")
+    for path, read in (
+        (folder / "config.json", lambda: asking.load(folder)),
+        (tmp_path / "results.json", lambda: read_results([tmp_path])),
+        (questions, lambda: read_questions(questions)),
+    ):
+        path.write_text(DEEP)
+        assert survives(read, path.name) == "refused"
 
 
 def test_a_checkpoint_runs_nothing(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give a result file, or a folder with results.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the last: nested a thousand deep
         raise ValueError(f"{path} is not JSON ({error}); give a result file of vlm-pruner") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}; give a result file of vlm-pruner")
@@ -64,7 +64,7 @@ def _whole(
         return read(content, path)
     except FileNotFoundError:
         raise
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         said = f"lacks {error}" if isinstance(error, KeyError) else f"is damaged ({one_line(error)})"
         command = content.get("command", "vlm-pruner score")
         raise ValueError(f"{path} {said}: it is not a whole result of {command}; run it again") from None

@@ -49,7 +49,7 @@ def read_json(path: Path, role: str) -> dict[str, Any]:
     except FileNotFoundError:
         message = f"{path.parent} has no {path.name}, so it is not a {role} folder; give the folder that holds it"
         raise CheckpointError(message) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested a thousand deep
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object; download it again")
