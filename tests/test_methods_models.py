@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import vlm_pruner as vp
 from tests.every_method import label, of_decoder, of_pictures, of_tower
 from tests.tiny_llava import LAYERS, N, inputs, prompt, text, tiny_llava
-from vlm_pruner.decoder import views
+from vlm_pruner.decoder import attention_rows, views
 from vlm_pruner.decoder.cache_names import cache_argument
+from vlm_pruner.decoder.masks import LayerMask
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 
@@ -225,3 +229,20 @@ def test_every_method_runs_in_half_precision(name):
 
 def test_no_method_escapes_the_shared_tests():
     assert {method.name for method in METHODS} == set(of_pictures())
+
+
+@pytest.mark.parametrize(("scaling", "softcap"), [(None, None), (0.9, None), (0.3, 1.5)])
+def test_recomputed_rows_scale_and_cap_as_the_decoders_that_do(scaling, softcap):
+    """Granite's multiplier and Gemma's cap of scores, by transformers' own eager attention."""
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+
+    query, key = (torch.randn(1, 4, 7, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    causal = torch.ones(7, 7).tril().bool()
+    wanted = attention_rows._Rows(LayerMask(None, rows=1, past=0, new=7), 0, torch.arange(7), None)
+    module = SimpleNamespace(vlm_pruner_rows=wanted, num_key_value_groups=1, training=False, head_dim=8)
+    with contextlib.suppress(attention_rows._Found):
+        attention_rows._attention_rows(module, query, key, key, scaling=scaling, softcap=softcap)
+    mask = torch.zeros(7, 7).masked_fill(~causal, torch.finfo(torch.float32).min)[None, None]
+    factor = 8**-0.5 if scaling is None else scaling
+    eager = eager_attention_forward(module, query, key, key, mask, scaling=factor, softcap=softcap)[1]
+    torch.testing.assert_close(wanted.attention, eager[0])

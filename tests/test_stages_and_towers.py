@@ -16,6 +16,7 @@ from tests.families import FAMILIES, ONE
 from tests.tiny_llava import IMAGE, inputs, prompt, tiny_llava
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
+from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
 
 
@@ -165,3 +166,29 @@ def test_sparsevlm_merges_into_a_quarter_of_a_stage_at_most(budget, monkeypatch)
         recycled = min(here - total + len(selection.merged), int(0.3 * (here - total + len(selection.merged))) + 1)
         assert len(selection.merged) == min(total // 4, recycled // 10 + 1)
     assert len(made[0].merged) == len(made[0].indices) // 4 < 3 or budget == 16
+
+
+@dataclass(frozen=True)
+class AllThenFive(TwoThirdsThenOne):
+    """Keeps all at its first stage."""
+
+    def budgets(self, tokens, depth, rounding="round"):
+        return (tokens, 5)
+
+
+def test_labels_are_refused_though_the_first_stage_keeps_all(model):
+    batch = inputs(prompt(), images=[0])
+    with vp.prune(model, AllThenFive(keep_tokens=1)), pytest.raises(PruningError, match="labels counts positions"):
+        model(**batch, labels=batch["input_ids"])
+
+
+@every_method
+def test_another_prompt_of_one_token_more_is_not_taken_for_the_answer(model, method):
+    """Without a cache, an answer's step repeats its prompt; a prompt that does not gets a choice of its own."""
+    first, second = inputs(prompt(5, 6, 0), images=[0]), inputs(prompt(5, 7, 3), images=[1])
+    with torch.no_grad(), vp.prune(model, method) as pruning:
+        wanted = model(**second, use_cache=False).logits
+        model(**first, use_cache=False)
+        found = model(**second, use_cache=False).logits
+    assert first["input_ids"].shape[1] + 1 == second["input_ids"].shape[1]
+    assert torch.equal(found, wanted) and pruning.receipts[0] == pruning.receipts[2]
