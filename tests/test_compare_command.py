@@ -17,7 +17,7 @@ from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  #
 from vlm_pruner.cli import main
 from vlm_pruner.commands import compare
 from vlm_pruner.decoder.cache_names import cache_of
-from vlm_pruner.experiments import answering
+from vlm_pruner.experiments import answering, clock
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
 from vlm_pruner.experiments.replay import Replay
@@ -135,6 +135,9 @@ def test_a_run_that_was_stopped_goes_on(checkpoint, data, tmp_path, loaded, ever
             raise KeyboardInterrupt
         return whole(*given)
 
+    # Which smaller picture is as slow is measured anew by each experiment; a resumed one remembers.
+    seconds = json.loads((everything / "times.json").read_text())["seconds"]
+    monkeypatch.setattr(clock, "measure", lambda _, arms, __: {arm.key: clock.Cost(**seconds[arm.key]) for arm in arms})
     args = arguments(checkpoint, data, tmp_path, "--budget", "6,avg:9", "--holm")
     monkeypatch.setattr(answering, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
