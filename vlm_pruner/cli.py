@@ -45,7 +45,7 @@ COMMANDS = {
     ),
     "export-hf": Command(
         "vlm_pruner.commands.export_hf",
-        "write a LLaVA checkpoint of the original layout as vLLM and transformers load it",
+        "write a LLaVA checkpoint of the original layout as transformers loads it",
     ),
     "demo": Command("vlm_pruner.commands.demo", "serve a page with dense and pruned answers side by side"),
 }

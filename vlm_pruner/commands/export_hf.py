@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 EXAMPLES = """examples:
-  vlm-pruner export-hf playground/mini/checkpoint served/mini      # the embedded model
+  vlm-pruner export-hf playground/mini/checkpoint served/mini
   vlm-pruner export-hf checkpoints/llava-v1.5-7b served/llava-v1.5-7b
 """
 

@@ -15,7 +15,7 @@ EXAMPLES = """examples:
   vlm-pruner table playground/data/mini/*/results --format md
   vlm-pruner table my-results --model LLaVA-1.5-7B --format csv > table.csv
   vlm-pruner table --model LLaVA-NeXT-7B         (the paper's numbers alone)
-  vlm-pruner table --layout qwen2.5-vl results/lmms_eval     (AngelSlim's table of Qwen2.5-VL-7B)
+  vlm-pruner table --layout qwen2.5-vl results/lmms_eval  (AngelSlim's table)
 
 A run is named by its checkpoint's folder, and stands beside the paper's model of that name. Missing cells are "-".
 Avg is the mean over the nine benchmarks of score / dense score, in %; it is missing as long as one of them is.

@@ -56,14 +56,19 @@ def accuracy(results: Results) -> Figure:
 def _by_method(cells: Sequence[Results], benchmark: str | None = None) -> dict[str, list[Results]]:
     lines: dict[str, list[Results]] = {}
     for cell in cells:
-        if cell["arm"]["name"] not in ALONE and benchmark in (None, cell["benchmark"]):
+        if _name(cell) not in ALONE and benchmark in (None, cell["benchmark"]):
             lines.setdefault(cell["arm"]["label"], []).append(cell)
     ours_first = sorted(lines, key=lambda label: label != "VLM-Pruner")
     return {label: sorted(lines[label], key=tokens) for label in ours_first}
 
 
+def _name(cell: Results) -> str:
+    """The arm's name, which results of older versions state in its key alone."""
+    return str(cell["arm"]["key"]).partition("@")[0]
+
+
 def _alone(cells: Sequence[Results], name: str) -> Results | None:
-    return next((cell for cell in cells if cell["arm"]["name"] == name), None)
+    return next((cell for cell in cells if _name(cell) == name), None)
 
 
 def tokens(cell: Results) -> float:
