@@ -17,12 +17,12 @@ def make(name: str, **settings: Any) -> Pruner:
 
 def of_pictures() -> list[str]:
     """Names of the methods that prune pictures; the others prune videos only."""
-    return [name for name in vp.methods.names() if not vp.methods.get(name).videos_only]
+    return vp.methods.names()
 
 
 def of_videos() -> list[str]:
     """Names of the methods that prune videos only."""
-    return [name for name in vp.methods.names() if vp.methods.get(name).videos_only]
+    return [name for name in vp.methods.names(every=True) if vp.methods.get(name).videos_only]
 
 
 def of_tower() -> list[Pruner]:

@@ -8,7 +8,7 @@ import pytest
 
 import vlm_pruner as vp
 from tests import families
-from tests.every_method import make
+from tests.every_method import make, of_videos
 from vlm_pruner import cli
 from vlm_pruner.adapters.families import FAMILIES, find_family
 from vlm_pruner.errors import PruningError
@@ -51,7 +51,7 @@ def test_the_list_is_that_of_the_tests() -> None:
 @pytest.mark.parametrize("family", families.FAMILIES, ids=lambda family: family.name)
 def test_what_it_says_of_a_family_is_true(family: families.Family) -> None:
     """The model refuses what the table refuses, and takes all else."""
-    for name in vp.methods.names():
+    for name in [*vp.methods.names(), *of_videos()]:
         said = find_family(family.name).refusal(vp.methods.get(name))
         if said:
             with pytest.raises(PruningError, match=r"class token|compares the frames of videos, and"):

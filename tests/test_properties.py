@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import vlm_pruner as vp
 from tests import odd_tensors
+from tests.every_method import of_videos
 from tests.odd_tensors import Case
 from vlm_pruner.methods import Selection
 
-NAMES = vp.methods.names()
+NAMES = [*vp.methods.names(), *of_videos()]
 CASES = int(os.environ.get("VLM_PRUNER_CASES", "2000"))
 EACH = max(1, CASES // (2 * len(NAMES)))
 patient = settings(

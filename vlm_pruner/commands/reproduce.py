@@ -182,8 +182,7 @@ def _papers_methods() -> list[str]:
 
 def _all_methods() -> list[str]:
     """Every method that prunes pictures with settings alone, ours first and with both token batches."""
-    known = [name for name in methods.names() if not methods.get(name).videos_only]
-    others = [name for name in known if name != "vlm-pruner"]
+    others = [name for name in methods.names() if name != "vlm-pruner"]
     return ["vlm-pruner", "vlm-pruner:1", *others]
 
 

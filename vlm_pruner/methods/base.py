@@ -275,7 +275,9 @@ def get(name: str) -> type[Pruner]:
 
 
 def names(*, every: bool = False) -> list[str]:
-    """Sorted names of all methods that need nothing but settings. every: also those that need more.
+    """Sorted names of all methods that prune pictures and need nothing but settings.
+
+    every: also those that prune videos only, and those that need more.
 
     A method of an installed package that cannot be loaded is left out, with a warning.
     """
@@ -284,7 +286,7 @@ def names(*, every: bool = False) -> list[str]:
             _load(point)
         except PruningError as error:
             warnings.warn(str(error), stacklevel=2)
-    return sorted(name for name, method in _METHODS.items() if every or method.by_settings)
+    return sorted(name for name, method in _METHODS.items() if every or (method.by_settings and not method.videos_only))
 
 
 @cache

@@ -212,6 +212,6 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 def _usual(method: str) -> dict[str, Any]:
     """The paper's settings of a method, else its defaults; empty for a method that this version lacks."""
-    if method not in methods.names():
+    if method not in methods.names(every=True):
         return {}
     return {field.name: field.default for field in fields(methods.get(method))} | PUBLISHED.get(method, {})

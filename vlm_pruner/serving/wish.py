@@ -96,7 +96,13 @@ def _set_fields(method: Pruner) -> dict[str, Any]:
 
 def fitting(gives: frozenset[str] = AT_INPUT) -> list[str]:
     """Names of the methods that prune pictures, and need no more than an engine gives."""
-    return [name for name in names() if not get(name).needs - gives and not get(name).videos_only]
+    return [name for name in names() if not get(name).needs - gives]
+
+
+def _why_not(method: type[Pruner], gives: frozenset[str]) -> str:
+    if lacking := ", ".join(sorted(method.needs - gives)):
+        return f"needs {lacking}, which this engine does not give"
+    return "prunes videos only" if method.videos_only else "needs more than settings"
 
 
 def _check_method(name: object, gives: frozenset[str]) -> None:
@@ -104,9 +110,8 @@ def _check_method(name: object, gives: frozenset[str]) -> None:
     if isinstance(name, str) and name in known:
         return
     reason = "is not a method"
-    if isinstance(name, str) and name in names():
-        lacking = ", ".join(sorted(get(name).needs - gives))
-        reason = f"needs {lacking}, which this engine does not give" if lacking else "prunes videos only"
+    if isinstance(name, str) and name in names(every=True):
+        reason = _why_not(get(name), gives)
     raise PruningError(f"method {name!r} {reason}; methods that work here: {', '.join(known)}")
 
 
