@@ -22,6 +22,7 @@ from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
 from vlm_pruner.experiments.replay import Replay
 
+MEASURED: dict[str, clock.Cost] = {}  # what `everything` measured
 FILES = ["accuracy.png", "answers.jsonl", "results.json", "table.md", "table.txt"]
 
 
@@ -51,8 +52,14 @@ def journal_of(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def everything(checkpoint, data, answerer, tmp_path_factory) -> Path:  # noqa: F811
     """A whole run of all methods at two budgets, of which one is out of reach for those that prune before layer 2."""
-    out = tmp_path_factory.mktemp("all")
+    out, measure = tmp_path_factory.mktemp("all"), clock.measure
+
+    def measured(*given: Any) -> dict[str, clock.Cost]:
+        MEASURED.update(measure(*given))
+        return MEASURED
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "measure", measured)
         patch.setattr(type(answerer), "load", classmethod(lambda cls, path, device: answerer))
         assert compare.run(arguments(checkpoint, data, out, "--budget", "6,avg:9")) == 0
     return out
@@ -136,8 +143,7 @@ def test_a_run_that_was_stopped_goes_on(checkpoint, data, tmp_path, loaded, ever
         return whole(*given)
 
     # Which smaller picture is as slow is measured anew by each experiment; a resumed one remembers.
-    seconds = json.loads((everything / "times.json").read_text())["seconds"]
-    monkeypatch.setattr(clock, "measure", lambda _, arms, __: {arm.key: clock.Cost(**seconds[arm.key]) for arm in arms})
+    monkeypatch.setattr(clock, "measure", lambda _, arms, __: {arm.key: MEASURED[arm.key] for arm in arms})
     args = arguments(checkpoint, data, tmp_path, "--budget", "6,avg:9", "--holm")
     monkeypatch.setattr(answering, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
