@@ -14,6 +14,8 @@ import torch
 import transformers.modeling_flash_attention_utils as library
 from torch import Tensor
 
+from tests.flash import as_transformers_looks_for
+
 
 def flash_attn_func(
     q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False
@@ -50,15 +52,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, starts: Any, key_starts: Any, longe
 @contextmanager
 def installed() -> Iterator[None]:
     """Lets transformers find these functions as flash_attention_2."""
-    found = {
-        "_loaded_implementation": "flash_attention_2",
-        "_flash_fn": flash_attn_func,
-        "_flash_varlen_fn": flash_attn_varlen_func,
-        "_flash_with_kvcache_fn": None,
-        "_pad_fn": library._pad_input,
-        "_unpad_fn": library._unpad_input,
-        "_process_flash_kwargs_fn": library._lazy_define_process_function(flash_attn_varlen_func),
-        "_process_with_kvcache_kwargs_fn": dict,
-    }
+    found = as_transformers_looks_for(flash_attn_func, flash_attn_varlen_func)
     with mock.patch.multiple(library, create=True, **found):
         yield

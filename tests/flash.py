@@ -48,18 +48,22 @@ def flash_attn_varlen_func(
     return torch.cat([attend(*rows, softmax_scale, causal) for rows in zip(queries, keys, values, strict=True)])
 
 
-def install(monkeypatch: Any) -> None:
-    """Lets transformers find these functions as flash_attention_2."""
-    found = {
+def as_transformers_looks_for(func: Any, varlen: Any) -> dict[str, Any]:
+    """The attributes by which transformers finds `func` and `varlen` as flash_attention_2."""
+    return {
         "_loaded_implementation": "flash_attention_2",
-        "_flash_fn": flash_attn_func,
-        "_flash_varlen_fn": flash_attn_varlen_func,
+        "_flash_fn": func,
+        "_flash_varlen_fn": varlen,
         "_flash_with_kvcache_fn": None,
         "_pad_fn": library._pad_input,
         "_unpad_fn": library._unpad_input,
-        "_process_flash_kwargs_fn": library._lazy_define_process_function(flash_attn_varlen_func),
+        "_process_flash_kwargs_fn": library._lazy_define_process_function(varlen),
         "_process_with_kvcache_kwargs_fn": dict,
     }
+
+
+def install(monkeypatch: Any) -> None:
+    """Lets transformers find these functions as flash_attention_2."""
     module: ModuleType = library
-    for name, value in found.items():
+    for name, value in as_transformers_looks_for(flash_attn_func, flash_attn_varlen_func).items():
         monkeypatch.setattr(module, name, value, raising=False)  # older versions know fewer of them

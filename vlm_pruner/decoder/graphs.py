@@ -129,7 +129,7 @@ class LayerGraphs:
     """The graphs of one pruning context.
 
     run_of: the state of this thread's forward call; set_run replaces it. finish: called with the last layer's call
-    after a replay, as after the last stage.
+    after a replay, as after the last stage. warn: warns once of each kind.
     """
 
     def __init__(
@@ -139,10 +139,11 @@ class LayerGraphs:
         run_of: Callable[[], Run],
         set_run: Callable[[Run], None],
         finish: Callable[[LayerCall, Run], None],
+        warn: Callable[[str], None],
     ) -> None:
         self._decoder = decoder
         self._stages = stages
-        self._run_of, self._set_run, self._finish = run_of, set_run, finish
+        self._run_of, self._set_run, self._finish, self._warn = run_of, set_run, finish, warn
         self._graphs: OrderedDict[Any, _Graph | None] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = _Thread()
@@ -182,6 +183,7 @@ class LayerGraphs:
             return None
         state = self._layers.now()
         if state is None:
+            self._warn("cuda_graphs=True, but the layers have hooks that a graph would leave out: no graph is used")
             return None
         key = _key(call, run)
         with self._lock:
@@ -234,6 +236,8 @@ class LayerGraphs:
             ) from error
         replay()
         usable = made.hidden.shape == wanted.shape and torch.equal(made.hidden, wanted)
+        if not usable:
+            self._warn("cuda_graphs=True: the graph of a prefill gives another result, so such prefills run as usual")
         self._remember(prefill.key, _Graph(call, rotary, made, replay, prefill.state, usable))
 
     def _pool(self, like: Tensor) -> Any:
@@ -295,7 +299,7 @@ def check_graphs(decoder: nn.Module, method: Pruner) -> None:
     if not isinstance(method, CentrifugalPruner) or method.needs:
         reason = f"{type(method).__name__} may wait for the GPU while it chooses; use vlm-pruner"
     elif method.released or method.renumber or method.calibrate or method.newlines != "prunable":
-        reason = "compat, renumber, calibrate and newlines wait for the GPU; leave them out"
+        reason = "with compat, renumber, calibrate or newlines, pruning waits for the GPU; leave them out"
     elif not kernels.loaded(kernels.backend(torch.empty(0, device=device))):
         reason = f"it needs the GPU kernels: install triton, and set {kernels.VARIABLE} to auto or on"
     elif (decoder.config._attn_implementation or "sdpa") != "sdpa":

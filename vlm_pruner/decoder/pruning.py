@@ -140,7 +140,12 @@ class DecoderPruning:
 
     def _make_graphs(self) -> LayerGraphs:
         return LayerGraphs(
-            self.decoder, self._stages, lambda: self._thread.run, partial(setattr, self._thread, "run"), self._finish
+            self.decoder,
+            self._stages,
+            lambda: self._thread.run,
+            partial(setattr, self._thread, "run"),
+            self._finish,
+            self._warn_once,
         )
 
     @property
