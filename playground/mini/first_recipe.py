@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
@@ -32,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from playground.mini.lessons import ALL_KINDS, FIRST_MIX, HARD_MIX, HEADS, IGNORE, LAST_MIX, Lesson, Mix, make_lesson
-from playground.mini.model import PRUNED_LAYER, MiniModel, Sight
+from playground.mini.model import PRUNED_LAYER, MiniModel, Sight, save_whole
 from playground.mini.muon import Muon
 from playground.mini.tokenizer import build
 from playground.mini.world import TRAIN_GALLERY, gallery
@@ -308,9 +307,7 @@ class Trainer:
             "progress": {"step": self.step, "seconds": self.seconds, "questions": self.questions},
             "recipe": asdict(self.recipe),
         }
-        part = self.out / "state.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.out / "state.pt")  # a kill leaves the old state or the new one, never half of one
+        save_whole(state, self.out / "state.pt")
 
     def resume(self) -> None:
         path = self.out / "state.pt"

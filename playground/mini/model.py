@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -350,3 +352,10 @@ def to_pixels(pictures: Tensor) -> Tensor:
     """uint8 [B, h, w, 3] to CLIP-normalised float [B, 3, h, w]."""
     mean, deviation = PIXEL_MEAN.to(pictures.device), PIXEL_STD.to(pictures.device)
     return ((pictures.float() / 255 - mean) / deviation).permute(0, 3, 1, 2).contiguous()
+
+
+def save_whole(state: Any, path: Path) -> None:
+    """Saves a state so that a kill leaves the old one or the new one, never half of one."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(state, part)
+    part.replace(path)

@@ -48,7 +48,7 @@ from playground.mini.ahead import Ahead
 from playground.mini.course import LAST, NOUNS, REST, REST_LAST, SCENES, Lesson, Teaching, draw_lesson
 from playground.mini.export import export_decoder
 from playground.mini.helps import POINT_LAYERS, Helps
-from playground.mini.model import MiniModel, Watch, to_pixels
+from playground.mini.model import MiniModel, Watch, save_whole, to_pixels
 from playground.mini.muon import Muon
 from playground.mini.questions import MAX_COUNT
 from playground.mini.tokenizer import build
@@ -429,9 +429,7 @@ class Trainer:
             "progress": {n: getattr(self, n) for n in ("step", "seconds", "questions", "crossed_at")},
             "recipe": asdict(self.recipe),
         }
-        part = self.out / "state.pt.part"
-        torch.save(state, part)
-        os.replace(part, self.out / "state.pt")  # a kill leaves the old state or the new one, never half of one
+        save_whole(state, self.out / "state.pt")
 
     def resume(self) -> None:
         """Go on from the saved state, if there is one. Raises ValueError when other processes wrote it."""

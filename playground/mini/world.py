@@ -7,8 +7,10 @@ token budget of any selection that rewards diversity.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -252,6 +254,14 @@ def _contents(rng: np.random.Generator, columns: int, rows: int) -> tuple[int, i
     return (0, 1, 0) if rng.random() < 0.3 else (int(rng.integers(1, 3)), 0, 0)
 
 
+T = TypeVar("T")
+
+
+def _placed(found: Iterable[T | None]) -> list[T]:
+    """What found room on the canvas."""
+    return [one for one in found if one]
+
+
 def make_scene(
     rng: np.random.Generator,
     surfaces: Gallery,
@@ -266,9 +276,7 @@ def make_scene(
     canvas = _Canvas(rng, surfaces, columns, rows)
     n_things, n_signs, n_distractors = contents or _contents(rng, columns, rows)
     scene = Scene(canvas.image)
-    for text in _texts(rng, n_signs):
-        if sign := canvas.sign(text):
-            scene.signs.append(sign)
+    scene.signs = _placed(canvas.sign(text) for text in _texts(rng, n_signs))
     for _ in range(n_things):
         shape, color = SHAPES[rng.integers(6)], COLOR_NAMES[rng.integers(6)]
         if scene.things and rng.random() < 0.25:
@@ -277,9 +285,7 @@ def make_scene(
             color = scene.things[rng.integers(len(scene.things))].color
         if thing := canvas.thing(shape, color, SIZES[rng.integers(2)]):
             scene.things.append(thing)
-    for _ in range(n_distractors):
-        if box := canvas.distractor():
-            scene.distractors.append(box)
+    scene.distractors = _placed(canvas.distractor() for _ in range(n_distractors))
     return scene
 
 
@@ -291,9 +297,7 @@ def counting_scene(
     n_things, n_signs, n_distractors = contents
     scene, by_color = Scene(canvas.image), rng.random() < 0.5
     shape, color = SHAPES[rng.integers(6)], COLOR_NAMES[rng.integers(6)]
-    for text in _texts(rng, n_signs):
-        if sign := canvas.sign(text):
-            scene.signs.append(sign)
+    scene.signs = _placed(canvas.sign(text) for text in _texts(rng, n_signs))
     for index in range(max(n_things, many)):
         form, tint = SHAPES[rng.integers(6)], COLOR_NAMES[rng.integers(6)]
         if index < many:
@@ -304,9 +308,7 @@ def counting_scene(
             form = str(rng.choice([s for s in SHAPES if s != shape]))
         if thing := canvas.thing(form, tint, SIZES[rng.integers(2)]):
             scene.things.append(thing)
-    for _ in range(n_distractors):
-        if box := canvas.distractor():
-            scene.distractors.append(box)
+    scene.distractors = _placed(canvas.distractor() for _ in range(n_distractors))
     return scene
 
 
@@ -327,15 +329,11 @@ def grouped_scene(
     rest = order[len(groups) :]
     members += [rest[rng.integers(len(rest))] for _ in range(n_things - len(members))]
     scene = Scene(canvas.image)
-    for text in _texts(rng, n_signs):
-        if sign := canvas.sign(text):
-            scene.signs.append(sign)
+    scene.signs = _placed(canvas.sign(text) for text in _texts(rng, n_signs))
     for name in members:
         other = (COLOR_NAMES if names is SHAPES else SHAPES)[rng.integers(6)]
         form, tint = (name, other) if names is SHAPES else (other, name)
         if thing := canvas.thing(form, tint, SIZES[rng.integers(2)]):
             scene.things.append(thing)
-    for _ in range(n_distractors):
-        if box := canvas.distractor():
-            scene.distractors.append(box)
+    scene.distractors = _placed(canvas.distractor() for _ in range(n_distractors))
     return scene
