@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from operator import methodcaller
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -125,25 +125,28 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(hook, Hook) or getattr(hook, "__name__", "") == SHORT_LAYER_HOOK
 
 
+class HasRun(Protocol):
+    run: Run
+
+
 class LayerGraphs:
     """The graphs of one pruning context.
 
-    run_of: the state of this thread's forward call; set_run replaces it. finish: called with the last layer's call
-    after a replay, as after the last stage. warn: warns once of each kind.
+    current: its `run` is the state of this thread's forward call. finish: called with the last layer's call after a
+    replay, as after the last stage. warn: warns once of each kind.
     """
 
     def __init__(
         self,
         decoder: nn.Module,
         stages: dict[int, Stage],
-        run_of: Callable[[], Run],
-        set_run: Callable[[Run], None],
+        current: HasRun,
         finish: Callable[[LayerCall, Run], None],
         warn: Callable[[str], None],
     ) -> None:
         self._decoder = decoder
         self._stages = stages
-        self._run_of, self._set_run, self._finish, self._warn = run_of, set_run, finish, warn
+        self._current, self._finish, self._warn = current, finish, warn
         self._graphs: OrderedDict[Any, _Graph | None] = OrderedDict()
         self._lock = threading.Lock()
         self._thread = _Thread()
@@ -175,7 +178,7 @@ class LayerGraphs:
     # Around the layers
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run = self._run_of()
+        run = self._current.run
         if self.capturing or not run.tasks:
             return None
         call = LayerCall(layer, 0, args, kwargs)
@@ -248,9 +251,9 @@ class LayerGraphs:
         return self._pools.get(stream)
 
     def _run_layers(self, call: LayerCall, rotary: Tensor | None, tasks: list[Task]) -> Captured:
-        own, run, cache = self._run_of(), Run(tasks=list(tasks), rotary=rotary), DynamicCache()
+        own, run, cache = self._current.run, Run(tasks=list(tasks), rotary=rotary), DynamicCache()
         self._thread.capturing = True
-        self._set_run(run)
+        self._current.run = run
         try:
             hidden = call.hidden
             for layer in self._decoder.layers:
@@ -258,7 +261,7 @@ class LayerGraphs:
                 hidden = layer(*here.args, **here.kwargs)
         finally:
             self._thread.capturing = False
-            self._set_run(own)
+            self._current.run = own
         states = {layer: stage.caches.get(cache) for layer, stage in self._stages.items()}
         return Captured(hidden, cache, run, states)
 

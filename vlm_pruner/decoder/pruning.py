@@ -125,7 +125,9 @@ class DecoderPruning:
         self._thread = _Thread()
         self._lock = threading.RLock()
         self._open = False
-        self._graphs = self._make_graphs() if self._cuda_graphs else None
+        self._graphs = None
+        if self._cuda_graphs:
+            self._graphs = LayerGraphs(self.decoder, self._stages, self._thread, self._finish, self._warn_once)
         self._calls: dict[int, int] = {}  # thread inside a call of the model -> depth of nesting
         self._undo: list[Call] = []
         self._warned: set[str] = set()
@@ -137,16 +139,6 @@ class DecoderPruning:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._set_up()
-
-    def _make_graphs(self) -> LayerGraphs:
-        return LayerGraphs(
-            self.decoder,
-            self._stages,
-            lambda: self._thread.run,
-            partial(setattr, self._thread, "run"),
-            self._finish,
-            self._warn_once,
-        )
 
     @property
     def replays(self) -> int:
