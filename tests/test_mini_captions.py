@@ -39,7 +39,7 @@ def test_captions_name_every_thing_and_fit(tmp_path) -> None:
 
 def test_a_method_that_keeps_everything_says_what_the_dense_model_says(tmp_path) -> None:
     questions = read_questions(write(tmp_path, 2))
-    answerer = LlavaAnswerer.load(CLIP.parent / "second" / "checkpoint", "cpu", 24)
+    answerer = LlavaAnswerer.load(CLIP.parent / "checkpoint", "cpu", 24)
     arms = make_arms(["dense", "random"], ["576", "64"], answerer.facts(questions))
     dense, whole, pruned = compare(answerer, questions, arms, 50)
     assert dense["precision"] == whole["precision"] and dense["facts"] == whole["facts"]
@@ -47,14 +47,14 @@ def test_a_method_that_keeps_everything_says_what_the_dense_model_says(tmp_path)
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys) -> None:
-    model = str(CLIP.parent / "second" / "checkpoint")
+    model = str(CLIP.parent / "checkpoint")
     main(["--model", model, "--scenes", "1", "--methods", "dense", "--data", str(tmp_path), "--out", f"{tmp_path}/o"])
     assert '"recall"' in (tmp_path / "o").read_text() and "precision" in capsys.readouterr().out
 
 
-def test_the_second_decoder_names_what_is_there(tmp_path) -> None:
+def test_the_embedded_model_names_what_is_there(tmp_path) -> None:
     """Through LLaVA's own forward, with the whole picture."""
     questions = read_questions(write(tmp_path, 3))
-    answerer = LlavaAnswerer.load(CLIP.parent / "second" / "checkpoint", "cpu", LENGTH)
+    answerer = LlavaAnswerer.load(CLIP.parent / "checkpoint", "cpu", LENGTH)
     (dense,) = compare(answerer, questions, make_arms(["dense"], [], answerer.facts(questions)), 50)
     assert dense["precision"][0] > 80 and dense["recall"][0] > 80

@@ -38,7 +38,7 @@ from playground.mini.tokenizer import build
 from playground.mini.train import CLIP, LAYERS, Recipe, Trainer, folded, load
 from playground.mini.world import TEXT_LENGTH, Scene, Sign, Thing, counting_scene, make_scene
 
-SECOND = CLIP.parent / "second" / "checkpoint"
+EMBEDDED = CLIP.parent / "checkpoint"
 SMALL = Topic(8, (2, 2), 1, (0, 0), {"relation": 2, "attribute": 3, "count": 2, "reading": 1, "choice": 2})
 TINY = Teaching({8: 1.0}, {8: (SMALL,) * 2}, blind=0.3, noun_blind=0.6)
 
@@ -373,12 +373,12 @@ def test_every_tensor_of_a_step_is_on_the_trainers_device(tmp_path, monkeypatch)
 
 def test_a_run_begins_from_a_checkpoint_and_ships_one(tmp_path, monkeypatch) -> None:
     """Weights survive standardising and folding, but for float16."""
-    trainer = Trainer(Recipe(more=True), tmp_path, start=SECOND)
+    trainer = Trainer(Recipe(more=True), tmp_path, start=EMBEDDED)
     assert trainer.part() == "rest"
     trainer.ship = True
     trainer.save()
     for name in ("checkpoint", "at_full_rate"):
-        one, other = (load_file(folder / "model.safetensors") for folder in (SECOND, tmp_path / name))
+        one, other = (load_file(folder / "model.safetensors") for folder in (EMBEDDED, tmp_path / name))
         assert one.keys() == other.keys()
         for key in one:
             torch.testing.assert_close(one[key], other[key], atol=2e-3, rtol=2e-3)
@@ -435,9 +435,9 @@ def test_small_means_small(tmp_path) -> None:
     assert asked >= 20
 
 
-def test_the_second_decoder_answers_on_this_tower() -> None:
+def test_the_embedded_decoder_answers_on_this_tower() -> None:
     """Its weights, the tower's and the tokenizer's belong together: held out, near all of every kind."""
-    model = load(SECOND)
+    model = load(EMBEDDED)
     found = table(score(model, pictures(6)) + score(model, numbers(2)))
     kinds = {kind: share for kind, (share, _) in found.items() if " " not in kind}
     assert {"relation", "count", "near", "beside", "reading"} <= kinds.keys()

@@ -2,7 +2,7 @@
 
     python -m playground.mini.train --out playground/mini/runs/nouns --until 10:00     # UTC; or --minutes 180
     python -m playground.mini.train --out playground/mini/runs/gpu --device cuda --minutes 4.5 --workers 15 --batch 32 \
-        --start playground/mini/second/checkpoint --ship
+        --start playground/mini/checkpoint --ship
 
 1. Windows of 12 x 12 patches, until 90 % of the relations are answered. Nouns are taught to look at what they name
    (helps.py); of most questions the tokens behind "?" are blind, so that the nouns have to.
