@@ -37,10 +37,10 @@ from benchmarks.gpu_plan import DRY, TEXT, WHOLE, Check, Plan, arms, kernels_set
 from benchmarks.gpu_responses import flash_attention, largest_batch, responses
 from benchmarks.selection_speed import picture
 from vlm_pruner import CentrifugalPruner, TokenLayout
+from vlm_pruner.decoder.image_states import plan as planned
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.short_caches import ShortCaches
 from vlm_pruner.decoder.stage import Run, Stage
-from vlm_pruner.decoder.tasks import plan as planned
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.view import View

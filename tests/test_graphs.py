@@ -38,7 +38,7 @@ def leaves(made: graphs.Captured) -> list[torch.Tensor]:
     parts = [made.hidden]
     for layer in made.cache.layers:
         parts += [layer.keys, layer.values]
-    for holder in (*(task.kept for task in made.run.tasks), *made.states.values()):
+    for holder in (*(image.kept for image in made.run.images), *made.states.values()):
         if holder is not None:
             values = [getattr(holder, entry.name) for entry in dataclasses.fields(holder)]
             parts += [value for value in values if isinstance(value, torch.Tensor)]

@@ -13,10 +13,10 @@ import torch
 from transformers import LlamaConfig
 
 from vlm_pruner import TokenLayout
+from vlm_pruner.decoder.image_states import plan
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.short_caches import ShortCaches
 from vlm_pruner.decoder.stage import Run, Stage, pack
-from vlm_pruner.decoder.tasks import plan
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner, Selection
 

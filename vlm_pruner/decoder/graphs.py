@@ -25,10 +25,10 @@ from transformers import DynamicCache
 from vlm_pruner import kernels
 from vlm_pruner.decoder.cache_names import cache_of, with_cache
 from vlm_pruner.decoder.doors import Call, Hook, guard
+from vlm_pruner.decoder.image_states import ImageState
 from vlm_pruner.decoder.layer_call import LayerCall
 from vlm_pruner.decoder.short_caches import ShortCache
 from vlm_pruner.decoder.stage import Run, Stage
-from vlm_pruner.decoder.tasks import Task
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner
 from vlm_pruner.methods.centrifugal import CentrifugalPruner
@@ -82,7 +82,7 @@ class _Prefill:
     key: Any
     call: LayerCall
     rotary: Tensor | None
-    tasks: list[Task]
+    images: list[ImageState]
     state: list[Any]
 
 
@@ -179,7 +179,7 @@ class LayerGraphs:
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         run = self._current.run
-        if self.capturing or not run.tasks:
+        if self.capturing or not run.images:
             return None
         call = LayerCall(layer, 0, args, kwargs)
         if not _fits(call):
@@ -203,7 +203,7 @@ class LayerGraphs:
             if not known:
                 self._remember(key, None)
             elif graph is None:
-                self._thread.prefill = _Prefill(key, call, run.rotary, list(run.tasks), state)
+                self._thread.prefill = _Prefill(key, call, run.rotary, list(run.images), state)
         return None
 
     def _pass(self, forward: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -232,7 +232,7 @@ class LayerGraphs:
         call = _static(prefill.call)
         rotary = None if prefill.rotary is None else prefill.rotary.clone()
         try:
-            made, replay = record(lambda: self._run_layers(call, rotary, prefill.tasks), self._pool(call.hidden))
+            made, replay = record(lambda: self._run_layers(call, rotary, prefill.images), self._pool(call.hidden))
         except RuntimeError as error:
             raise PruningError(
                 f"cuda_graphs=True: this prefill cannot be captured ({error}); leave cuda_graphs out"
@@ -250,8 +250,8 @@ class LayerGraphs:
             self._pools[stream] = torch.cuda.graph_pool_handle()
         return self._pools.get(stream)
 
-    def _run_layers(self, call: LayerCall, rotary: Tensor | None, tasks: list[Task]) -> Captured:
-        own, run, cache = self._current.run, Run(tasks=list(tasks), rotary=rotary), DynamicCache()
+    def _run_layers(self, call: LayerCall, rotary: Tensor | None, images: list[ImageState]) -> Captured:
+        own, run, cache = self._current.run, Run(images=list(images), rotary=rotary), DynamicCache()
         self._thread.capturing = True
         self._current.run = run
         try:
@@ -275,15 +275,15 @@ class LayerGraphs:
         made = graph.made
         for index, layer in enumerate(made.cache.layers):
             call.cache.update(layer.keys, layer.values, index)
-            held = call.cache.layers[index]
-            if held.keys.data_ptr() == layer.keys.data_ptr():
-                held.keys, held.values = held.keys.clone(), held.values.clone()
+            shown = call.cache.layers[index]
+            if shown.keys.data_ptr() == layer.keys.data_ptr():
+                shown.keys, shown.values = shown.keys.clone(), shown.values.clone()
         for layer_index, stage in self._stages.items():
             state = made.states[layer_index]
             if state is not None:
                 stage.caches.remember(call.cache, _cloned(state))
-        run.prefill, run.length, run.cached = True, made.run.length, 0
-        run.tasks = [replace(task, kept=_cloned(task.kept)) for task in made.run.tasks]
+        run.prefill, run.length, run.past = True, made.run.length, 0
+        run.images = [replace(image, kept=_cloned(image.kept)) for image in made.run.images]
         self._finish(call.with_hidden(made.hidden), run)
         self.replays += 1
         return made.hidden
@@ -333,7 +333,7 @@ def _key(call: LayerCall, run: Run) -> Any:
     shape = None if run.rotary is None else tuple(run.rotary.shape)
     inputs = tuple((tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in _tensors(call))
     others = tuple((name, value) for name, value in sorted(call.kwargs.items()) if isinstance(value, (bool, int, str)))
-    return _stream(call.hidden), torch.is_inference_mode_enabled(), inputs, others, frozen(run.tasks), shape
+    return _stream(call.hidden), torch.is_inference_mode_enabled(), inputs, others, frozen(run.images), shape
 
 
 def _stream(like: Tensor) -> int | None:

@@ -76,9 +76,9 @@ class KeyTap:
 
     def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys = keys
-        held = (keys, values) if self._cache is None else self._cache.update(keys, values, *args, **kwargs)
-        self.all_keys = held[0]
-        return held
+        cached = (keys, values) if self._cache is None else self._cache.update(keys, values, *args, **kwargs)
+        self.all_keys = cached[0]
+        return cached
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vlm_pruner.decoder.tasks import Task
+from vlm_pruner.decoder.image_states import ImageState
 from vlm_pruner.methods.base import Pruner, Selection
 from vlm_pruner.methods.view import View
 
@@ -27,36 +27,36 @@ class WithNewlines(Selection):
     chosen: Selection = field(kw_only=True)
 
 
-def choose_all(method: Pruner, tasks: Sequence[Task], view: Callable[[Task], View]) -> list[Selection]:
-    """For each image, or what is left of it, the tokens that stay. view: what the method sees of a task."""
-    contents = [_content(task) for task in tasks]
-    pairs = list(zip(tasks, contents, strict=True))
-    chosen = method.choose_all([view(task if content is None else _only(task, content)) for task, content in pairs])
+def choose_all(method: Pruner, images: Sequence[ImageState], view: Callable[[ImageState], View]) -> list[Selection]:
+    """For each image, or what is left of it, the tokens that stay. view: what the method sees of an image."""
+    contents = [_content(image) for image in images]
+    pairs = list(zip(images, contents, strict=True))
+    chosen = method.choose_all([view(image if content is None else _only(image, content)) for image, content in pairs])
     return [
-        selection if content is None else _with_newlines(task, content, selection)
-        for (task, content), selection in zip(pairs, chosen, strict=True)
+        selection if content is None else _with_newlines(image, content, selection)
+        for (image, content), selection in zip(pairs, chosen, strict=True)
     ]
 
 
-def _content(task: Task) -> Tensor | None:
+def _content(image: ImageState) -> Tensor | None:
     """Long [n], the tokens that are no newlines; None if newlines are like other tokens."""
-    if not task.newlines_follow or task.span is None or task.span.layout.lines is None:
+    if not image.newlines_follow or image.span is None or image.span.layout.lines is None:
         return None
-    return (~task.span.layout.lines.newlines).nonzero().squeeze(1)
+    return (~image.span.layout.lines.newlines).nonzero().squeeze(1)
 
 
-def _only(task: Task, content: Tensor) -> Task:
-    """The task without its newlines."""
-    assert task.span is not None and task.image.layout.lines is not None
-    shown = torch.arange(task.image.length, device="cpu") if task.shown is None else task.shown
-    shown = shown[~task.image.layout.lines.newlines[shown]]
-    return replace(task, span=task.span.part(content), shown=shown)
+def _only(image: ImageState, content: Tensor) -> ImageState:
+    """The image without its newlines."""
+    assert image.span is not None and image.original.layout.lines is not None
+    shown = torch.arange(image.original.length, device="cpu") if image.shown is None else image.shown
+    shown = shown[~image.original.layout.lines.newlines[shown]]
+    return replace(image, span=image.span.part(content), shown=shown)
 
 
-def _with_newlines(task: Task, content: Tensor, chosen: Selection) -> WithNewlines:
+def _with_newlines(image: ImageState, content: Tensor, chosen: Selection) -> WithNewlines:
     """A choice among `content`, and the newlines of the lines that keep a token."""
-    assert task.span is not None and task.span.layout.lines is not None
-    lines, device = task.span.layout.lines, chosen.indices.device
+    assert image.span is not None and image.span.layout.lines is not None
+    lines, device = image.span.layout.lines, chosen.indices.device
     content, newlines, rows = content.to(device), lines.newlines.to(device), lines.rows.to(device)
     kept = content[chosen.indices]
     ends = (newlines & torch.isin(rows, rows[kept])).nonzero().squeeze(1)

@@ -29,6 +29,7 @@ from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
 from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
 from vlm_pruner.decoder.graphs import LayerGraphs, check_graphs
+from vlm_pruner.decoder.image_states import ImageState, plan, too_small
 from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
 from vlm_pruner.decoder.positions import offset_of, positions_after_padding, rotary_positions
 from vlm_pruner.decoder.refusals import (
@@ -40,7 +41,6 @@ from vlm_pruner.decoder.refusals import (
 )
 from vlm_pruner.decoder.short_caches import ShortCache, ShortCaches, long_arguments
 from vlm_pruner.decoder.stage import Run, Stage
-from vlm_pruner.decoder.tasks import Task, plan, too_small
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.decoder.views import FROM_FIRST_LAYER, FROM_QUESTION, FROM_TOWER, SUPPLIED
 from vlm_pruner.errors import PruningError
@@ -253,20 +253,20 @@ class DecoderPruning:
         self._thread.run = Run()
         if self._graphs:
             self._graphs.begin()
-        tasks = plan(spans, self.method, self._depth)
-        if not all(task.keeps_all_to_the_end for task in tasks):
+        images = plan(spans, self.method, self._depth)
+        if not all(image.keeps_all_to_the_end for image in images):
             check_nothing_counts_positions(by_position)
             check_not_packed(call or {})
             check_not_checkpointed(self.decoder.layers)
-        if not all(self.method.suits(task.image.layout) for task in tasks):
+        if not all(self.method.suits(image.original.layout) for image in images):
             self._warn_once(f"{self.method.name} compares the frames of videos, so pictures are kept whole")
-        small = [task.image.length for task in tasks if too_small(task.image, self.method)]
+        small = [image.original.length for image in images if too_small(image.original, self.method)]
         if small:
             self._warn_once(
                 f"keep_tokens={self.method.keep_tokens}, but a picture has only {small[0]} visual tokens: all are kept "
                 "of every picture that has no more; reduction_ratio is a share of each picture's own"
             )
-        self._thread.run.tasks = tasks
+        self._thread.run.images = images
 
     def provide(self, pictures: Sequence[TowerOutput]) -> None:
         """Provides pictures of the next prefill that the tower encoded before the context opened, from a TowerTap."""
@@ -332,7 +332,7 @@ class DecoderPruning:
 
     def _before_layer_0(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         run = self._thread.run
-        if run.tasks:
+        if run.images:
             run.first = LayerCall(layer, 0, args, kwargs)
             run.earlier = self._earlier_choices(run.first)
 
@@ -377,7 +377,7 @@ class DecoderPruning:
                 self._tower.used()
             self._write_receipt(run, rows, after)
             self._note_answer(run)
-        run.tasks, run.first, run.before, run.positions = [], None, None, None
+        run.images, run.first, run.before, run.positions = [], None, None, None
 
     def _write_receipt(self, run: Run, rows: int, after: int) -> None:
         assert run.length is not None
@@ -389,10 +389,10 @@ class DecoderPruning:
                 batch_size=rows,
                 tokens_before=run.length,
                 tokens_after=after,
-                make_images=partial(_image_receipts, run.tasks, self.method, self._fit),
+                make_images=partial(_image_receipts, run.images, self.method, self._fit),
             )
         )
-        if not run.tasks:
+        if not run.images:
             self._warn_once(
                 f"{type(self.method).__name__} is on, but no visual tokens in this prompt: nothing was pruned"
             )
@@ -418,7 +418,7 @@ class DecoderPruning:
         first = run.first
         if first is None or first.cache is not None or run.earlier is not None:
             return
-        if run.tasks and FROM_QUESTION & self.method.needs:
+        if run.images and FROM_QUESTION & self.method.needs:
             self._thread.answer = _Answer(first.hidden.detach(), first.hidden.shape[1], run.made)
 
     def _warn_once(self, message: str) -> None:
@@ -428,8 +428,8 @@ class DecoderPruning:
             warnings.warn(message, PruningWarning, stacklevel=3)
 
 
-def _image_receipts(tasks: list[Task], method: Pruner, fit: FitOf | None) -> list[ImageReceipt]:
-    return [task.receipt(method, fit) for task in tasks]
+def _image_receipts(images: list[ImageState], method: Pruner, fit: FitOf | None) -> list[ImageReceipt]:
+    return [image.receipt(method, fit) for image in images]
 
 
 class Pruning(DecoderPruning):

@@ -27,7 +27,7 @@ class ShortCache:
     valid:     bool [B, P], False for padding from packing; None if there is none.
     lost:      long [B], how far positions have moved, for methods that renumber.
     offset:    long [B or 1], for decoders whose positions have several axes: how far the next token's position lies
-               behind its place in the long sequence. None for one axis, where it is 0.
+               behind its index in the long sequence. None for one axis, where it is 0.
     sizes:     what the cached tokens stand for, for methods that calibrate.
     """
 
@@ -44,9 +44,9 @@ class ShortCache:
         given = (self.valid, None if self.sizes is None else self.sizes.logs)
         return next((len(part) for part in given if part is not None and len(part) > 1), None)
 
-    def next_positions(self, held: int, tokens: Tensor) -> Tensor:
-        """Position ids [B or 1, n] of the next `tokens` [B, n, ...], after `held` cached ones."""
-        start, (rows, new) = held + self.dropped, tokens.shape[:2]
+    def next_positions(self, short_past: int, tokens: Tensor) -> Tensor:
+        """Position ids [B or 1, n] of the next `tokens` [B, n, ...], after `short_past` cached ones."""
+        start, (rows, new) = short_past + self.dropped, tokens.shape[:2]
         positions = torch.arange(start, start + new, device=tokens.device)[None]
         if self.offset is None:
             return positions
@@ -54,30 +54,32 @@ class ShortCache:
             raise _rows_changed(len(self.offset), rows)
         return positions + self.offset.to(positions.device)[:, None]
 
-    def columns(self, held: int, device: torch.device) -> Columns:
-        """The first `held` tokens in the pruned layers' cache."""
+    def columns(self, short_past: int, device: torch.device) -> Columns:
+        """The first `short_past` tokens in the pruned layers' cache."""
         if self.positions is None:
-            return Columns(torch.arange(held, device=device)[None], None, held, unknown=True)
-        positions = self.positions[:, :held]  # shorter after a rejected draft
+            return Columns(torch.arange(short_past, device=device)[None], None, short_past, unknown=True)
+        positions = self.positions[:, :short_past]  # shorter after a rejected draft
         known = positions.shape[1]
-        later = torch.arange(known, held, device=positions.device).expand(len(positions), -1) + self.dropped
+        later = torch.arange(known, short_past, device=positions.device).expand(len(positions), -1) + self.dropped
         valid = None
         if self.valid is not None:
-            valid = torch.cat([self.valid[:, :held], self.valid.new_ones(len(self.valid), held - known)], dim=1)
-        return Columns(torch.cat([positions, later], dim=1), valid, held)
+            valid = torch.cat(
+                [self.valid[:, :short_past], self.valid.new_ones(len(self.valid), short_past - known)], dim=1
+            )
+        return Columns(torch.cat([positions, later], dim=1), valid, short_past)
 
 
 @dataclass(frozen=True)
-class Room:
+class Cached:
     """A cache at the start of a call of the pruned layers.
 
-    state: None if all its layers hold the same tokens. full, held: tokens in the layers before the pruned one (without
-    those of this call) and from it on.
+    state: None if all its layers hold the same tokens. long_past, short_past: tokens cached before this call, in the
+    layers before the pruned one and from it on.
     """
 
     state: ShortCache | None
-    full: int
-    held: int
+    long_past: int
+    short_past: int
 
     def columns(self, packing: Packing | None, like: Tensor) -> Columns:
         """The keys that the pruned layers see, by position in the long sequence: cached ones, then the call's own.
@@ -86,25 +88,25 @@ class Room:
         """
         rows, new = like.shape[:2]
         nothing_dropped = ShortCache(0, torch.arange(0, device=like.device)[None])
-        past = (self.state or nothing_dropped).columns(self.held, like.device)
+        past = (self.state or nothing_dropped).columns(self.short_past, like.device)
         index = torch.arange(new, device=like.device)[None] if packing is None else packing.index
         count = max(len(past.index), len(index))
-        parts = [past.index.to(index.device).expand(count, -1), self.full + index.expand(count, -1)]
-        valid = _join(past.valid, None if packing is None else packing.valid, rows, self.held, index.shape[1])
-        return Columns(torch.cat(parts, dim=1), valid, self.held, past.unknown)
+        parts = [past.index.to(index.device).expand(count, -1), self.long_past + index.expand(count, -1)]
+        valid = _join(past.valid, None if packing is None else packing.valid, rows, self.short_past, index.shape[1])
+        return Columns(torch.cat(parts, dim=1), valid, self.short_past, past.unknown)
 
     def in_short(self, columns: Columns) -> Columns:
         """The same keys, counted as by a mask that covers only the remaining cached tokens (layer 0)."""
-        past = torch.arange(self.held, device=columns.index.device).expand(len(columns.index), -1)
-        own = columns.index[:, self.held :] - (self.full - self.held)
-        return Columns(torch.cat([past, own], dim=1), columns.valid, self.held)
+        past = torch.arange(self.short_past, device=columns.index.device).expand(len(columns.index), -1)
+        own = columns.index[:, self.short_past :] - (self.long_past - self.short_past)
+        return Columns(torch.cat([past, own], dim=1), columns.valid, self.short_past)
 
     def after(
         self, columns: Columns, dropped: int, *, lost: Tensor | None, offset: Tensor | None, sizes: KeySizes | None
     ) -> ShortCache:
         """The state for later calls, after this one dropped `dropped` more tokens of each row."""
         positions = None if columns.unknown else columns.index
-        return ShortCache(self.full - self.held + dropped, positions, columns.valid, lost, offset, sizes)
+        return ShortCache(self.long_past - self.short_past + dropped, positions, columns.valid, lost, offset, sizes)
 
 
 def _join(past: Tensor | None, new: Tensor | None, rows: int, past_length: int, new_length: int) -> Tensor | None:
@@ -147,22 +149,22 @@ class ShortCaches:
             self._directions.pop(cache, None)
             _CALIBRATED.discard(cache)
 
-    def with_directions(self, cache: Any, held: int, own: Tensor) -> Tensor:
-        """[B or 1, held + L, 2 c]: rotary directions of the `held` cached keys and, behind them, a call's `own`.
+    def with_directions(self, cache: Any, count: int, own: Tensor) -> Tensor:
+        """[B or 1, count + L, 2 c]: rotary directions of the `count` cached keys and, after them, a call's `own`.
 
         Records them for the next call. Raises CacheError if those of cached keys are unknown.
         """
         if cache is None:
             return own
-        if held:
+        if count:
             past = self._directions.get(cache)
-            if past is None or past.shape[1] < held or not {len(past), len(own)} <= {1, max(len(past), len(own))}:
+            if past is None or past.shape[1] < count or not {len(past), len(own)} <= {1, max(len(past), len(own))}:
                 raise CacheError(
-                    f"calibrate='size+distance' needs the positions of all {held} cached tokens, and some were cached "
+                    f"calibrate='size+distance' needs the positions of all {count} cached tokens, and some were cached "
                     "elsewhere; start with a fresh cache inside the context, or use calibrate='size'"
                 )
             rows = max(len(past), len(own))
-            own = torch.cat([part.expand(rows, -1, -1) for part in (past[:, :held].to(own.device), own)], dim=1)
+            own = torch.cat([part.expand(rows, -1, -1) for part in (past[:, :count].to(own.device), own)], dim=1)
         self._directions[cache] = own
         return own
 
@@ -172,29 +174,29 @@ class ShortCaches:
             return None
         return self._known.get(cache)
 
-    def recall(self, cache: Any, *, rows: int, full: int, held: int) -> ShortCache | None:
+    def recall(self, cache: Any, *, rows: int, long_past: int, short_past: int) -> ShortCache | None:
         """State of `cache`, or None if all its layers hold the same tokens.
 
-        full, held: tokens in the layers before the pruned one and from it on. Raises CacheError if a change to the
-        cache leaves unknown which tokens its layers hold.
+        long_past, short_past: see `Cached`. Raises CacheError if a change to the cache leaves unknown which tokens its
+        layers hold.
         """
-        if cache is None or full == held == 0:
+        if cache is None or long_past == short_past == 0:
             self.forget(cache)
             return None
         state = self.get(cache)
         if state is None:
             elsewhere = cache in _CALIBRATED and _FILLED_BY.get(cache) is not self._context
-            if elsewhere or (self._calibrate and full != held):
+            if elsewhere or (self._calibrate and long_past != short_past):
                 raise CacheError(
-                    f"this cache was pruned elsewhere ({full} tokens in the first layers, {held} in the last), and "
-                    "calibration needs to know what its tokens stand for; generate inside the context that pruned it, "
-                    "or start with a fresh cache"
+                    f"this cache was pruned elsewhere ({long_past} tokens in the first layers, {short_past} in the "
+                    "last), and calibration needs to know what its tokens stand for; generate inside the context that "
+                    "pruned it, or start with a fresh cache"
                 )
-            return _adopt(rows, full, held)
-        if state.dropped != full - held:
+            return _adopt(rows, long_past, short_past)
+        if state.dropped != long_past - short_past:
             raise CacheError(
-                f"the cache was changed since it was pruned: its layers now differ by {full - held} tokens instead of "
-                f"{state.dropped}; start again with a fresh cache"
+                f"the cache was changed since it was pruned: its layers now differ by {long_past - short_past} tokens "
+                f"instead of {state.dropped}; start again with a fresh cache"
             )
         if state.rows is not None and state.rows != rows:
             raise _rows_changed(state.rows, rows)
@@ -207,52 +209,54 @@ def _rows_changed(before: int, now: int) -> CacheError:
     )
 
 
-def _adopt(rows: int, full: int, held: int) -> ShortCache | None:
+def _adopt(rows: int, long_past: int, short_past: int) -> ShortCache | None:
     """Adopts a cache that another context filled: one row without padding is unambiguous, several rows are not."""
-    if full == held:
+    if long_past == short_past:
         return None
     if rows == 1:
-        return ShortCache(full - held)
+        return ShortCache(long_past - short_past)
     raise CacheError(
-        f"this cache of {rows} rows was pruned elsewhere ({full} tokens in the first layers, {held} in the last): "
-        "which are padding is unknown; generate inside the context that pruned it, or start with a fresh cache"
+        f"this cache of {rows} rows was pruned elsewhere ({long_past} tokens in the first layers, {short_past} in the "
+        "last): which are padding is unknown; generate inside the context that pruned it, or start with a fresh cache"
     )
 
 
-def long_arguments(kwargs: dict[str, Any], state: ShortCache, held: int) -> dict[str, Tensor]:
-    """Position ids and mask for a decoder whose first layer's cache holds `held` tokens after some were dropped.
+def long_arguments(kwargs: dict[str, Any], state: ShortCache, short_past: int) -> dict[str, Tensor]:
+    """Position ids and mask for a decoder whose first layer's cache holds `short_past` tokens after some were dropped.
 
     Positions continue the long sequence; the mask is cut to the cached tokens. Raises CacheError if the new tokens are
     not those after the cached ones: `generate` counts them by the first layer too.
     """
     tokens = tokens_in(kwargs)
-    new, long = tokens.shape[1], held + state.dropped
+    new, long_past = tokens.shape[1], short_past + state.dropped
     changed: dict[str, Tensor] = {}
     positions, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
     if positions is None:
-        changed["position_ids"] = state.next_positions(held, tokens)
+        changed["position_ids"] = state.next_positions(short_past, tokens)
     elif mask is None and new > 1:
         start = _first_place(positions, state)
-        if start != long:
-            _refuse(start, long)
+        if start != long_past:
+            _refuse(start, long_past)
     static = getattr(cache_of(kwargs), "is_compileable", False)
     if isinstance(mask, dict):  # by kind of attention, from `generate` with a static cache
-        changed["attention_mask"] = {kind: _mask_of_held(own, state, held, new, static) for kind, own in mask.items()}
+        changed["attention_mask"] = {
+            kind: _mask_of_cached(own, state, short_past, new, static) for kind, own in mask.items()
+        }
     elif mask is not None:
-        changed["attention_mask"] = _mask_of_held(mask, state, held, new, static)
+        changed["attention_mask"] = _mask_of_cached(mask, state, short_past, new, static)
     return changed
 
 
-def _mask_of_held(mask: Any, state: ShortCache, held: int, new: int, static: bool) -> Any:
+def _mask_of_cached(mask: Any, state: ShortCache, short_past: int, new: int, static: bool) -> Any:
     """The caller's mask, cut to cached and new tokens. static: whether the cache has unused room."""
     if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
         return mask
     if mask.ndim == 4 and static:  # `generate` builds it before the decoder runs, with the long sequence's padding
-        return _static_mask(mask, state, held, new)
-    long = held + state.dropped
-    if mask.shape[-1] != long + new:
-        _refuse(mask.shape[-1] - new, long)
-    return _held_columns(mask, state, long, held, new)
+        return _static_mask(mask, state, short_past, new)
+    long_past = short_past + state.dropped
+    if mask.shape[-1] != long_past + new:
+        _refuse(mask.shape[-1] - new, long_past)
+    return _cached_columns(mask, state, long_past, short_past, new)
 
 
 def _first_place(positions: Tensor, state: ShortCache) -> int:
@@ -261,20 +265,20 @@ def _first_place(positions: Tensor, state: ShortCache) -> int:
     return int(last_axis[0, 0]) - (0 if state.offset is None else int(state.offset[0]))
 
 
-def _held_columns(mask: Tensor, state: ShortCache, long: int, held: int, new: int) -> Tensor:
-    """The columns of a mask [..., long + new] that belong to cached and new tokens."""
+def _cached_columns(mask: Tensor, state: ShortCache, long_past: int, short_past: int, new: int) -> Tensor:
+    """The columns of a mask [..., long_past + new] that belong to cached and new tokens."""
     tokens = torch.empty(mask.shape[0], new, device=mask.device)
-    columns = Room(state, long, held).columns(None, tokens)
-    return LayerMask(mask, mask.shape[0], long, new).gathered(None, columns, 0)
+    columns = Cached(state, long_past, short_past).columns(None, tokens)
+    return LayerMask(mask, mask.shape[0], long_past, new).gathered(None, columns, 0)
 
 
-def _static_mask(mask: Tensor, state: ShortCache, held: int, new: int) -> Tensor:
-    """A causal mask like `mask` [B, heads, new, room], for `held` tokens in a static cache and `new` ones."""
+def _static_mask(mask: Tensor, state: ShortCache, short_past: int, new: int) -> Tensor:
+    """A causal mask like `mask` [B, heads, new, room], for `short_past` tokens in a static cache and `new` ones."""
     columns, queries = (torch.arange(size, device=mask.device) for size in (mask.shape[-1], new))
-    allowed = (columns <= held + queries[:, None]).expand(len(mask), 1, -1, -1).clone()
-    valid = state.columns(held, mask.device).valid
+    allowed = (columns <= short_past + queries[:, None]).expand(len(mask), 1, -1, -1).clone()
+    valid = state.columns(short_past, mask.device).valid
     if valid is not None:
-        allowed[..., :held] &= valid[:, None, None].to(mask.device)
+        allowed[..., :short_past] &= valid[:, None, None].to(mask.device)
     if not mask.is_floating_point():
         return allowed
     return torch.zeros_like(allowed, dtype=mask.dtype).masked_fill(~allowed, torch.finfo(mask.dtype).min)

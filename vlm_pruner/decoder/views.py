@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from vlm_pruner.decoder.attention_rows import rows_before, rows_now
 from vlm_pruner.decoder.autocast import Autocast
 from vlm_pruner.decoder.decoders import final_norm
+from vlm_pruner.decoder.image_states import ImageState, tokens_of
 from vlm_pruner.decoder.layer_call import KeyTap, LayerCall
 from vlm_pruner.decoder.masks import LayerMask
 from vlm_pruner.decoder.positions import prompts_of
-from vlm_pruner.decoder.tasks import Task, tokens_of
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
@@ -43,17 +43,17 @@ FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "atten
 class Prefill:
     """A prefill at the moment of choice: the batch before the pruned layer, with its images.
 
-    tasks:  all images of all rows. now: the call of the pruned layer; mask: its mask.
-    cached: tokens that layer 0 held before. tap: the keys of the layer before. before, first: the calls of that layer
-            and of layer 0, if the method needs them. tower: what the vision tower has seen, likewise.
+    images: all images of all rows. now: the call of the pruned layer; mask: its mask.
+    past:   tokens that layer 0 had cached before. tap: the keys of the layer before. before, first: the calls of that
+            layer and of layer 0, if the method needs them. tower: what the vision tower has seen, likewise.
     """
 
     decoder: nn.Module
     method: Pruner
-    tasks: list[Task]
+    images: list[ImageState]
     now: LayerCall
     mask: LayerMask
-    cached: int
+    past: int
     tap: KeyTap
     before: LayerCall | None
     first: LayerCall | None
@@ -74,56 +74,56 @@ class Prefill:
             )
         return self.tap.keys, self.tap.all_keys
 
-    def view(self, task: Task) -> PrefillView:
-        return PrefillView(self, task)
+    def view(self, image: ImageState) -> PrefillView:
+        return PrefillView(self, image)
 
-    def text_after(self, row: int, image: VisualSpan, spans: list[VisualSpan], mask: LayerMask) -> Tensor:
+    def text_after(self, row: int, span: VisualSpan, spans: list[VisualSpan], mask: LayerMask) -> Tensor:
         """Positions of the text tokens after an image that may attend to it, long [T]: not visual, not hidden.
 
         spans: of all images in the row, in the sequence that `mask` is of.
         """
-        is_text = mask.shown(row) & mask.looking_at(row, image.positions())
-        for span in spans:
-            is_text[span.positions()] = False
-        is_text[: image.stop] = False
+        is_text = mask.shown(row) & mask.looking_at(row, span.positions())
+        for other in spans:
+            is_text[other.positions()] = False
+        is_text[: span.stop] = False
         return is_text.nonzero().squeeze(1)
 
 
 class PrefillView(View):
     """Read-only: the tensors may be views of the batch itself."""
 
-    def __init__(self, prefill: Prefill, task: Task) -> None:
-        assert task.span is not None
-        here, row = prefill.now.hidden, task.row
-        keys = tokens_of(prefill.keys[0][row].transpose(0, 1), task.span).flatten(1)
-        start = task.span.start
+    def __init__(self, prefill: Prefill, image: ImageState) -> None:
+        assert image.span is not None
+        here, row = prefill.now.hidden, image.row
+        keys = tokens_of(prefill.keys[0][row].transpose(0, 1), image.span).flatten(1)
+        start = image.span.start
         if prefill.mask.given is not None:
             start = int(prefill.mask.shown(row)[:start].sum())
         super().__init__(
-            tokens_of(here[row], task.span), keys.to(here.device), task.span.layout, task.budget, start=start
+            tokens_of(here[row], image.span), keys.to(here.device), image.span.layout, image.budget, start=start
         )
-        self._prefill, self._task, self._span = prefill, task, task.span
+        self._prefill, self._image, self._span = prefill, image, image.span
 
     @cached_property
     def hidden_before(self) -> Tensor:
         if self._prefill.before is None:
             raise self.missing("hidden_before")
-        return tokens_of(self._prefill.before.hidden[self._task.row], self._span).to(self.hidden.device)
+        return tokens_of(self._prefill.before.hidden[self._image.row], self._span).to(self.hidden.device)
 
     @cached_property
     def _text(self) -> Tensor:
         """Positions of the text after the image, long [T]."""
         prefill = self._prefill
-        spans = [one.span for one in prefill.tasks if one.row == self._task.row and one.span is not None]
-        return prefill.text_after(self._task.row, self._span, spans, prefill.mask)
+        spans = [one.span for one in prefill.images if one.row == self._image.row and one.span is not None]
+        return prefill.text_after(self._image.row, self._span, spans, prefill.mask)
 
     @cached_property
     def text_hidden(self) -> Tensor:
-        return self._here(self._prefill.now.hidden[self._task.row], self._text)
+        return self._here(self._prefill.now.hidden[self._image.row], self._text)
 
     @cached_property
     def text_keys(self) -> Tensor:
-        return self._here(self._prefill.keys[0][self._task.row].transpose(0, 1), self._text).flatten(1)
+        return self._here(self._prefill.keys[0][self._image.row].transpose(0, 1), self._text).flatten(1)
 
     @cached_property
     def final_norm(self) -> Callable[[Tensor], Tensor]:
@@ -139,26 +139,26 @@ class PrefillView(View):
     def _all_embeddings(self) -> Tensor:
         """[N, d], of the whole image, including tokens that the mask hides."""
         first = self._first("embeddings")
-        return self._here(first.hidden[self._task.row], self._task.image.positions())
+        return self._here(first.hidden[self._image.row], self._image.original.positions())
 
     @cached_property
     def text_embeddings(self) -> Tensor:
-        first, row = self._first("text_embeddings"), self._task.row
-        spans = [one.image for one in self._prefill.tasks if one.row == row]
-        mask = first.mask(self._prefill.cached, prompts_of(first, self._prefill.decoder.config._attn_implementation))
-        return self._here(first.hidden[row], self._prefill.text_after(row, self._task.image, spans, mask))
+        first, row = self._first("text_embeddings"), self._image.row
+        spans = [one.original for one in self._prefill.images if one.row == row]
+        mask = first.mask(self._prefill.past, prompts_of(first, self._prefill.decoder.config._attn_implementation))
+        return self._here(first.hidden[row], self._prefill.text_after(row, self._image.original, spans, mask))
 
     @cached_property
     def attend(self) -> AttentionRows:
         before, mask = self._prefill.before, self._prefill.mask
         if before is None:
             raise self.missing("attend")
-        keys = self._prefill.keys[1][self._task.row]
+        keys = self._prefill.keys[1][self._image.row]
 
         def rows(positions: Tensor) -> Tensor:
             with self._prefill.as_called():
                 own = before.mask(mask.past, mask.prompts)
-                return rows_before(before, own, self._task.row, positions, keys)
+                return rows_before(before, own, self._image.row, positions, keys)
 
         return self._attention(rows)
 
@@ -176,13 +176,13 @@ class PrefillView(View):
         def rows(positions: Tensor) -> Tensor:
             with prefill.as_called():
                 own = prefill.now.mask(prefill.mask.past, prefill.mask.prompts)  # calibrated by an earlier stage
-                return rows_now(prefill.now, own, self._task.row, positions)
+                return rows_now(prefill.now, own, self._image.row, positions)
 
         return self._attention(rows)
 
     def _attention(self, rows: Callable[[Tensor], Tensor]) -> AttentionRows:
         """Attention of text tokens, by index, to the image. rows: computes it from positions, long [Q], to all keys."""
-        image, past = self._span.positions(), self._prefill.mask.past
+        positions, past = self._span.positions(), self._prefill.mask.past
 
         def attention(queries: Tensor) -> Tensor:
             if not len(self._text):
@@ -190,7 +190,7 @@ class PrefillView(View):
                     "the prompt ends with the image: this method needs text after it that attends to the image"
                 )
             found = rows(self._text[queries.cpu()])
-            return found[..., (image + past).to(found.device)].to(self._prefill.now.hidden.device)
+            return found[..., (positions + past).to(found.device)].to(self._prefill.now.hidden.device)
 
         return attention
 
@@ -240,7 +240,7 @@ class PrefillView(View):
     def _shown(self, tokens: Tensor) -> Tensor:
         """Restricts rows of all the image's tokens to those that the mask does not hide."""
         tokens = tokens.to(self.hidden.device)
-        return tokens if self._task.shown is None else tokens[self._task.shown.to(tokens.device)]
+        return tokens if self._image.shown is None else tokens[self._image.shown.to(tokens.device)]
 
     def _as_called(self, module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
         def run(tokens: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""One task per image of a batch: its budgets, what is left of it after each stage, and finally its receipt."""
+"""Each image of a batch while it is pruned: its budgets, what is left after each stage, and finally its receipt."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from vlm_pruner.receipts import ImageReceipt
 
 
 @dataclass(frozen=True)
-class Task:
-    """One image of a batch row, and how to prune it.
+class ImageState:
+    """One image of a batch row: how to prune it, and what is left of it.
 
-    image:   its visual span in the sequence that enters the decoder.
-    budgets: visual tokens to keep at each remaining stage.
-    span:    its remaining tokens in the current sequence, while stages remain; None if no token remains.
-    kept:    the same tokens, counted within `image`, in the last stage's choice; None if all remain.
-    shown:   long, the tokens of `image` that the attention mask does not hide; None if it hides none.
-    whole:   at the stage that drops hidden tokens, whatever is chosen: `span` with them.
-    steps:   (layer, visual tokens from there on) of each stage that is done.
+    original: its visual span in the sequence that enters the decoder.
+    budgets:  visual tokens to keep at each remaining stage.
+    span:     its remaining tokens in the current sequence, while stages remain; None if no token remains.
+    kept:     the same tokens, counted within `original`, in the last stage's choice; None if all remain.
+    shown:    long, the tokens of `original` that the attention mask does not hide; None if it hides none.
+    whole:    at the stage that drops hidden tokens, whatever is chosen: `span` with them.
+    steps:    (layer, visual tokens from there on) of each stage that is done.
     """
 
     row: int
-    image: VisualSpan
+    original: VisualSpan
     budgets: tuple[int, ...]
     span: VisualSpan | None
     kept: Selection | None = None
@@ -60,12 +60,12 @@ class Task:
     def keeps_all_to_the_end(self) -> bool:
         return min(self.budgets) >= self.countable
 
-    def skipped(self, layer: int) -> Task:
-        """The task after a stage before `layer` that left the sequence unchanged."""
+    def skipped(self, layer: int) -> ImageState:
+        """The image after a stage before `layer` that left the sequence unchanged."""
         return replace(self, budgets=self.budgets[1:], steps=(*self.steps, (layer, self.remaining)))
 
-    def without(self, hidden: Tensor | None) -> Task:
-        """The task without the tokens that the attention mask hides. hidden: bool [T] of the row's tokens; None: none.
+    def without(self, hidden: Tensor | None) -> ImageState:
+        """The image without the tokens that the attention mask hides. hidden: bool [T] of the row's tokens; None: none.
 
         At the first stage that drops tokens: what is hidden is gone afterwards.
         """
@@ -77,8 +77,8 @@ class Task:
         span = self.span.part(shown) if len(shown) else None
         return replace(self, span=span, kept=Selection(shown, shown), shown=shown, whole=self.span)
 
-    def reduced(self, selection: Selection | None, layer: int, new_positions: Tensor) -> Task:
-        """The task after a stage. selection: None if all is kept.
+    def reduced(self, selection: Selection | None, layer: int, new_positions: Tensor) -> ImageState:
+        """The image after a stage. selection: None if all is kept.
 
         new_positions: long [B, T], the new position of each old one. Read only if another stage follows, because that
         waits for a GPU.
@@ -102,30 +102,30 @@ class Task:
 
     def receipt(self, method: Pruner, fit: Callable[[TokenLayout], Fit | None] | None) -> ImageReceipt:
         """The receipt, after all stages. fit: maps a layout to how the picture was fitted to its grid."""
-        every = torch.arange(self.image.length, device="cpu")
+        every = torch.arange(self.original.length, device="cpu")
         kept = self.kept or Selection(every, every)
         indices = kept.indices.tolist()
         return ImageReceipt(
             row=self.row,
-            span=(self.image.start, self.image.stop - self.image.start),
+            span=(self.original.start, self.original.stop - self.original.start),
             layer=self.steps[-1][0],
             method=method.name,
-            n_before=self.image.length,
+            n_before=self.original.length,
             n_after=len(indices),
             indices=indices,
             order=kept.order.tolist(),
-            coords=self.image.layout.coords[indices].tolist(),
+            coords=self.original.layout.coords[indices].tolist(),
             pivots=[] if kept.pivots is None else kept.pivots.tolist(),
             nearest=None if kept.nearest is None else kept.nearest.tolist(),
-            offsets=None if self.image.offsets is None else self.image.offsets.tolist(),
+            offsets=None if self.original.offsets is None else self.original.offsets.tolist(),
             steps=[list(step) for step in self.steps],
-            fit=fit(self.image.true_layout or self.image.layout) if fit else None,
+            fit=fit(self.original.true_layout or self.original.layout) if fit else None,
         )
 
 
-def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task]:
-    """Tasks in order of row and position. A span with fewer tokens than its budget keeps all of them."""
-    tasks = []
+def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[ImageState]:
+    """Images in order of row and position. A span with fewer tokens than its budget keeps all of them."""
+    images = []
     stages, follow = len(method.layers(depth)), method.newlines == "of-kept-rows"
     for row, row_spans in enumerate(spans):
         if method.per_frame:
@@ -136,15 +136,15 @@ def plan(spans: list[list[VisualSpan]], method: Pruner, depth: int) -> list[Task
                 budgets = (tokens,) * stages
             else:
                 budgets = method.budgets(tokens, depth, span.released.rounding)
-            image = span.as_released() if method.released else span
-            tasks.append(Task(row, image, budgets, image, newlines_follow=follow))
-    return tasks
+            whole = span.as_released() if method.released else span
+            images.append(ImageState(row, whole, budgets, whole, newlines_follow=follow))
+    return images
 
 
-def too_small(image: VisualSpan, method: Pruner) -> bool:
+def too_small(span: VisualSpan, method: Pruner) -> bool:
     """Whether the image has fewer tokens than `method` should keep."""
     follow = method.newlines == "of-kept-rows"
-    return method.suits(image.layout) and method.keep_tokens is not None and method.keep_tokens > counted(image, follow)
+    return method.suits(span.layout) and method.keep_tokens is not None and method.keep_tokens > counted(span, follow)
 
 
 def counted(span: VisualSpan, newlines_follow: bool) -> int:
@@ -153,12 +153,12 @@ def counted(span: VisualSpan, newlines_follow: bool) -> int:
     return span.length - (0 if lines is None else int(lines.newlines.sum()))
 
 
-def check_inside(tasks: list[Task], rows: int, length: int) -> None:
-    """Raises PruningError if a task lies outside a batch of `rows` sequences of `length` tokens."""
-    for task in tasks:
-        if task.span is not None and (task.row >= rows or task.span.stop > length):
+def check_inside(images: list[ImageState], rows: int, length: int) -> None:
+    """Raises PruningError if an image lies outside a batch of `rows` sequences of `length` tokens."""
+    for image in images:
+        if image.span is not None and (image.row >= rows or image.span.stop > length):
             raise PruningError(
-                f"visual tokens {task.span.start}..{task.span.stop - 1} of row {task.row} lie outside the batch of "
+                f"visual tokens {image.span.start}..{image.span.stop - 1} of row {image.row} lie outside the batch of "
                 f"{rows} rows of {length} tokens; prefill the whole prompt in one forward call"
             )
 
