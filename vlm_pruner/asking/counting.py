@@ -15,7 +15,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
 from vlm_pruner.llava.model.builder import model_class, open_checkpoint
-from vlm_pruner.llava.model.checkpoint import find_folder, read_json
+from vlm_pruner.llava.model.checkpoint import find_folder, read_config
 from vlm_pruner.methods import Pruner
 
 
@@ -57,7 +57,7 @@ def open_counter(checkpoint: str | Path) -> Counter:
     Raises ValueError for a folder without a checkpoint, UnsupportedModelError for a model that no adapter supports.
     """
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first", weights=False)
-    config = read_json(folder / "config.json", "checkpoint")
+    config = read_config(folder, "checkpoint")
     with in_words(checkpoint):
         return _original(folder) if is_original(config) else _processed(folder, str(checkpoint), config)
 

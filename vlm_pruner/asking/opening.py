@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vlm_pruner.asking.chat import Chat
-from vlm_pruner.llava.model.checkpoint import find_folder, read_json
+from vlm_pruner.llava.model.checkpoint import find_folder, read_config
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -26,7 +26,7 @@ def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | st
     folder = find_folder(checkpoint, "checkpoint", "check the path, or download the checkpoint first")
     options: dict[str, Any] = {"device": device, "dtype": _dtype(dtype, device)}
     with in_words(checkpoint):
-        if is_original(read_json(folder / "config.json", "checkpoint")):
+        if is_original(read_config(folder, "checkpoint")):
             from vlm_pruner.asking.original import OriginalChat
 
             return OriginalChat.open(folder, str(checkpoint), **options)

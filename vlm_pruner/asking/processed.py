@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
 from vlm_pruner.asking.processors import load_processor
+from vlm_pruner.asking.weights import load_model
 from vlm_pruner.errors import UnsupportedModelError
 
 LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints have no template
@@ -89,8 +90,8 @@ class ProcessedChat(Chat):
     @classmethod
     def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
         processor = Prompts.open(folder, name).processor  # before the weights, which take longer
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-        return cls(model.to(device).eval(), processor, name)
+        model: Any = load_model(folder, dtype=dtype)
+        return cls(model.to(device), processor, name)
 
     @property
     def _prompts(self) -> Prompts:

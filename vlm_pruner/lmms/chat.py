@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import torch
 from lmms_eval.protocol import ChatMessages
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.asking.smaller import Shrinker
+from vlm_pruner.asking.weights import load_model
 from vlm_pruner.frames import read_film
 from vlm_pruner.images import to_rgb
 from vlm_pruner.llava.eval.batch import kept_per_row
@@ -47,10 +48,10 @@ class ChatModel(PrunedModel):
         self._shrink = None if self.sight is None or self._blind else Shrinker(self.processor, self.sight)
         if not self.processor.chat_template:
             raise ArgumentError(f"{own.pretrained} has no chat template (chat_template.jinja): add its family's own")
-        self._model = AutoModelForImageTextToText.from_pretrained(
+        self._model = load_model(
             own.pretrained, dtype=self._dtype(), attn_implementation=own.attn_implementation,
             device_map=own.device_map or ({"": str(self.device)} if self.device.type != "cpu" else None),
-        ).eval()  # fmt: skip
+        )  # fmt: skip
 
     @property
     def config(self) -> Any:

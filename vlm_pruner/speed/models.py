@@ -205,15 +205,13 @@ def load(path: str | Path, *, device: str | torch.device, dtype: torch.dtype, at
     file = Path(path) / "config.json"
     if not file.is_file():
         raise ValueError(f"{path} is neither a model known by name ({', '.join(NAMES)}) nor a folder with config.json")
-    model: nn.Module
     if "mm_vision_tower" in json.loads(file.read_text(encoding="utf-8")):
         from vlm_pruner.llava.model.builder import load_model
 
         return load_model(path, dtype=dtype, device=device, attn_implementation=attention).eval()
-    from transformers import AutoModelForImageTextToText
+    from vlm_pruner.asking import weights
 
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention)
-    return model.to(device).eval()
+    return weights.load_model(path, dtype=dtype, attn_implementation=attention).to(device)
 
 
 @contextmanager

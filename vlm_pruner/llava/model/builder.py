@@ -26,7 +26,7 @@ from vlm_pruner.llava.model.checkpoint import (
     Tensors,
     find_folder,
     first_line,
-    read_json,
+    read_config,
     read_trained_beside,
     read_weights,
 )
@@ -138,15 +138,15 @@ def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = No
     folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY, weights)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
-    raw = read_json(folder / "config.json", "checkpoint")
+    raw = read_config(folder, "checkpoint")
     _check_quantized(raw, folder)
     original = not layouts.is_transformers_layout(raw)
-    read_config = layouts.config_from_original if original else layouts.config_from_transformers
-    config = read_config(raw, folder)
+    configure = layouts.config_from_original if original else layouts.config_from_transformers
+    config = configure(raw, folder)
     tower = _find_tower(config, folder, vision_tower, weights)
     if tower is not None:
         types = ("siglip_vision_model", "clip_vision_model") if config.takes_videos else ("clip_vision_model",)
-        config.mm_vision_config = layouts.tower_config(read_json(tower / "config.json", "vision tower"), tower, types)
+        config.mm_vision_config = layouts.tower_config(read_config(tower, "vision tower"), tower, types)
     elif not config.mm_vision_config:
         config.mm_vision_config = layouts.known_tower(config.mm_vision_tower or "")
     return Source(folder, config, tower, original, tower_chosen=vision_tower is not None)

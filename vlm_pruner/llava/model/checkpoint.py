@@ -14,6 +14,7 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 
+MOST_LAYERS = 1000
 _WEIGHT_NAMES = (
     "model.safetensors.index.json",
     "model.safetensors",
@@ -54,6 +55,28 @@ def read_json(path: Path, role: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, not an object; download it again")
     return content
+
+
+def read_config(folder: Path, role: str) -> dict[str, Any]:
+    """Reads a folder's config.json. Raises CheckpointError for a number of layers that no model has."""
+    config = read_json(folder / "config.json", role)
+    _check_layers(config, folder)
+    return config
+
+
+def _check_layers(config: Any, folder: Path) -> None:
+    """Raises for a number of layers that no model has, at any depth of a config.json.
+
+    transformers' configurations make lists with an entry per layer, and models modules, before any weight is read.
+    """
+    for name, value in config.items() if isinstance(config, dict) else ():
+        counts = name == "depth" or "layers" in name
+        if counts and isinstance(value, int | float) and not value <= MOST_LAYERS:
+            raise CheckpointError(
+                f"{folder}/config.json: {name} is {value}, more than any model has (at most {MOST_LAYERS} here); "
+                "download it again"
+            )
+        _check_layers(value, folder)
 
 
 def read_weights(folder: Path, role: str) -> Tensors:
