@@ -28,9 +28,12 @@ class KeptPositions:
 
     Not derived from SupportsMRoPE: the `__init__` of a Protocol would take the place of the model's, and vLLM looks for
     the two members only. A subclass defines `whole_tokens` and, if its decoder has one axis, `unpruned_positions`.
+
+    decoder_axes: of the positions that the decoder takes. vLLM brings three equal rows to a decoder with one axis.
     """
 
     supports_mrope = True
+    decoder_axes = AXES
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         self_keeps = bool(vllm_config.model_config.uses_mrope)
@@ -95,9 +98,22 @@ class KeptPositions:
         """rows [R, c] with offsets [R, 3] behind them, if the engine keeps positions."""
         return with_offsets(rows, offsets) if self.keeps_positions else rows
 
-    def moved(self, positions: Tensor) -> Tensor:
-        """The true positions [3, T] of a step's tokens."""
-        return positions + self.offsets[:, : positions.shape[-1]]
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **more: Any,
+    ) -> Any:
+        if self.keeps_positions:
+            positions = self._true_positions(positions)
+        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **more)  # type: ignore[misc]
+
+    def _true_positions(self, positions: Tensor) -> Tensor:
+        """Of a step's tokens, as the decoder takes them: [3, T] or [T]. positions: [3, T], without offsets."""
+        true = positions + self.offsets[:, : positions.shape[-1]]
+        return true[0] if self.decoder_axes == 1 else true
 
 
 def _unpruned(tokens: list[int], items: list[Item], placed: Placement) -> list[int]:

@@ -63,9 +63,10 @@ def _processor(info: Any, dummy_inputs: Any) -> Any:
 
 
 class OneAxis(PrunedEmbeddings):
-    """A decoder whose positions have one axis. vLLM brings three equal rows, of which it gets one."""
+    """A decoder whose positions have one axis."""
 
     config: Any
+    decoder_axes = 1
 
     @property
     def side(self) -> int:
@@ -74,18 +75,6 @@ class OneAxis(PrunedEmbeddings):
 
     def unpruned_positions(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
         return torch.arange(len(tokens)).expand(3, -1), 0
-
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **more: Any,
-    ) -> Any:
-        if self.keeps_positions:
-            positions = self.moved(positions)[0]
-        return super().forward(input_ids, positions, intermediate_tensors, inputs_embeds, **more)  # type: ignore[misc]
 
 
 @MULTIMODAL_REGISTRY.register_processor(_processor, info=_info, dummy_inputs=llava.LlavaDummyInputsBuilder)

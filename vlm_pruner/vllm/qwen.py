@@ -42,17 +42,6 @@ class ThreeAxes(PrunedEmbeddings):
         x, y = layout.coords.long().to(indices.device)[indices].T
         return torch.stack([torch.zeros_like(x), y, x], dim=1)
 
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: Any = None,
-        inputs_embeds: Tensor | None = None,
-        **more: Any,
-    ) -> Any:
-        moved = self.moved(positions)
-        return super().forward(input_ids, moved, intermediate_tensors, inputs_embeds, **more)  # type: ignore[misc]
-
 
 class PrunedQwen2VLInfo(PruningInfo, qwen2_vl.Qwen2VLProcessingInfo):
     pass
