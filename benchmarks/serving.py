@@ -1,11 +1,13 @@
 """Requests per second of `vllm serve` against concurrency and budget, with new pictures and with the same ones.
 
-    python benchmarks/serving.py --model served/mini                    # a checkpoint, here on a CPU
-    python benchmarks/serving.py --shapes llava-1.5-7b --minutes 8      # a GPU: true shapes, random weights
+    python benchmarks/serving.py                                        # the embedded model
+    python benchmarks/serving.py --model served/llava-v1.5-7b           # a checkpoint in transformers' layout
+    python benchmarks/serving.py --shapes llava-1.5-7b --minutes 8      # true shapes, random weights: for a GPU
+    python benchmarks/serving.py --shapes llava-1.5-7b --dry-run        # what it would serve; needs no vLLM
 
-Runs in an environment with vLLM and this plug-in (on a CPU: `make test-vllm` makes one, .venv-vllm). The last line is
-one JSON document. Ratios in the table are against dense at the same concurrency and pictures; cache hits are the share
-of prompt tokens that came from the prefix cache.
+Runs in an environment with vLLM and this plug-in (on a CPU: `make test-vllm` makes one, .venv-vllm). Without a GPU it
+serves in float32 and without compiling. The last line is one JSON document. Ratios in the table are against dense at
+the same concurrency and pictures; cache hits are the share of prompt tokens that came from the prefix cache.
 """
 
 from __future__ import annotations
@@ -29,35 +31,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vlm_pruner.llava.export import export
 from vlm_pruner.provenance import environment
+from vlm_pruner.speed.models import PUBLISHED
 
 MINI = Path(__file__).parents[1] / "playground" / "mini" / "checkpoint"
 PICTURES = 4  # of a cell with the same pictures
 TOKENS = 8  # of an answer
-SHAPES = {
-    "llava-1.5-7b": {
-        "text_config": {
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "head_dim": 128,
-        },
-        "vision_config": {
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-            "projection_dim": 768,
-        },
-        "vision_feature_layer": -2,
-        "dtype": "bfloat16",
-    }
-}
+SHAPES = [name for name, model in PUBLISHED.items() if model.kind == "Llava"]
 
 
 @dataclass(frozen=True)
@@ -76,61 +60,83 @@ class Cell:
         return self.requests / self.seconds
 
 
-def main() -> None:
-    args = arguments()
+def main(argv: list[str] | None = None) -> None:
+    args = arguments(argv)
+    deadline = time.time() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as scratch:
         folder, flags = model_folder(args, Path(scratch))
-        with serving(folder, Path(scratch), flags) as port:
-            cells = measure(port, args)
+        if args.dry_run:
+            print(" ".join(server(folder, 8000, flags)))
+            print((folder / "config.json").read_text(encoding="utf-8"))
+            return
+        with serving(folder, Path(scratch), flags, deadline) as port:
+            cells = measure(port, args, deadline)
     print(table(cells))
     found = [asdict(cell) | {"requests_per_second": cell.rate} for cell in cells]
     print(json.dumps({"cells": found, "shapes": args.shapes, "environment": environment()}))
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="checkpoint in transformers' layout; default: the embedded model")
     parser.add_argument("--shapes", choices=SHAPES, help="random weights of these shapes instead")
     parser.add_argument("--clients", default="1,8,32", help="requests at once (%(default)s)")
     parser.add_argument("--budgets", default="dense,192,64", help="visual tokens (%(default)s)")
     parser.add_argument("--requests", type=int, default=64, help="per cell (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=60, help="start no new cell after this long (%(default)s)")
-    return parser.parse_args()
+    parser.add_argument(
+        "--minutes", type=float, default=60, help="of the whole run: no cell starts after them (%(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the server's command and config.json, and stop")
+    return parser.parse_args(argv)
 
 
 def model_folder(args: argparse.Namespace, scratch: Path) -> tuple[Path, list[str]]:
     """The folder to serve, and the server's flags for it."""
+    flags = ["--dtype", "bfloat16"] if torch.cuda.is_available() else ["--dtype", "float32", "--enforce-eager"]
     if args.shapes is None:
-        return args.model or export(MINI, scratch / "mini"), ["--dtype", "float32", "--enforce-eager"]
-    folder = export(MINI, scratch / args.shapes)
+        return args.model or export(MINI, scratch / "mini"), flags
+    return random_weights(args.shapes, scratch / args.shapes), ["--load-format", "dummy", *flags]
+
+
+def random_weights(name: str, folder: Path) -> Path:
+    """A checkpoint without weights of a published model's shapes. Tokeniser and processor are the embedded model's."""
+    export(MINI, folder)
     (folder / "model.safetensors").unlink()
-    raw = json.loads((folder / "config.json").read_text())
-    for key, value in SHAPES[args.shapes].items():
-        raw[key] = {**raw[key], **value} if isinstance(value, dict) else value
-    (folder / "config.json").write_text(json.dumps(raw))
-    return folder, ["--load-format", "dummy", "--dtype", "bfloat16"]
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    config = PUBLISHED[name].config()
+    config.image_token_index = json.loads((folder / "config.json").read_text(encoding="utf-8"))["image_token_index"]
+    config.architectures = ["LlavaForConditionalGeneration"]
+    config.save_pretrained(folder)
+    return folder
+
+
+def server(folder: Path, port: int, flags: list[str]) -> list[str]:
+    """The command that serves a folder."""
+    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(folder), "--served-model-name", "model", *flags]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "64"]
+    return [*command, "--block-size", "32", "--trust-request-mm-kwargs"]
 
 
 @contextmanager
-def serving(folder: Path, scratch: Path, flags: list[str]) -> Iterator[int]:
+def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> Iterator[int]:
+    """The port of a server, which must answer before the deadline."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(folder), "--served-model-name", "model", *flags]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "64"]
-    command += ["--block-size", "32", "--trust-request-mm-kwargs"]
     path = scratch / "server.log"
     with path.open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(server(folder, port, flags), stdout=log, stderr=subprocess.STDOUT)
         try:
             while not healthy(port):
-                if server.poll() is not None:
+                if running.poll() is not None:
                     raise SystemExit(f"the server stopped: {path.read_text()[-2000:]}")
+                if time.time() > deadline:
+                    raise SystemExit(f"the server did not start in time (--minutes): {path.read_text()[-2000:]}")
                 time.sleep(1)
             yield port
         finally:
-            server.terminate()
-            server.wait(60)
+            running.terminate()
+            running.wait(60)
 
 
 def healthy(port: int) -> bool:
@@ -141,13 +147,13 @@ def healthy(port: int) -> bool:
         return False
 
 
-def measure(port: int, args: argparse.Namespace) -> list[Cell]:
+def measure(port: int, args: argparse.Namespace, deadline: float) -> list[Cell]:
     """Budgets in turn within each cell, so that a machine that slows down slows all of them."""
-    end, seed, cells = time.time() + 60 * args.minutes, 0, []
+    seed, cells = 0, []
     for pictures in ("new", "same"):
         for clients in map(int, args.clients.split(",")):
             for budget in args.budgets.split(","):
-                if time.time() > end:
+                if time.time() > deadline:
                     return cells
                 seed += args.requests
                 cells.append(run_cell(port, budget, clients, pictures, args.requests, seed))

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +49,21 @@ def expected(folder):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(mini.checkpoint(folder))
-    found = mini.references(folder)
+    found = mini.references(folder, NAMES, len(mini.questions()))
     return {name: tokenizer.batch_decode(found[name], skip_special_tokens=True) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def port(folder, expected):
-    with serving(folder, "--trust-request-mm-kwargs", "--block-size", BLOCK) as found:
+    start, _ = page_flags()
+    with serving(folder, *start, "--block-size", BLOCK) as found:
         yield found
+
+
+def page_flags() -> list[list[str]]:
+    """The flags of each `vllm serve` in the page's blocks: the start, and a server with a default."""
+    lines = re.findall(r"^vllm serve served/\S+ (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return [shlex.split(line) for line in lines]
 
 
 @contextmanager
@@ -63,7 +72,7 @@ def serving(folder: Path, *flags: Any) -> Iterator[int]:
     port = free_port()
     command = [Path(sys.executable).parent / "vllm", "serve", mini.checkpoint(folder), "--served-model-name", "mini"]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", 1024, "--max-num-seqs", 32]
-    command += ["--host", "127.0.0.1", "--port", port, *flags]
+    command += ["--host", "127.0.0.1", "--port", port, *flags]  # the last of a flag counts
     path = folder / f"server-{port}.log"
     with path.open("w") as log:
         server = subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT)
@@ -235,11 +244,34 @@ def test_what_the_page_shows_runs(port, folder):
         assert done.returncode == 0 and '"error"' not in done.stdout, done.stdout + done.stderr
 
 
+def test_the_flags_that_the_page_names_are_vllms():
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    known = {option for action in parser._actions for option in action.option_strings}
+    text = re.sub(r"```.*?```", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    spans = [span for span in re.findall(r"`([^`]+)`", text) if not span.startswith(("python ", "vlm-pruner "))]
+    words = [word for span in spans for word in span.split()] + [word for flags in page_flags() for word in flags]
+    named = {word for word in words if word.startswith("--")}
+    assert len(named) > 5 and named <= known
+
+
 def test_without_the_flag_only_the_servers_default_applies(folder, expected):
-    default = json.dumps({"pruning": {"keep_tokens": 64}})
-    with serving(folder, "--mm-processor-kwargs", default) as port:
+    _, default = page_flags()
+    with serving(folder, *default) as port:
         one = mini.questions()[0]
         reply = complete(client(port), content(one))
-        assert said(reply) == expected["64"][0].strip() and reply.usage.prompt_tokens == 78
+        assert said(reply) == expected["128"][0].strip() and reply.usage.prompt_tokens == 142
         with pytest.raises(openai.BadRequestError, match="--trust-request-mm-kwargs"):
-            complete(client(port), content(one), {"keep_tokens": 128})
+            complete(client(port), content(one), {"keep_tokens": 64})
+
+
+def test_the_benchmark_measures_random_weights(tmp_path):
+    """With a tiny model here; with --shapes llava-1.5-7b on a GPU."""
+    script = Path(__file__).parents[2] / "benchmarks" / "serving.py"
+    flags = ["--shapes", "tiny", "--requests", "4", "--clients", "2", "--budgets", "dense,64", "--minutes", "6"]
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout.splitlines()[-1])["cells"]
+    assert [(cell["pictures"], cell["budget"]) for cell in cells] == list(product(("new", "same"), ("dense", "64")))
