@@ -35,7 +35,7 @@ from vlm_pruner.experiments.verdicts import Rules  # noqa: E402
 from vlm_pruner.provenance import environment  # noqa: E402
 
 SEED = 17  # of scenes that nothing else uses
-KINDS = ("existence", "attribute", "count", "reading", "choice")  # relations are at chance for the model
+KINDS = ("existence", "attribute", "count", "relation", "reading", "choice")
 PARTS = 7
 GROUPS = {
     "main": ["vlm-pruner", "vlm-pruner:self_weight=1", "residual", "divprune:layer=2"],
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     parts = _parts([q for q in read_questions(folder / "questions.jsonl") if q.kind in KINDS], folder, args.parts)
     out = args.out / f"{'own' if args.methods else args.group}-{folder.name}"
     if not args.report:
-        settings = experiment.Settings(args.model, out, batch_size=args.batch_size, processes=args.processes,
-                                       rules=Rules(100, references=(DENSE,)))  # fmt: skip
+        settings = experiment.Settings(args.model, out, args.device, batch_size=args.batch_size,
+                                       processes=args.processes, rules=Rules(100, references=(DENSE,)))  # fmt: skip
         names = [*([DENSE] if args.dense else []), *(_name(*one) for one in _combinations(args))]
         experiment.run(settings, parts, lambda facts, _: (make_arms(names, args.budgets, facts), []))
     answers = _answers(out / experiment.UNFINISHED)
@@ -78,6 +78,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", type=int, default=PARTS, help="asked one after another (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--processes", type=int, default=None)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--report", action="store_true", help="asks nothing more")
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "calibration")

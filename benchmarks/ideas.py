@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import vlm_pruner as vp  # noqa: E402
 from benchmarks.suites import REFERENCE, SUITES  # noqa: E402
+from playground.mini.questions import KINDS  # noqa: E402
 from playground.mini.variants import WORLDS, write  # noqa: E402
 from vlm_pruner.console import DENSE  # noqa: E402
 from vlm_pruner.experiments import experiment  # noqa: E402
@@ -104,8 +105,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--split", choices=list(SEEDS), default="test")
     parser.add_argument("--scenes", type=int, default=100, help="per world (%(default)s)")
     parser.add_argument(
-        "--kinds", type=lambda text: text.split(","), default=["existence", "attribute", "count", "reading"]
+        "--kinds", type=lambda text: text.split(","), default=list(KINDS), metavar="NAME,NAME", help="(%(default)s)"
     )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "ideas")
@@ -124,7 +126,7 @@ def _world(world: str, suite: dict[str, Make], args: argparse.Namespace) -> dict
     asked = QuestionSet(folder.name, path, [q for q in read_questions(path) if q.kind in args.kinds])
     rules = Rules(references=(REFERENCE, DENSE))
     out = args.out / f"{folder.name}-{args.suite}"
-    settings = experiment.Settings(args.model, out, prefixes=True, answerable=True, rules=rules)
+    settings = experiment.Settings(args.model, out, args.device, prefixes=True, answerable=True, rules=rules)
     return report(
         world, experiment.run(settings, [asked], lambda facts, _: (make_arms(suite, args.budgets, facts.visual), []))
     )
