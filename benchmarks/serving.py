@@ -7,7 +7,8 @@
 
 Runs in an environment with vLLM and this plug-in (on a CPU: `make test-vllm` makes one, .venv-vllm). Without a GPU it
 serves in float32 and without compiling. The last line is one JSON document. Ratios in the table are against dense at
-the same concurrency and pictures; cache hits are the share of prompt tokens that came from the prefix cache.
+the same concurrency and pictures; cache hits are the share of prompt tokens that came from the prefix cache. On a CPU
+that other work shares, the CPU time of the server's processes says more than requests per second.
 """
 
 from __future__ import annotations
@@ -45,19 +46,40 @@ SHAPES = [name for name, model in PUBLISHED.items() if model.kind == "Llava"]
 
 
 @dataclass(frozen=True)
+class Server:
+    port: int
+    process: int
+
+    def cpu_seconds(self) -> float:
+        """Of the process and its descendants so far."""
+        import psutil  # which vLLM brings
+
+        processes = [psutil.Process(self.process), *psutil.Process(self.process).children(recursive=True)]
+        return sum(times.user + times.system for times in (one.cpu_times() for one in processes))
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One measurement. hits: share of prompt tokens from the prefix cache. seconds: of all requests."""
+    """One measurement. seconds, cpu: wall-clock time and the server's CPU time for all requests. hits: share of prompt
+    tokens from the prefix cache.
+    """
 
     budget: str
     clients: int
     pictures: str
     requests: int
     seconds: float
+    cpu: float
     hits: float
 
     @property
     def rate(self) -> float:
         return self.requests / self.seconds
+
+    @property
+    def work(self) -> float:
+        """CPU seconds of a request."""
+        return self.cpu / self.requests
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,11 +88,11 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder, flags = model_folder(args, Path(scratch))
         if args.dry_run:
-            print(" ".join(server(folder, 8000, flags)))
+            print(" ".join(command(folder, 8000, flags)))
             print((folder / "config.json").read_text(encoding="utf-8"))
             return
-        with serving(folder, Path(scratch), flags, deadline) as port:
-            cells = measure(port, args, deadline)
+        with serving(folder, Path(scratch), flags, deadline) as running:
+            cells = measure(running, args, deadline)
     print(table(cells))
     found = [asdict(cell) | {"requests_per_second": cell.rate} for cell in cells]
     print(json.dumps({"cells": found, "shapes": args.shapes, "environment": environment()}))
@@ -110,22 +132,22 @@ def random_weights(name: str, folder: Path) -> Path:
     return folder
 
 
-def server(folder: Path, port: int, flags: list[str]) -> list[str]:
-    """The command that serves a folder."""
-    command = [str(Path(sys.executable).parent / "vllm"), "serve", str(folder), "--served-model-name", "model", *flags]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "64"]
-    return [*command, "--block-size", "32", "--trust-request-mm-kwargs"]
+def command(folder: Path, port: int, flags: list[str]) -> list[str]:
+    """Serves a folder."""
+    words = [str(Path(sys.executable).parent / "vllm"), "serve", str(folder), "--served-model-name", "model", *flags]
+    words += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--max-num-seqs", "64"]
+    return [*words, "--block-size", "32", "--trust-request-mm-kwargs"]
 
 
 @contextmanager
-def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> Iterator[int]:
-    """The port of a server, which must answer before the deadline."""
+def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> Iterator[Server]:
+    """A server, which must answer before the deadline."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     path = scratch / "server.log"
     with path.open("w") as log:
-        running = subprocess.Popen(server(folder, port, flags), stdout=log, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(command(folder, port, flags), stdout=log, stderr=subprocess.STDOUT)
         try:
             while not healthy(port):
                 if running.poll() is not None:
@@ -133,7 +155,7 @@ def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> I
                 if time.time() > deadline:
                     raise SystemExit(f"the server did not start in time (--minutes): {path.read_text()[-2000:]}")
                 time.sleep(1)
-            yield port
+            yield Server(port, running.pid)
         finally:
             running.terminate()
             running.wait(60)
@@ -147,7 +169,7 @@ def healthy(port: int) -> bool:
         return False
 
 
-def measure(port: int, args: argparse.Namespace, deadline: float) -> list[Cell]:
+def measure(server: Server, args: argparse.Namespace, deadline: float) -> list[Cell]:
     """Budgets in turn within each cell, so that a machine that slows down slows all of them."""
     seed, cells = 0, []
     for pictures in ("new", "same"):
@@ -156,21 +178,21 @@ def measure(port: int, args: argparse.Namespace, deadline: float) -> list[Cell]:
                 if time.time() > deadline:
                     return cells
                 seed += args.requests
-                cells.append(run_cell(port, budget, clients, pictures, args.requests, seed))
+                cells.append(run_cell(server, budget, clients, pictures, args.requests, seed))
                 print(row(cells[-1], cells), flush=True)
     return cells
 
 
-def run_cell(port: int, budget: str, clients: int, pictures: str, requests: int, seed: int) -> Cell:
+def run_cell(server: Server, budget: str, clients: int, pictures: str, requests: int, seed: int) -> Cell:
     bodies = [body(budget, seed + n if pictures == "new" else seed + n % PICTURES, n) for n in range(requests)]
-    ask(port, bodies[0])  # what is loaded on first use
-    before = hits(port)
+    ask(server.port, bodies[0])  # what is loaded on first use
+    cpu, before = server.cpu_seconds(), hits(server.port)
     start = time.time()
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(lambda one: ask(port, one), bodies))
+        list(pool.map(lambda one: ask(server.port, one), bodies))
     seconds = time.time() - start
-    hit, queried = (after - earlier for after, earlier in zip(hits(port), before, strict=True))
-    return Cell(budget, clients, pictures, requests, seconds, hit / queried)
+    hit, queried = (after - earlier for after, earlier in zip(hits(server.port), before, strict=True))
+    return Cell(budget, clients, pictures, requests, seconds, server.cpu_seconds() - cpu, hit / queried)
 
 
 def body(budget: str, picture: int, number: int) -> bytes:
@@ -203,12 +225,15 @@ def hits(port: int) -> tuple[float, float]:
 
 def row(cell: Cell, cells: list[Cell]) -> str:
     dense = [one for one in cells if (one.budget, one.clients, one.pictures) == ("dense", cell.clients, cell.pictures)]
-    ratio = f"{cell.rate / dense[0].rate:.2f}" if dense else "-"
-    return f"| {cell.pictures} | {cell.clients} | {cell.budget} | {cell.rate:.2f} | {ratio} | {100 * cell.hits:.0f} % |"
+    faster = f"{cell.rate / dense[0].rate:.2f}" if dense else "-"
+    less = f"{dense[0].work / cell.work:.2f}" if dense else "-"
+    start = f"| {cell.pictures} | {cell.clients} | {cell.budget} |"
+    return f"{start} {cell.rate:.2f} | {faster} | {cell.work:.2f} | {less} | {100 * cell.hits:.0f} % |"
 
 
 def table(cells: list[Cell]) -> str:
-    head = "| pictures | at once | budget | requests/s | times dense | cache hits |\n|---|---|---|---|---|---|"
+    columns = ("pictures", "at once", "budget", "requests/s", "times dense", "CPU s each", "times less", "cache hits")
+    head = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|"
     return "\n".join([head, *(row(cell, cells) for cell in cells)])
 
 

@@ -51,16 +51,16 @@ def test_a_dry_run_prints_the_command_and_the_configuration(serving, gpu, flags,
 
 def test_ratios_are_against_dense_at_the_same_pictures_and_concurrency(serving):
     cells = [
-        serving.Cell("dense", 1, "new", 10, 10.0, 0.0),
-        serving.Cell("64", 1, "new", 10, 5.0, 0.5),
-        serving.Cell("64", 8, "new", 10, 1.0, 0.0),  # its dense cell was not measured
+        serving.Cell("dense", 1, "new", 10, 10.0, 8.0, 0.0),
+        serving.Cell("64", 1, "new", 10, 5.0, 2.0, 0.5),
+        serving.Cell("64", 8, "new", 10, 1.0, 1.0, 0.0),  # its dense cell was not measured
     ]
     rows = serving.table(cells).splitlines()[2:]
     assert [row.split("|")[5].strip() for row in rows] == ["1.00", "2.00", "-"]
-    assert rows[1] == "| new | 1 | 64 | 2.00 | 2.00 | 50 % |"
+    assert rows[1] == "| new | 1 | 64 | 2.00 | 2.00 | 0.20 | 4.00 | 50 % |"
 
 
 def test_nothing_starts_after_the_deadline(serving, monkeypatch):
     asked = []
     monkeypatch.setattr(serving, "run_cell", lambda *cell: asked.append(cell))
-    assert serving.measure(0, serving.arguments(["--minutes", "1"]), deadline=0) == [] and not asked
+    assert serving.measure(None, serving.arguments(["--minutes", "1"]), deadline=0) == [] and not asked

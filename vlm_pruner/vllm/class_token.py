@@ -1,7 +1,7 @@
-"""What the class token of CLIP's tower attends to, for methods that choose by it, at no second pass.
+"""Reads what CLIP's class token attends to, without a second pass, for methods that choose by it.
 
-vLLM's CLIP gives no attention. It computes queries and keys of the layer that supplies the features anyway: that is its
-last layer, since later ones are not built. A hook notes them, and one row of attention per head is computed anew.
+vLLM's CLIP returns no attention. It computes queries and keys of the layer that supplies the features anyway: that is
+its last layer, since later ones are not built. A hook records them; from them we compute one row of attention per head.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ClassToken:
 
     @contextmanager
     def watching(self) -> Iterator[list[dict[str, Tensor]]]:
-        """A list that has, when the block ends, fields of a View for each picture that was encoded in it."""
+        """Yields a list. When the block ends, it holds fields of a View for each picture encoded in the block."""
         seen: list[dict[str, Tensor]] = []
         noted: dict[str, Tensor] = {}  # qkv: [B, 1 + N, 3 c], of this rank's heads. features: [B, N, c]
 

@@ -1,4 +1,4 @@
-"""In the worker: the vision tower and projector run as ever, then each picture's tokens are chosen and merged."""
+"""In the worker: chooses and merges each picture's tokens after vision tower and projector, which run unchanged."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class PrunedEmbeddings(KeptPositions):
     def _prune(self, rows: Tensor, layout: TokenLayout, wish: Wish | None, seen: dict[str, Tensor]) -> Tensor:
         """[R, c] of a picture's rows [N, c], of which the first `hidden_size` channels enter the decoder.
 
-        Behind them Qwen3-VL has what later layers add (DeepStack): of kept tokens, it stays as it was.
+        Behind them Qwen3-VL has what later layers add (DeepStack): kept tokens keep theirs unmerged.
         """
         if wish is None:
             return rows

@@ -1,4 +1,4 @@
-"""LLaVA-1.5 in vLLM. Checkpoints of the same class with Pixtral's tower run as ever and refuse wishes."""
+"""LLaVA-1.5 in vLLM. Checkpoints of the same class with Pixtral's tower run dense and refuse wishes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In the API server: checks a request's wish, counts placeholders by it, and puts it into cache keys and fields."""
+"""In the API server: checks a request's wish, counts placeholders by it, and adds it to cache keys and fields."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class PruningProcessor:
             raise _refusal(str(error)) from None
 
     def _suits(self, items: Any, explicit: bool) -> bool:
-        """Whether a request's media can be pruned. What cannot is refused if asked for, and left alone by default."""
+        """Whether a request's media can be pruned. Raises VLLMValidationError if they cannot, but the request asks for
+        it; a server's default leaves them whole.
+        """
         reason = self.info.unsupported()
         if not reason and isinstance(items.get("image"), EmbeddingItems | DictEmbeddingItems):
             reason = "pictures given as embeddings are not pruned; send pictures"
@@ -147,6 +149,6 @@ def _refusal(message: str) -> VLLMValidationError:
 
 
 def has_wish(data: Mapping[str, Any] | None) -> Tensor | None:
-    """The FIELD of a picture that a wish prunes; None for others."""
+    """The FIELD of a picture, if it has a wish; otherwise None."""
     field = None if data is None or FIELD not in data else data[FIELD].data
     return field if isinstance(field, Tensor) and field.numel() else None
