@@ -166,19 +166,22 @@ class Packing(Candidate):
     saliency: float = 0.0
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
-        places = view.layout.coords / view.layout.diagonal
-        pivots = choose_pivots(view.keys.float(), min(self.pivots, view.budget))
-        bonus = self.saliency * salience(view.hidden.float())
-        low, high, best = -1.5, 1.5, None
-        for _ in range(12):
-            middle = (low + high) / 2
-            one_pass = _first_round(features, places, pivots, view.budget, middle, self.spatial_weight, bonus)
-            if len(one_pass) == view.budget:
-                best, high = one_pass, middle
-            else:
-                low = middle
-        assert best is not None
-        return best
+        return _fitted(self, features, view, self.saliency * salience(view.hidden.float()))
+
+
+def _fitted(method: Candidate, features: Tensor, view: View, bonus: Tensor) -> Tensor:
+    """The order at the lowest threshold, found by halving, at which one pass still fills the budget."""
+    places = view.layout.coords / view.layout.diagonal
+    pivots = choose_pivots(view.keys.float(), min(method.pivots, view.budget))
+    low, high, best = -1.5, 1.5, pivots
+    for _ in range(12):
+        middle = (low + high) / 2
+        one_pass = _first_round(features, places, pivots, view.budget, middle, method.spatial_weight, bonus)
+        if len(one_pass) == view.budget:
+            best, high = one_pass, middle
+        else:
+            low = middle
+    return best
 
 
 def _first_round(
@@ -280,18 +283,7 @@ class LookedPacking(Looked):
     """Fits the threshold to the picture; the question's attention lowers redundancy."""
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
-        places = view.layout.coords / view.layout.diagonal
-        pivots = choose_pivots(view.keys.float(), min(self.pivots, view.budget))
-        bonus = self.attention * self.relevance(view)
-        low, high, best = -1.5, 1.5, pivots
-        for _ in range(12):
-            middle = (low + high) / 2
-            one_pass = _first_round(features, places, pivots, view.budget, middle, self.spatial_weight, bonus)
-            if len(one_pass) == view.budget:
-                best, high = one_pass, middle
-            else:
-                low = middle
-        return best
+        return _fitted(self, features, view, self.attention * self.relevance(view))
 
 
 @dataclass(frozen=True)

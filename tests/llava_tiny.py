@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -60,11 +60,16 @@ PREPROCESSOR: dict[str, Any] = {
 }
 
 Tensors = dict[str, torch.Tensor]
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def model(**changes: Any) -> LlavaLlamaForCausalLM:
     """A model with seeded weights, in float32."""
-    built = LlavaLlamaForCausalLM(LlavaConfig(**{**CONFIG, "mm_vision_config": VISION, **changes})).eval()
+    return seeded(LlavaLlamaForCausalLM(LlavaConfig(**{**CONFIG, "mm_vision_config": VISION, **changes})).eval())
+
+
+def seeded(built: Model) -> Model:
+    """The model with weights drawn in order of their names."""
     random = np.random.RandomState(0)
     with torch.no_grad():
         for name, weight in sorted(built.named_parameters()):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from llava_tiny import write_json
+from llava_tiny import seeded, write_json
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -59,15 +59,7 @@ CONFIG: dict[str, Any] = {
 def model(**changes: Any) -> LlavaQwenForCausalLM:
     """A model with seeded weights, in float32."""
     own = {name: value for name, value in {**CONFIG, **changes}.items() if name not in ("model_type", "torch_dtype")}
-    built = LlavaQwenForCausalLM(LlavaQwenConfig(**own, mm_vision_config=VISION)).eval()
-    random = np.random.RandomState(0)
-    with torch.no_grad():
-        for name, weight in sorted(built.named_parameters()):
-            fan_in = weight.shape[-1] if weight.ndim > 1 else 1
-            values = torch.from_numpy(random.standard_normal(tuple(weight.shape))).to(weight)
-            scale = 1.0 if "embed" in name else 1.5 * fan_in**-0.5
-            weight.copy_(1 + 0.1 * values if "norm" in name and name.endswith("weight") else values * scale)
-    return built
+    return seeded(LlavaQwenForCausalLM(LlavaQwenConfig(**own, mm_vision_config=VISION)).eval())
 
 
 def write(

@@ -10,10 +10,10 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VL
 
 from vlm_pruner.adapters.base import grid_fit, named_arguments
 from vlm_pruner.adapters.qwen_vl import QwenVLAdapter
+from vlm_pruner.decoder.owner import MethodOwner
 from vlm_pruner.decoder.pruning import DecoderPruning
 from vlm_pruner.decoder.refusals import counting_positions
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.receipts import Receipt
 
 # Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
 _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}
@@ -22,7 +22,7 @@ _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|v
 _BY_POSITION = "by_position"  # from the model with the head, which sees labels, to the one that prunes
 
 
-class VLMPruner(Qwen2VLModel):
+class VLMPruner(MethodOwner, Qwen2VLModel):
     """transformers' Qwen2-VL; with a `method` its decoder drops visual tokens before layer `method.layer`.
 
         model.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default
@@ -32,32 +32,14 @@ class VLMPruner(Qwen2VLModel):
     Pruning is on only while `forward` runs, so nothing is left behind in the model between calls.
     """
 
-    def __init__(self, config: Qwen2VLConfig) -> None:
-        super().__init__(config)
-        self._pruning: DecoderPruning | None = None
-
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> VLMPruner:
         """The model without its language head, from any checkpoint that the class with the head loads."""
         model: VLMPruner = VLMPrunerForConditionalGeneration.from_pretrained(*args, **kwargs).model
         return model
 
-    @property
-    def method(self) -> Pruner | None:
-        """The pruning method, or None for the dense model."""
-        return self._pruning.method if self._pruning else None
-
-    @method.setter
-    def method(self, method: Pruner | None) -> None:
-        if method is None:
-            self._pruning = None
-            return
-        self._pruning = DecoderPruning(self.language_model, method, fit=grid_fit)
-
-    @property
-    def receipts(self) -> list[Receipt]:
-        """What was kept: one receipt per prefill since the method was set."""
-        return self._pruning.receipts if self._pruning else []
+    def _prune_with(self, method: Pruner) -> DecoderPruning:
+        return DecoderPruning(self.language_model, method, fit=grid_fit)
 
     @functools.wraps(Qwen2VLModel.forward)  # for its signature, which transformers and the adapter read
     def forward(self, *args: Any, **kwargs: Any) -> Any:

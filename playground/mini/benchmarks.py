@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from playground.mini.question_file import write_picture
 from playground.mini.questions import KINDS, Question, absent, ask, verify
 from playground.mini.world import TEST_GALLERY, Scene, gallery, make_scene
 
@@ -53,7 +53,7 @@ def write_mini(out: Path, count: int) -> int:
     """One question of each kind per scene; the main job's list."""
     lines = []
     for index, (rng, scene) in enumerate(scenes("mini", count)):
-        name = _save(scene.image, out / "images" / f"{index:06d}.png")
+        name = write_picture(scene.image, out / "images" / f"{index:06d}.png")
         for kind in KINDS:
             if question := balanced(rng, scene, kind, index):
                 line = {"question_id": len(lines), "image": name, "text": question.prompt, "kind": kind}
@@ -65,7 +65,7 @@ def write_pope(out: Path, count: int) -> int:
     """Per scene and category one thing that is there and one that is not; categories differ in how near the miss is."""
     asked, labels = [], {category: [] for category in ("random", "popular", "adversarial")}
     for index, (rng, scene) in enumerate(scenes("pope", count)):
-        name = _save(scene.image, out / "val2014" / f"MINI_val2014_{index:012d}.png")
+        name = write_picture(scene.image, out / "val2014" / f"MINI_val2014_{index:012d}.png")
         for category, truths in labels.items():
             for question in (_present(rng, scene), absent(rng, scene, category)):
                 number = len(truths) + 1
@@ -89,7 +89,7 @@ def write_gqa(out: Path, count: int) -> int:
     types = {"existence": ("verify", "obj"), "attribute": ("query", "attr"), "relation": ("verify", "rel")}
     asked, truths = [], {}
     for index, (rng, scene) in enumerate(scenes("gqa", count)):
-        name = _save(scene.image, out / "data" / "images" / f"n{index}.png")
+        name = write_picture(scene.image, out / "data" / "images" / f"n{index}.png")
         for kind, (structural, semantic) in types.items():
             if question := balanced(rng, scene, kind, index):
                 number = f"{20_000_000 + len(asked)}"
@@ -110,7 +110,7 @@ def write_textvqa(out: Path, count: int) -> int:
     asked, truths = [], []
     for index, (_, scene) in enumerate(scenes("textvqa", count)):
         identity = f"{index:016x}"
-        name = _save(scene.image, out / "train_images" / f"{identity}.png")
+        name = write_picture(scene.image, out / "train_images" / f"{identity}.png")
         for question in _readings(scene):
             asked.append({"question_id": identity, "image": name, "text": question.prompt, "category": "default"})
             truths.append(
@@ -143,7 +143,7 @@ def write_mme(out: Path, count: int) -> int:
             if None in pair:
                 continue
             name = f"{subtask}/{index:04d}.png"
-            _save(scene.image, root / name)
+            write_picture(scene.image, root / name)
             texts = [f"{q.text} Please answer yes or no.\t{q.answer.capitalize()}" for q in pair]
             (root / subtask / f"{index:04d}.txt").write_text("\n".join(texts) + "\n")
             asked += [{"question_id": name, "image": name, "text": q.prompt, "category": subtask} for q in pair]
@@ -173,7 +173,7 @@ def write_ocrbench(out: Path, count: int) -> int:
     entries: list[dict[str, Any]] = []
     for index, (_, scene) in enumerate(scenes("OCRBench", count)):
         name = f"IIIT5K/{index}.png"
-        _save(scene.image, out / "OCRBench_Images" / name)
+        write_picture(scene.image, out / "OCRBench_Images" / name)
         for question in _readings(scene):
             entry = {"dataset_name": "IIIT5K", "type": "Regular Text Recognition", "question": question.text}
             entries.append(entry | {"image_path": name, "answers": [question.answer], "id": len(entries)})
@@ -187,7 +187,7 @@ def write_seed(out: Path, count: int) -> int:
     for index, (rng, scene) in enumerate(scenes("seed_bench", count)):
         if question := certain(rng, scene, "choice"):
             identity = f"{index:06d}_mini"
-            _save(scene.image, out / "SEED-Bench-image" / identity)
+            write_picture(scene.image, out / "SEED-Bench-image" / identity)
             asked.append({"question_id": index, "image": f"SEED-Bench-image/{identity}", "text": question.prompt})
             options = {f"choice_{letter}": text for letter, text in zip("abcd", question.options, strict=True)}
             truth = {"question": question.text, "answer": question.answer, "data_id": identity, "data_type": "image"}
@@ -206,7 +206,7 @@ def write_scienceqa(out: Path, count: int) -> int:
         if question is None:
             continue
         number = str(index + 1)
-        _save(scene.image, out / "images" / "test" / number / "image.png")
+        write_picture(scene.image, out / "images" / "test" / number / "image.png")
         fields = {"question": question.text, "choices": list(question.options), "hint": "", "image": "image.png"}
         fields |= {"answer": "ABCD".index(question.answer), "subject": "mini world", "split": "test"}
         problems[number] = fields | {"task": "closed choice", "grade": "grade1", "topic": question.subtask}
@@ -225,7 +225,7 @@ def write_okvqa(out: Path, count: int) -> int:
     asked, truths = [], []
     for index, (rng, scene) in enumerate(scenes("okvqa", count)):
         name = f"val2014/MINI_val2014_{index:012d}.png"
-        _save(scene.image, out / name)
+        write_picture(scene.image, out / name)
         for place, kind in enumerate(("attribute", "count")):
             if question := certain(rng, scene, kind):
                 number = index * 10 + place
@@ -270,12 +270,6 @@ def _write_whole(out: Path, name: str, count: int) -> int:
     number = WRITERS[name](fresh, count)
     fresh.rename(out / name)
     return number
-
-
-def _save(image: Image.Image, path: Path) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "PNG", compress_level=1)
-    return path.name
 
 
 def _lines(path: Path, rows: list[dict[str, Any]]) -> int:

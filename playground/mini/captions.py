@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from playground.mini.benchmarks import scenes
+from playground.mini.question_file import Asked, write_about_pictures
 from playground.mini.questions import ask
+from playground.mini.world import Scene
 from vlm_pruner.experiments.arms import Arm, make_arms
 from vlm_pruner.experiments.bootstrap import PictureBootstrap
 from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
@@ -63,17 +65,14 @@ def score(said: str, true: str) -> Score:
 
 def write(out: Path, count: int) -> Path:
     """One caption to write for each of `count` scenes, in the main job's form; returns the file."""
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for index, (rng, scene) in enumerate(scenes(NAME, count)):
-        name = f"{index:06d}.png"
-        scene.image.save(out / "images" / name, "PNG", compress_level=1)
-        question = ask(rng, scene, "caption")
-        assert question is not None
-        line = {"question_id": index, "image": name, "text": question.prompt, "kind": "caption"}
-        lines.append(json.dumps(line | {"answer": question.answer}) + "\n")
-    (out / "questions.jsonl").write_text("".join(lines))
+    write_about_pictures(out, ((scene.image, _captions(rng, scene)) for rng, scene in scenes(NAME, count)))
     return out / "questions.jsonl"
+
+
+def _captions(rng: np.random.Generator, scene: Scene) -> Asked:
+    question = ask(rng, scene, "caption")
+    assert question is not None
+    return [("caption", question)]
 
 
 def compare(answerer: LlavaAnswerer, questions: list[Question], arms: list[Arm], resamples: int) -> list[dict]:

@@ -12,8 +12,6 @@ same command always writes the same films.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from playground.mini.question_file import write_picture, write_questions, writing_command
 from playground.mini.world import COLOR_NAMES, GRID, SHAPES, TEST_GALLERY, _Canvas, gallery
 
 SEED = 20_260_401
@@ -125,27 +124,21 @@ def _options(
 
 def write(out: Path, count: int) -> int:
     """Films and their questions in the form of `llava.eval.model_vqa_video`; how many questions."""
-    lines: list[dict[str, object]] = []
+    return write_questions(out, _lines(out / "videos", count))
+
+
+def _lines(folder: Path, count: int) -> Iterator[dict[str, object]]:
+    """The questions of `count` films, whose frames go to `folder`."""
     for index in range(count):
         rng = np.random.default_rng([SEED, index])
         film, name = make_film(rng), f"{index:06d}"
-        (out / "videos" / name).mkdir(parents=True, exist_ok=True)
         for frame, image in enumerate(film.frames):
-            image.save(out / "videos" / name / f"{frame}.png", "PNG", compress_level=1)
+            write_picture(image, folder / name / f"{frame}.png")
         for kind, text, options, answer in questions(rng, film):
-            line = {"question_id": len(lines), "video": name, "question": text, "kind": kind}
-            lines.append(line | {"options": list(options), "answer": answer})
-    (out / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return len(lines)
+            yield {"video": name, "question": text, "kind": kind, "options": list(options), "answer": answer}
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--films", type=int, default=60, metavar="N", help="(%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    args = parser.parse_args(argv)
-    print(f"{args.out}/questions.jsonl: {write(args.out, args.films)} questions")
-
+main = writing_command(__doc__, "films", 60, write)
 
 if __name__ == "__main__":
     main()

@@ -13,8 +13,6 @@ never saw.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from playground.mini.benchmarks import certain, scenes
+from playground.mini.question_file import write_about_pictures, writing_command
 from playground.mini.questions import HARDER, Question
 from playground.mini.world import COLOR_NAMES, SHAPES, SIZES, Scene
 
@@ -63,25 +62,10 @@ def _sizes(question: Question, scene: Scene) -> list[str]:
 
 def write(out: Path, count: int) -> int:
     """Questions of `count` scenes; how many they are."""
-    lines: list[dict[str, object]] = []
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    for index, (rng, scene) in enumerate(scenes(NAME, count)):
-        name = f"{index:06d}.png"
-        scene.image.save(out / "images" / name, "PNG", compress_level=1)
-        for kind, question in questions(rng, scene):
-            line = {"question_id": len(lines), "image": name, "text": question.prompt, "kind": kind}
-            lines.append(line | {"answer": question.answer})
-    (out / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return len(lines)
+    return write_about_pictures(out, ((scene.image, questions(rng, scene)) for rng, scene in scenes(NAME, count)))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=100, metavar="N", help="(%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    args = parser.parse_args(argv)
-    print(f"{args.out}/questions.jsonl: {write(args.out, args.scenes)} questions")
-
+main = writing_command(__doc__, "scenes", 100, write)
 
 if __name__ == "__main__":
     main()

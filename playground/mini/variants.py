@@ -10,7 +10,6 @@ surfaces are never those of training; the same command always writes the same qu
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from playground.mini.benchmarks import certain
+from playground.mini.question_file import write_about_pictures
 from playground.mini.questions import KINDS, Question
 from playground.mini.world import TEST_GALLERY, Scene, gallery, make_scene
 
@@ -82,15 +82,8 @@ def write(out: Path, world: str, count: int, per_kind: int, seed: int) -> Path:
         return folder
     fresh = out / f".{folder.name}.new"
     shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "images").mkdir(parents=True)
-    lines: list[str] = []
-    for index, (rng, scene) in enumerate(scenes(world, count, seed)):
-        name = f"{index:06d}.png"
-        scene.image.save(fresh / "images" / name, "PNG", compress_level=1)
-        for question in questions(rng, scene, per_kind):
-            line = {"question_id": len(lines), "image": name, "text": question.prompt, "kind": question.kind}
-            lines.append(json.dumps(line | {"answer": question.answer}) + "\n")
-    (fresh / "questions.jsonl").write_text("".join(lines))
+    drawn = scenes(world, count, seed)
+    write_about_pictures(fresh, ((s.image, [(q.kind, q) for q in questions(rng, s, per_kind)]) for rng, s in drawn))
     fresh.rename(folder)  # a killed run leaves nothing that looks whole
     return folder
 

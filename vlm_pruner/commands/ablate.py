@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_pruner.commands.options import BUDGETS
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
+from vlm_pruner.commands.options import BUDGETS, add_experiment_arguments
+from vlm_pruner.experiments.mini import check_checkpoint
 from vlm_pruner.experiments.questions import QuestionSet, kinds_of, read_questions
 from vlm_pruner.experiments.worlds import find_world
 
@@ -53,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="kinds asked; default: all",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/ablations"), metavar="DIR", help="results (%(default)s)"
-    )
-    parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="LLaVA checkpoint; default: the embedded"
-    )
+    add_experiment_arguments(parser, "results/ablations")
     parser.add_argument(
         "--questions", type=Path, default=None, metavar="FILE", help="question file, pictures in images/ beside it"
     )

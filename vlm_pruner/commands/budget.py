@@ -9,8 +9,9 @@ import argparse
 import time
 from pathlib import Path
 
+from vlm_pruner.commands.options import add_experiment_arguments
 from vlm_pruner.console import words
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
+from vlm_pruner.experiments.mini import check_checkpoint
 from vlm_pruner.experiments.questions import QuestionSet, question_sets
 from vlm_pruner.experiments.worlds import find_world
 
@@ -42,15 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON lines: question_id, image (in images/ beside it), text, kind, answer; default: the embedded world",
     )  # fmt: skip
     parser.add_argument("--questions", type=int, default=4000, metavar="N", help="at most (%(default)s)")
-    parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="LLaVA checkpoint; default: the embedded"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results/budget"), metavar="DIR", help="(%(default)s)")
+    add_experiment_arguments(parser, "results/budget")
     parser.add_argument("--seed", type=int, default=0, help="splits the pictures, draws and resamples (%(default)s)")
     parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="prompts at once (%(default)s)")
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="(%(default)s; each loads the model)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vlm_pruner.commands.options import add_experiment_arguments
 from vlm_pruner.console import words
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint, find_questions
+from vlm_pruner.experiments.mini import check_checkpoint, find_questions
 from vlm_pruner.experiments.questions import check_pictures, question_sets
 
 EXAMPLES = """examples:
@@ -39,10 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--questions-file", type=Path, nargs="+", metavar="FILE",
         help="JSON lines: image (in images/ beside it), text, answer (docs/own_data.md); default: the embedded world",
     )  # fmt: skip
-    parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint; default: the embedded"
-    )
-    parser.add_argument("--out", type=Path, default=Path("results/compare"), metavar="DIR", help="(%(default)s)")
+    add_experiment_arguments(parser, "results/compare")
     parser.add_argument("--seed", type=int, default=0, help="draws questions, random's tokens, resamples (%(default)s)")
     parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="of the bootstrap (%(default)s)")
     parser.add_argument("--holm", action="store_true", help="verdicts corrected for the number of comparisons")
@@ -54,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes", type=int, default=None, metavar="N", help="default: one per core, four at most",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

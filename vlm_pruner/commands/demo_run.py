@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlm_pruner.commands.options import add_experiment_arguments
 from vlm_pruner.console import words
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint, find_questions
+from vlm_pruner.experiments.mini import check_checkpoint, find_questions
 from vlm_pruner.experiments.questions import QuestionSet, balanced_sample, kinds_of, read_questions
 
 if TYPE_CHECKING:
@@ -43,11 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="prompts generated at once (%(default)s)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("results/demo"), metavar="DIR", help="results (%(default)s)")
-    parser.add_argument(
-        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint; default: the embedded"
-    )
+    add_experiment_arguments(parser, "results/demo")
     parser.add_argument(
         "--data", type=Path, default=None, metavar="DIR", help="holds mini/questions.jsonl; default: made when missing"
     )

@@ -1,4 +1,4 @@
-"""What `vlm-pruner ask` and `vlm-pruner show` have in common: flags, methods by name, pictures from files."""
+"""What subcommands have in common: flags, methods by name, pictures from files."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument("--dtype", default=None, help="float32, float16 or bfloat16 (float32 on a CPU)")
+
+
+def add_experiment_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """What every command has that lets a model answer many questions. out: the default folder of results."""
+    parser.add_argument(
+        "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint folder (default: the embedded model)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="results (%(default)s)")
 
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:

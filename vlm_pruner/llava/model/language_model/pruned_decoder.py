@@ -6,16 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
+from vlm_pruner.decoder.owner import MethodOwner
 from vlm_pruner.decoder.pruning import DecoderPruning
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.receipts import Receipt
 
 
-class PrunedDecoder(nn.Module):
+class PrunedDecoder(MethodOwner, nn.Module):
     """Goes before a transformers decoder in a class's bases. With a `method` the decoder drops visual tokens.
 
         decoder.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default
@@ -25,26 +24,10 @@ class PrunedDecoder(nn.Module):
     Pruning is on only while `forward` runs, so nothing is left behind in the decoder between calls.
     """
 
-    def __init__(self, config: PreTrainedConfig) -> None:
-        super().__init__(config)
-        self._pruning: DecoderPruning | None = None
-
-    @property
-    def method(self) -> Pruner | None:
-        """The pruning method, or None for the dense model."""
-        return self._pruning.method if self._pruning else None
-
-    @method.setter
-    def method(self, method: Pruner | None) -> None:
-        pruning = None if method is None else DecoderPruning(self, method, fit=self.fit)
-        if method is not None:
-            self.check(method)
-        self._pruning = pruning
-
-    @property
-    def receipts(self) -> list[Receipt]:
-        """What was kept: one receipt per prefill since the method was set."""
-        return self._pruning.receipts if self._pruning else []
+    def _prune_with(self, method: Pruner) -> DecoderPruning:
+        pruning = DecoderPruning(self, method, fit=self.fit)
+        self.check(method)
+        return pruning
 
     def check(self, method: Pruner) -> None:
         """Raises PruningError if `method` cannot fit any picture. A decoder alone knows of none."""
