@@ -25,6 +25,7 @@ from playground.mini import lmms_tasks
 from vlm_pruner import lmms
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.frame_sizes import VideoLimits
 from vlm_pruner.lmms import check
 from vlm_pruner.lmms.arguments import (
     ArgumentError,
@@ -133,6 +134,9 @@ def test_unknown_arguments_are_named_with_the_known_ones() -> None:
         ({"device": "cpu", "device_map": "auto"}, "give one of them"),
         ({"min_pixels": 100, "max_pixels": 50}, "min_pixels=100"),
         ({"max_num_frames": 0}, "max_num_frames=0"),
+        ({"fps": 0}, "fps=0.0 must be above 0"),
+        ({"video_min_pixels": 9, "video_max_pixels": 4}, "video_min_pixels=9 is more than video_max_pixels=4"),
+        ({"total_pixels": 0}, "total_pixels=0 must be at least 1"),
     ],
 )
 def test_senseless_values_are_refused(given: dict[str, Any], named: str) -> None:
@@ -415,6 +419,17 @@ def test_a_default_limit_on_pixels_gives_way_and_the_result_says_so(given: Any, 
         read_arguments(Qwen3Arguments, {"pretrained": "x", "min_pixels": 200704, "max_pixels": 9216})
 
 
+def test_limits_on_videos_are_said_where_given() -> None:
+    """lmms-eval samples two frames per second where the pixels of the whole video are limited."""
+    given = {"pretrained": "x", "total_pixels": "9000000", "video_max_pixels": "4096"}
+    found = read_arguments(Qwen3Arguments, given)
+    assert found.inputs()["total_pixels"] == 9000000 and found.inputs()["fps"] == 2.0
+    assert found.pixels.video == VideoLimits(4096, 4096, 9000000)
+    assert read_arguments(Qwen3Arguments, {**given, "fps": "1"}).fps == 1.0
+    assert read_arguments(ChatArguments, given).fps is None
+    assert read_arguments(Qwen3Arguments, {"pretrained": "x"}).pixels.video == VideoLimits(200704, 1605632)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -436,6 +451,9 @@ def test_video_benchmarks(benchmark: str) -> None:
     flags = dry(benchmark, "0.889", "0.8", "16", FAMILY="llava_vid", FRAMES="64", EXTRA="force_sample=True")
     assert flags["--model"] == "vlm_pruner_llava_vid" and flags["--tasks"].startswith(benchmark)
     assert "max_frames_num=64,force_sample=True" in flags["--model_args"]
+    own = {"VIDEO_MIN_PIXELS": "1024", "VIDEO_MAX_PIXELS": "9216", "TOTAL_PIXELS": "90000"}
+    flags = dry(benchmark, "0", FAMILY="qwen3_vl", **own)
+    assert "video_min_pixels=1024,video_max_pixels=9216,total_pixels=90000" in flags["--model_args"]
     flags = dry(benchmark, "0", FAMILY="qwen3_vl", FPS="2", MIN_PIXELS="4096")
     assert "max_pixels" not in flags["--model_args"] and "min_pixels=4096,fps=2" in flags["--model_args"]
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from lmms_eval.models import get_model
 from lmms_eval.tasks import TaskManager
 from odd_pictures import PICTURES
 from PIL import Image
+from versions import skip_before
 
 import vlm_pruner as vp
 from llava.eval import model_vqa_loader
@@ -33,7 +35,7 @@ from vlm_pruner import cli, lmms
 from vlm_pruner.decoder.pruning import PruningWarning
 from vlm_pruner.images import read_image
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
-from vlm_pruner.lmms.chat import ChatModel, ChatModelSimple
+from vlm_pruner.lmms.chat import ChatModel, ChatModelSimple, Qwen2VL, Qwen3VL, Qwen25VL
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
 from vlm_pruner.lmms.llava import Llava
@@ -151,6 +153,7 @@ def test_the_rest_of_the_family_runs_pruned(family: str, tasks: Path, tmp_path: 
     one, many = (evaluate(f"vlm_pruner_{family}", given, "mini_pairs", tasks, batch_size=size) for size in (1, 4))
     assert answers(one, "mini_pairs") == answers(many, "mini_pairs")
     assert one["throughput"]["avg_kept_tokens"] == one["throughput"]["avg_visual_tokens"] / 4
+    assert one["throughput"]["avg_max_pixels"] == 9216  # what was used is in the result
 
 
 def test_receipts_lie_beside_the_results(qwen: Path, tasks: Path, tmp_path: Path) -> None:
@@ -319,33 +322,86 @@ def test_a_crash_of_one_process_fails_the_script(tasks: Path, tmp_path: Path) ->
     assert not list(tmp_path.rglob("*_results.json"))
 
 
-@pytest.mark.skipif(find_spec("torchvision") is None, reason="transformers reads videos with torchvision")
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
-def test_videos(family: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve frames of 48 x 48, four per second."""
     import av
     import numpy as np
 
-    with av.open(str(tmp_path / "film.mp4"), "w") as film:
-        stream = film.add_stream("mpeg4", rate=4)
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
         stream.width = stream.height = 48
         for number in range(12):
             frame = av.VideoFrame.from_ndarray(np.full((48, 48, 3), 20 * number, np.uint8), format="rgb24")
-            film.mux(stream.encode(frame))
-        film.mux(stream.encode())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def about(film: Path) -> Document:
+    """A document that shows the film, then a picture."""
+    parts = [{"type": "video", "url": str(film)}, {"type": "image", "url": Image.new("RGB", (40, 30))}]
+    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "red star"}]}]
+    return Document(0, "t", "test", 0, "", Decoding(4), lambda: messages)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_videos(family: str, film: Path, tmp_path: Path) -> None:
     folder = tiny_qwen_checkpoint.write(tmp_path / "model", family)
     model = ChatModel(pretrained=str(folder), device="cpu", max_num_frames=8, reduction_ratio=0.5)
-
-    from vlm_pruner.lmms.decoding import Decoding
-    from vlm_pruner.lmms.documents import Document
-
-    parts = [{"type": "video", "url": str(tmp_path / "film.mp4")}, {"type": "image", "url": Image.new("RGB", (40, 30))}]
-    messages = [{"role": "user", "content": [*parts, {"type": "text", "text": "red star"}]}]
-    document = Document(0, "t", "test", 0, "", Decoding(4), lambda: messages)
-    (reply,) = model.answer([document], document.decoding)
+    (reply,) = model.answer([about(film)], Decoding(4))
     assert reply.visuals == len(reply.kept) == 2
     assert {int(coords[0]) for coords in reply.kept[0].coords} == {0, 1, 2, 3}  # of 8 frames, two by two
     assert len(reply.kept[1].coords[0]) == 2
     assert all(one.n_after == one.n_before // 2 for one in reply.kept)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_limits_on_frames_and_what_the_result_says_of_them(family: str, film: Path, tmp_path: Path) -> None:
+    """A frame of 48 x 48 has 36 tokens. A limit on pictures holds for frames, unless they have their own."""
+    skip_before("5.18", "its Qwen processors need torchvision")
+    folder = tiny_qwen_checkpoint.write(tmp_path / "model", family)
+    kind = {"qwen2_vl": Qwen2VL, "qwen2_5_vl": Qwen25VL, "qwen3_vl": Qwen3VL}[family]
+    for given, per_step, of_picture in (
+        ({"max_pixels": 1024, "min_pixels": 64}, 16, 12),
+        ({"max_pixels": 4096, "min_pixels": 64, "video_max_pixels": 576}, 9, 20),
+        ({"max_pixels": 1024, "min_pixels": 64, "video_max_pixels": 2304}, 36, 12),
+        ({"max_pixels": 4096, "min_pixels": 64, "video_min_pixels": 4096}, 64, 20),
+        ({"max_pixels": 4096, "min_pixels": 64, "total_pixels": 8 * 512, "fps": 8}, 16, 20),
+    ):
+        model = kind(pretrained=str(folder), device="cpu", max_num_frames=8, reduction_ratio=0.5, **given)
+        (reply,) = model.answer([about(film)], Decoding(4))
+        frames = 8
+        if "fps" in given and family != "qwen3_vl":  # all twelve, which share the pixels
+            frames, per_step = 12, 9
+        assert [one.n_before for one in reply.kept] == [frames // 2 * per_step, of_picture], given
+        said = model.inputs()
+        assert (said["video_frames"], said["pixels_per_frame"]) == (frames, 64 * per_step), given
+        assert {name: said[name] for name in given} == given
+    plain = ChatModel(pretrained=str(folder), device="cpu")
+    assert (plain.inputs()["min_pixels"], plain.inputs()["max_pixels"]) == (256, 4096)  # the checkpoint's
+
+
+def test_a_folder_of_frames_is_a_film(film: Path, tmp_path: Path) -> None:
+    skip_before("5.18", "its Qwen processors need torchvision")
+    folder = tiny_qwen_checkpoint.write(tmp_path / "model", "qwen3_vl")
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(11):
+        Image.new("RGB", (48, 48), (20 * number,) * 3).save(frames / f"{number}.png")
+    model = Qwen3VL(pretrained=str(folder), device="cpu", max_num_frames=8, max_pixels=1024, keep_tokens=8)
+    (reply,) = model.answer([about(frames)], Decoding(4))
+    assert reply.kept[0].n_before == 4 * 16 and model.inputs()["video_frames"] == 8
+
+
+@pytest.mark.parametrize("given", [{"video_max_pixels": 4096}, {"total_pixels": 4096}])
+def test_limits_on_frames_are_refused_where_frames_have_one_size(given: dict[str, int]) -> None:
+    model = object.__new__(ChatModel)
+    model.arguments = ChatArguments("x", **given)
+    model.processor = SimpleNamespace(image_processor=SimpleNamespace(size={"height": 30, "width": 30}))
+    with pytest.raises(ArgumentError, match="scales frames to fixed sizes"):
+        model._video_limits()
 
 
 _FILM_TASK = """\

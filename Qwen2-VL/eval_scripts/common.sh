@@ -5,7 +5,8 @@
 #                (default qwen2_vl)
 #   METHOD       pruning method                   (default vlm-pruner; others take RATIO only; dense is RATIO 0)
 #   MAX_PIXELS   an image is scaled down to it    (default 1003520, the paper's; not for llava...)
-#   MIN_PIXELS FPS SYSTEM_PROMPT   as in --model_args   (default the model's; not for llava...)
+#   MIN_PIXELS VIDEO_MIN_PIXELS VIDEO_MAX_PIXELS TOTAL_PIXELS FPS SYSTEM_PROMPT
+#                as in --model_args               (default the model's; not for llava...)
 #   FRAMES       frames of a video                (default the model's: 20 for llava_vid, else 32)
 #   EXTRA        more --model_args, such as force_sample=True,add_time_instruction=True
 #   DTYPE ATTN   bfloat16 and sdpa, as the paper; DEVICE=cpu runs on the processor (DTYPE=float32 then)
@@ -78,6 +79,9 @@ set_command() {
         # Of Qwen3-VL the paper's limit is not known: lmms-eval's own holds.
         if [[ $family != qwen3_vl || -n ${MAX_PIXELS:-} ]]; then model_args+=,max_pixels=${MAX_PIXELS:-1003520}; fi
         if [[ -n ${MIN_PIXELS:-} ]]; then model_args+=,min_pixels=$MIN_PIXELS; fi
+        if [[ -n ${VIDEO_MIN_PIXELS:-} ]]; then model_args+=,video_min_pixels=$VIDEO_MIN_PIXELS; fi
+        if [[ -n ${VIDEO_MAX_PIXELS:-} ]]; then model_args+=,video_max_pixels=$VIDEO_MAX_PIXELS; fi
+        if [[ -n ${TOTAL_PIXELS:-} ]]; then model_args+=,total_pixels=$TOTAL_PIXELS; fi
         if [[ -n ${FRAMES:-} ]]; then model_args+=,max_num_frames=$FRAMES; fi
         if [[ -n ${FPS:-} ]]; then model_args+=,fps=$FPS; fi
         if [[ -n ${SYSTEM_PROMPT:-} ]]; then model_args+=,system_prompt=$SYSTEM_PROMPT; fi

@@ -10,15 +10,20 @@ from typing import Any
 import torch
 
 from vlm_pruner.asking.chat import Chat
+from vlm_pruner.geometry.frame_sizes import NO_LIMITS, PixelLimits
 from vlm_pruner.llava.model.checkpoint import find_folder, read_config
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None) -> Chat:
+def load(
+    checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | str | None = None,
+    pixels: PixelLimits = NO_LIMITS,
+) -> Chat:  # fmt: skip
     """Opens a checkpoint folder or Hub name, in LLaVA's original layout or in transformers'.
 
-    dtype: float16 on a GPU and float32 on a CPU unless given.
+    dtype: float16 on a GPU and float32 on a CPU unless given. pixels: of pictures and videos, for families that scale
+    both by their number of pixels (Qwen's); others refuse limits.
     Raises ValueError for a device that torch does not have, a folder without a checkpoint (llava's CheckpointError),
     and a model that no adapter supports (UnsupportedModelError).
     """
@@ -29,10 +34,14 @@ def load(checkpoint: str | Path, *, device: str = "cpu", dtype: torch.dtype | st
         if is_original(read_config(folder, "checkpoint")):
             from vlm_pruner.asking.original import OriginalChat
 
+            if pixels != NO_LIMITS:
+                raise ValueError(
+                    f"{checkpoint} is a LLaVA, which scales pictures to fixed sizes; leave limits on pixels out"
+                )
             return OriginalChat.open(folder, str(checkpoint), **options)
         from vlm_pruner.asking.processed import ProcessedChat
 
-        return ProcessedChat.open(folder, str(checkpoint), **options)
+        return ProcessedChat.open(folder, str(checkpoint), **options, pixels=pixels)
 
 
 @contextmanager

@@ -11,9 +11,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlm_pruner.asking.chat import Chat, Pictures, Prompt, as_list
+from vlm_pruner.asking.frame_processor import scaled
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.asking.weights import load_model
 from vlm_pruner.errors import UnsupportedModelError
+from vlm_pruner.frames import Clip, describe_clip
+from vlm_pruner.geometry.frame_sizes import NO_LIMITS, PixelLimits
 
 LLAVA_PROMPT = "USER: {images}{question} ASSISTANT:"  # of LLaVA-1.5, whose older checkpoints have no template
 
@@ -24,11 +27,11 @@ class Prompts:
     name: what the user called the checkpoint.
     """
 
-    def __init__(self, processor: Any, config: Any, name: str) -> None:
-        self.processor, self.config, self.name = processor, config, name
+    def __init__(self, processor: Any, config: Any, name: str, pixels: PixelLimits = NO_LIMITS) -> None:
+        self.processor, self.config, self.name, self.pixels = processor, config, name, pixels
 
     @classmethod
-    def open(cls, folder: Path, name: str) -> Prompts:
+    def open(cls, folder: Path, name: str, pixels: PixelLimits = NO_LIMITS) -> Prompts:
         config = AutoConfig.from_pretrained(
             folder, trust_remote_code=False
         )  # fails for any other folder, before anything is loaded
@@ -39,11 +42,13 @@ class Prompts:
                 "of a family that `vlm-pruner methods` lists"
             )
         try:
-            processor = load_processor(str(folder))
+            processor = load_processor(str(folder), pixels.min_pixels, pixels.max_pixels)
         except ImportError as error:
             missing = " ".join(str(error).split()).partition(". ")[0]
             raise ValueError(f"{name} cannot be opened here: {missing}; pip install torchvision") from None
-        return cls(processor, config, name)
+        if pixels.video is not None and not hasattr(processor.image_processor, "merge_size"):
+            raise ValueError(f"{name} ({config.model_type}) scales frames to fixed sizes; leave limits on pixels out")
+        return cls(processor, config, name, pixels)
 
     @property
     def takes_video(self) -> bool:
@@ -55,13 +60,23 @@ class Prompts:
         visuals: dict[str, Any] = {"images": shown} if shown else {}
         if video:
             self._check_video()
-            visuals |= {"videos": [np.stack([np.asarray(frame) for frame in video])], "do_sample_frames": False}
+            visuals |= self._film(video)
         text = self._text(question, ["image"] * len(shown) + ["video"] * bool(video))
         inputs = self.processor(text=[text], return_tensors="pt", **visuals)
         ids, config = inputs["input_ids"], self.config
         placeholders = {config.image_token_id, *([config.video_token_id] if self.takes_video else [])}
         visual = sum(int((ids == placeholder).sum()) for placeholder in placeholders)
         return Prompt(inputs, ids.shape[1] - visual, visual)
+
+    def _film(self, video: Sequence[Image.Image]) -> dict[str, Any]:
+        """What the processor takes for a video. Models that read times get them if `video` is a Clip."""
+        frames, limits = np.stack([np.asarray(frame) for frame in video]), self.pixels.video
+        film: dict[str, Any] = {"do_sample_frames": False}
+        if limits is not None:
+            frames, film["videos_kwargs"] = scaled(frames, limits, self.processor.image_processor), {"do_resize": False}
+        if isinstance(video, Clip):
+            film["video_metadata"] = [describe_clip(video.indices, video.total, video.fps)]
+        return {**film, "videos": [frames]}
 
     def _check_video(self) -> None:
         if not self.takes_video:
@@ -83,19 +98,21 @@ class Prompts:
 class ProcessedChat(Chat):
     """Any family that `vlm_pruner.prune` supports, as transformers loads it."""
 
-    def __init__(self, model: Any, processor: Any, name: str) -> None:
+    def __init__(self, model: Any, processor: Any, name: str, pixels: PixelLimits = NO_LIMITS) -> None:
         super().__init__(model, name)
-        self.processor = processor
+        self.processor, self.pixels = processor, pixels
 
     @classmethod
-    def open(cls, folder: Path, name: str, *, dtype: Any, device: str) -> ProcessedChat:
-        processor = Prompts.open(folder, name).processor  # before the weights, which take longer
+    def open(
+        cls, folder: Path, name: str, *, dtype: Any, device: str, pixels: PixelLimits = NO_LIMITS
+    ) -> ProcessedChat:
+        processor = Prompts.open(folder, name, pixels).processor  # before the weights, which take longer
         model: Any = load_model(folder, dtype=dtype)
-        return cls(model.to(device), processor, name)
+        return cls(model.to(device), processor, name, pixels)
 
     @property
     def _prompts(self) -> Prompts:
-        return Prompts(self.processor, self.model.config, self.name)
+        return Prompts(self.processor, self.model.config, self.name, self.pixels)
 
     @property
     def takes_video(self) -> bool:

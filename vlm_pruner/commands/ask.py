@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from vlm_pruner.report.table import render
 if TYPE_CHECKING:
     from vlm_pruner.asking import Answer
     from vlm_pruner.drawing.overlay import PictureOrFrames
+    from vlm_pruner.frames import Clip
     from vlm_pruner.methods import Pruner
     from vlm_pruner.receipts import ImageReceipt
 
@@ -27,6 +28,7 @@ EXAMPLES = """examples:
   vlm-pruner ask photo.jpg --question "What is on the table?" --method fastv --keep 32 --layer 3
   vlm-pruner ask a.png b.png --question "What has changed?" --model checkpoints/llava-v1.5-7b --device cuda
   vlm-pruner ask --video clip.mp4 --question "What happens?" --model Qwen/Qwen2.5-VL-3B-Instruct --keep ratio:0.9
+  vlm-pruner ask --video clip.mp4 --fps 2 --frames 32 --video-max-pixels 200704 --question "What happens?" --model DIR
 """
 
 
@@ -34,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures, in the order in which they are shown")
     parser.add_argument("--question", required=True, metavar="TEXT")
     parser.add_argument("--video", metavar="FILE", help="a video file, a folder of frames, or an animated picture")
-    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames taken of the video (%(default)s)")
+    parser.add_argument(
+        "--frames", type=int, default=8, metavar="N", help="frames taken of the video; with --fps at most (%(default)s)"
+    )
+    parser.add_argument("--fps", type=float, metavar="F", help="frames taken of a second of the video")
+    options.add_pixel_arguments(parser)
     parser.add_argument(
         "--method", default="vlm-pruner", metavar="NAME",
         help="see vlm-pruner methods; dense; or FILE.py:CLASS (%(default)s)",
@@ -61,22 +67,27 @@ def run(args: argparse.Namespace) -> int:
     wanted = None if args.method == DENSE else options.Wanted.read(
         args.method, args.keep, args.layer, args.settings
     )  # fmt: skip
+    options.pixel_limits(args)  # raises if they contradict each other
     pictures = options.read_pictures(args.images)
-    video: list[Image.Image] = []
-    if args.video:
-        from vlm_pruner.frames import read_frames
-
-        video = read_frames(args.video, args.frames)
+    video = _video(args)
     chat = options.load_chat(args)
     method = None if wanted is None else wanted.on(chat, pictures, args.question, video)
     answers = _answer(chat, pictures, video, args, method)
     print(report(args, answers))
+    if args.video:
+        print(frames_used(video))
     options.warn_of_other_worlds(args.model, [*pictures, *video])
     if method is not None:
         _show_kept(args, answers["pruned"], pictures, video)
     if args.json:
-        _write_json(args, method, answers)
+        _write_json(args, method, answers, video)
     return 0
+
+
+def _video(args: argparse.Namespace) -> Clip:
+    from vlm_pruner.frames import Clip, read_frames
+
+    return read_frames(args.video, args.frames, args.fps) if args.video else Clip([], [], 0, 1.0)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -145,6 +156,12 @@ def _rows(answers: list[Answer]) -> list[list[str]]:
     return [[name, *values] for name, values in rows.items()]
 
 
+def frames_used(video: Clip) -> str:
+    """The frames that the model saw, and when they were shown."""
+    listed = ", ".join(map(str, video.indices)) if len(video) <= 16 else f"{video.indices[0]} ... {video.indices[-1]}"
+    return wrapped(f"video: {len(video)} of {video.total} frames ({listed}), {video.fps:g} per second")
+
+
 def _how_measured(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
     before = "each a cold first call" if args.no_warm_up else "after one untimed call of each"
     what = "one run each" if len(answers) > 1 else "one run"
@@ -188,7 +205,7 @@ def pair(
     return list(zip(images, shown, strict=True))
 
 
-def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[str, Answer]) -> None:
+def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[str, Answer], video: Clip) -> None:
     from vlm_pruner.provenance import environment
 
     values = {
@@ -196,6 +213,8 @@ def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[s
         "question": args.question,
         "images": args.images,
         "video": args.video,
+        "frames": {name: getattr(video, name) for name in ("indices", "total", "fps")} if args.video else None,
+        "pixels": asdict(options.pixel_limits(args)),
         "model": args.model,
         "method": method and {"name": method.name, **method.config()},
         "warm_up": not args.no_warm_up,

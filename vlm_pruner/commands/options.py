@@ -16,6 +16,7 @@ from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_c
 if TYPE_CHECKING:
     from vlm_pruner.cost.budgets import Budget, Make
     from vlm_pruner.cost.flops import DecoderShape
+    from vlm_pruner.geometry.frame_sizes import PixelLimits
     from vlm_pruner.methods import Pruner
 
 BUDGETS = "64 (tokens kept), ratio:0.889 (share removed), avg:64 (mean over layers), flops:0.3 (share of dense)"
@@ -38,6 +39,25 @@ def add_experiment_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="results (%(default)s)")
+
+
+def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
+    """Limits on pixels: those of a family that takes pictures of any size (Qwen-VL); the others refuse them."""
+    whose = "Qwen-VL only; the checkpoint's unless given"
+    parser.add_argument("--min-pixels", type=int, metavar="N", help=f"of a picture, and of a video's frame ({whose})")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="likewise, at most")
+    parser.add_argument("--video-min-pixels", type=int, metavar="N", help="of a frame, where it differs from pictures")
+    parser.add_argument("--video-max-pixels", type=int, metavar="N", help="likewise, at most")
+    parser.add_argument("--total-pixels", type=int, metavar="N", help="of all frames of a video together, at most")
+
+
+def pixel_limits(args: argparse.Namespace) -> PixelLimits:
+    from vlm_pruner.geometry.frame_sizes import PixelLimits
+
+    return PixelLimits(*(
+        getattr(args, name, None)
+        for name in ("min_pixels", "max_pixels", "video_min_pixels", "video_max_pixels", "total_pixels")
+    ))  # fmt: skip
 
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +85,7 @@ def load_chat(args: argparse.Namespace) -> Any:
     from vlm_pruner.asking import load
 
     print(f"loading {args.model if Path(args.model) != CHECKPOINT else 'the embedded model'}", file=sys.stderr)
-    return load(args.model, device=args.device, dtype=args.dtype)
+    return load(args.model, device=args.device, dtype=args.dtype, pixels=pixel_limits(args))
 
 
 def warn_of_other_worlds(model: str, pictures: Sequence[Image.Image]) -> None:

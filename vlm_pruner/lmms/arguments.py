@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from vlm_pruner.console import DENSE
 from vlm_pruner.errors import PruningError
+from vlm_pruner.geometry.frame_sizes import PixelLimits
 from vlm_pruner.llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
 from vlm_pruner.llava.sights import BLIND, RESIZE, Sight
 from vlm_pruner.methods import Pruner, from_words
@@ -128,8 +129,9 @@ class LlavaVideoArguments(LlavaOnevisionArguments):
 class ChatArguments(Arguments):
     """min_pixels, max_pixels: images are scaled to between these (families that take images of any size).
 
-    max_num_frames: evenly spread frames to take from a video; alternatively fps, frames per second.
-    system_prompt: replaces the one in the checkpoint's chat template.
+    They hold for the frames of videos too, unless video_min_pixels, video_max_pixels (per frame) or total_pixels (of
+    all frames) are given: `PixelLimits`. max_num_frames: evenly spread frames to take from a video; alternatively
+    fps, frames per second. system_prompt: replaces the one in the checkpoint's chat template.
     """
 
     max_pixels: int | None = None
@@ -137,21 +139,34 @@ class ChatArguments(Arguments):
     max_num_frames: int = 32
     fps: float | None = None
     system_prompt: str | None = None
+    video_min_pixels: int | None = None
+    video_max_pixels: int | None = None
+    total_pixels: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        least, most = self.min_pixels, self.max_pixels
-        if least is not None and most is not None and least > most:
-            raise ArgumentError(f"min_pixels={least} is more than max_pixels={most}")
         if self.max_num_frames < 1:
             raise ArgumentError(f"max_num_frames={self.max_num_frames} must be at least 1")
+        if self.fps is not None and not self.fps > 0:
+            raise ArgumentError(f"fps={self.fps} must be above 0")
+        _ = self.pixels  # raises if they contradict each other
+
+    @property
+    def pixels(self) -> PixelLimits:
+        return PixelLimits(**{field.name: getattr(self, field.name) for field in fields(PixelLimits)})
+
+    def inputs(self) -> dict[str, Any]:
+        """As of every model, with those limits on videos that were given."""
+        optional = ("video_min_pixels", "video_max_pixels", "total_pixels")
+        return {name: value for name, value in super().inputs().items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True)
 class Qwen3Arguments(ChatArguments):
     """As lmms-eval's `qwen3_vl`, with its defaults. What the paper used for Qwen3-VL is not known.
 
-    A default limit on pixels gives way to the other one, if that was given: max_pixels=9216 makes min_pixels 9216.
+    A default limit on pixels gives way to the other one, if that was given: max_pixels=9216 makes min_pixels 9216. With
+    total_pixels and without fps, fps is 2. fps gives an even number of frames, 4 to max_num_frames.
     """
 
     max_pixels: int | None = 1605632
@@ -161,11 +176,12 @@ class Qwen3Arguments(ChatArguments):
     @classmethod
     def defaults_beside(cls, given: Mapping[str, Any]) -> dict[str, Any]:
         least, most = given.get("min_pixels"), given.get("max_pixels")
+        frames = {"fps": 2.0} if given.get("total_pixels") is not None and given.get("fps") is None else {}
         if least is None and most is not None:
-            return {"min_pixels": min(cls.min_pixels or most, most)}
+            return {"min_pixels": min(cls.min_pixels or most, most), **frames}
         if most is None and least is not None:
-            return {"max_pixels": max(cls.max_pixels or least, least)}
-        return {}
+            return {"max_pixels": max(cls.max_pixels or least, least), **frames}
+        return frames
 
 
 A = TypeVar("A", bound=Arguments)

@@ -7,6 +7,7 @@ template builds the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,10 +15,12 @@ from lmms_eval.protocol import ChatMessages
 from PIL import Image
 from transformers import AutoConfig
 
+from vlm_pruner.asking.frame_processor import scaled
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.asking.smaller import Shrinker
 from vlm_pruner.asking.weights import load_model
 from vlm_pruner.frames import read_film
+from vlm_pruner.geometry.frame_sizes import VideoLimits
 from vlm_pruner.images import to_rgb
 from vlm_pruner.llava.eval.batch import kept_per_row
 from vlm_pruner.llava.eval.checkpoint import DTYPES
@@ -38,12 +41,15 @@ class ChatModel(PrunedModel):
     arguments_class = ChatArguments
     arguments: ChatArguments
     families: ClassVar[tuple[str, ...]] = ()  # model types; () means all
+    even_frames: ClassVar[bool] = False  # take an even number of a video's frames, as qwen-vl-utils does
 
     def load(self) -> None:
         own = self.arguments
+        self._shown = FramesShown()
         self._check_family(AutoConfig.from_pretrained(own.pretrained).model_type)
         self.processor = load_processor(own.pretrained, own.min_pixels, own.max_pixels)
         self.processor.tokenizer.padding_side = "left"
+        self._limits = self._video_limits()
         self._blind = self.sight is not None and self.sight.name == BLIND
         self._shrink = None if self.sight is None or self._blind else Shrinker(self.processor, self.sight)
         if not self.processor.chat_template:
@@ -106,21 +112,47 @@ class ChatModel(PrunedModel):
             return messages
         return [{"role": "system", "content": [{"type": "text", "text": prompt}]}, *messages]
 
+    def _video_limits(self) -> VideoLimits | None:
+        """Limits on frames, for families that scale them by pixels; None: the checkpoint's own."""
+        limits, images = self.arguments.pixels.video, self.processor.image_processor
+        if limits is not None and not hasattr(images, "merge_size"):
+            raise ArgumentError(
+                f"{type(images).__name__} scales frames to fixed sizes, not to a number of pixels; leave "
+                "video_min_pixels, video_max_pixels and total_pixels out"
+            )
+        return limits
+
+    def inputs(self) -> dict[str, Any]:
+        """The settings, with the checkpoint's limits where none were given, and what videos became."""
+        given, size = super().inputs(), getattr(self.processor.image_processor, "size", {})
+        for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+            if given[name] is None and hasattr(self.processor.image_processor, "merge_size"):
+                given[name] = size[edge]
+        return {**given, **self._shown.summary()}
+
     def _inputs(self, prompts: Sequence[Messages]) -> Any:
         films = self._read_films(prompts)
-        video = {"video_metadata": films, "do_sample_frames": False} if films else {}
+        video: dict[str, Any] = {"video_metadata": films, "do_sample_frames": False} if films else {}
+        if films and self._limits is not None:
+            video["videos_kwargs"] = {"do_resize": False}
         inputs = self.processor.apply_chat_template(
             prompts, add_generation_prompt=True, tokenize=True, return_dict=True,
             processor_kwargs={"padding": True, "return_tensors": "pt", **video},
         )  # fmt: skip
+        if films and "video_grid_thw" in inputs:
+            self._shown.add(films, inputs["video_grid_thw"], self.processor.video_processor)
         return inputs.to(self.model.device, self.model.dtype)
 
     def _read_films(self, prompts: Sequence[Messages]) -> list[Any]:
-        """Replaces videos' paths by frames. Returns the frames' positions in the videos, in order."""
+        """Replaces videos' paths by frames, scaled if limits are given. Returns the frames' positions, in order."""
         own, found = self.arguments, []
+        if getattr(self.processor, "video_processor", True) is None and any(map(_has_video, prompts)):
+            raise ArgumentError(f"{own.pretrained} reads videos through torchvision: pip install torchvision")
         for part in (part for prompt in prompts for message in prompt for part in message["content"]):
             if part["type"] == "video" and isinstance(part["video"], str):
-                part["video"], metadata = read_film(part["video"], own.max_num_frames, own.fps)
+                frames, metadata = read_film(part["video"], own.max_num_frames, own.fps, self.even_frames)
+                limits = self._limits
+                part["video"] = frames if limits is None else scaled(frames, limits, self.processor.image_processor)
                 found.append(metadata)
         return found
 
@@ -157,6 +189,33 @@ class ChatModelSimple(ChatModel):
         return self._with_system([{"role": "user", "content": content}])
 
 
+@dataclass
+class FramesShown:
+    """What videos became, over a run: sums over the videos."""
+
+    videos: int = 0
+    frames: int = 0
+    pixels: float = 0.0  # of a frame
+
+    def add(self, films: Sequence[Any], grids: Any, processor: Any) -> None:
+        """grids: (time, height, width) of each film in patches."""
+        side = int(processor.patch_size)
+        for film, (_, height, width) in zip(films, grids.tolist(), strict=True):
+            self.videos += 1
+            self.frames += len(film.frames_indices)
+            self.pixels += height * width * side**2
+
+    def summary(self) -> dict[str, float]:
+        """Averages; empty without videos."""
+        if not self.videos:
+            return {}
+        return {"video_frames": self.frames / self.videos, "pixels_per_frame": self.pixels / self.videos}
+
+
+def _has_video(prompt: Messages) -> bool:
+    return any(part["type"] == "video" for message in prompt for part in message["content"])
+
+
 def _part(document: Document, visual: Any) -> dict[str, Any]:
     if isinstance(visual, Image.Image):
         return {"type": "image", "image": to_rgb(visual)}
@@ -184,8 +243,10 @@ class Qwen25VLSimple(ChatModelSimple):
 class Qwen3VL(ChatModel):
     families = ("qwen3_vl", "qwen3_vl_moe")
     arguments_class = Qwen3Arguments
+    even_frames = True
 
 
 class Qwen3VLSimple(ChatModelSimple):
     families = Qwen3VL.families
     arguments_class = Qwen3Arguments
+    even_frames = True

@@ -154,6 +154,10 @@ class PrunedModel(lmms):
             with prune(self.model, self.method):
                 pass
 
+    def inputs(self) -> dict[str, Any]:
+        """What decided what the model saw, for the result file."""
+        return self.arguments.inputs()
+
     def _choose_device(self, name: str | None) -> torch.device:
         """The process's own GPU, unless a device is named."""
         if name not in (None, "cuda"):
@@ -187,8 +191,9 @@ class PrunedModel(lmms):
     def _report(self, seconds: float, tokens: int) -> None:
         """Speed, kept tokens and the settings of pictures and videos go into lmms-eval's results, as `throughput`."""
         speed = tokens / seconds if seconds else 0.0
-        logger.info(f"{self._description()}: {self.arguments.inputs()}")
-        metrics = {**self._ledger.summary(self.task_dict), **as_numbers(self.arguments.inputs())}
+        inputs = self.inputs()
+        logger.info(f"{self._description()}: {inputs}")
+        metrics = {**self._ledger.summary(self.task_dict), **as_numbers(inputs)}
         log_metrics(seconds, tokens, speed, additional_metrics=metrics)
         self._reported = True
         if (complaint := self._ledger.complaint(self.task_dict)) is not None:
