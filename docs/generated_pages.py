@@ -1,4 +1,5 @@
-"""Pages that are made while the documentation is built: each command's help, and a reference from docstrings.
+"""Pages that are made while the documentation is built: each command's help, a reference from docstrings, and the
+leaderboard of the comparison on the embedded model.
 
 Our docstrings are plain text with `code` in backticks, not reStructuredText, so autodoc would misread them.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import os
 import re
 from dataclasses import fields, is_dataclass
@@ -139,9 +141,55 @@ def _default(entry: Any) -> str:
     return "" if entry.default_factory is MISSING else f" = {entry.default_factory.__name__}()"
 
 
+def leaderboard_page() -> str:
+    """All methods of the kept comparison, best first at each budget."""
+    data = json.loads((HERE.parent / "fig" / "data" / "compare.json").read_text(encoding="utf-8"))
+    arms, asked = {arm["key"]: arm for arm in data["arms"]}, data["benchmarks"][0]
+    dense, *cells = data["cells"]
+    kinds = list(asked["kinds"])
+    text = (
+        f"# Leaderboard\n\n{asked['n']} questions about {asked['pictures']} pictures of the embedded world, answered "
+        f"by the [embedded model](mini.md), best first. Dense: {_interval(dense['accuracy'])}. Accuracy: mean over "
+        "kinds of question in %, with 95 % intervals; differences are paired, and bold where the interval excludes 0. "
+        "Two methods whose intervals overlap may stand in either order. [The comparison](comparison.md) says how it "
+        f"was made and what is fair. {data['date'][:10]}, {data['environment']['hardware']['processor']}.\n"
+    )
+    heads = ["method", "accuracy", "- VLM-Pruner", "- dense", "FLOPs", *kinds]
+    for budget in dict.fromkeys(arms[cell["arm"]]["budget_tokens"] for cell in cells):
+        own = [cell for cell in cells if arms[cell["arm"]]["budget_tokens"] == budget]
+        rows = [_ranked(arms[cell["arm"]], cell, kinds) for cell in sorted(own, key=lambda c: -c["accuracy"]["mean"])]
+        table = [heads, ["---"] * len(heads), *rows]
+        text += f"\n## {budget} tokens\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
+    return text
+
+
+def _ranked(arm: dict[str, Any], cell: dict[str, Any], kinds: list[str]) -> list[str]:
+    ours, dense = cell["against"].get("vlm-pruner"), cell["against"]["dense"]
+    flops = arm["accounting"]["flops_share"]
+    return [
+        arm["label"], _interval(cell["accuracy"]), _difference(ours) if ours else "", _difference(dense),
+        f"{100 * flops:.0f} %", *(f"{100 * cell['kinds'][kind]['mean']:.0f}" for kind in kinds),
+    ]  # fmt: skip
+
+
+def _interval(found: dict[str, float], sign: str = "") -> str:
+    mean, low, high = (100 * found[name] for name in ("mean", "low", "high"))
+    return f"{mean:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _difference(found: dict[str, float]) -> str:
+    """Bold where the interval excludes 0."""
+    shown = _interval(found, "+")
+    return f"**{shown}**" if found["low"] > 0 or found["high"] < 0 else shown
+
+
 def write(*_: Any) -> None:
     """Writes a page only if it has changed, so that a second build reads little."""
-    for name, text in (("commands.md", commands_page()), ("reference.md", reference_page())):
+    for name, text in (
+        ("commands.md", commands_page()),
+        ("reference.md", reference_page()),
+        ("leaderboard.md", leaderboard_page()),
+    ):
         path = HERE / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

@@ -19,7 +19,7 @@ else:
     import tomli as tomllib  # pytest brings it to older Pythons
 
 ROOT = Path(__file__).resolve().parents[1]
-BUILT = ("commands.md", "reference.md")  # written from the code while the documentation is built
+BUILT = ("commands.md", "leaderboard.md", "reference.md")  # made while the documentation is built
 PAGES = [ROOT / "README.md", *(ROOT / f"{name}.md" for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY", "AGENTS"))]
 PAGES += [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in BUILT]
 PAGES += [*sorted(ROOT.glob("*/README.md")), ROOT / "playground" / "photos" / "README.md"]
