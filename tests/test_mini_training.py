@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_standards_fold_into_the_projector(model: MiniModel) -> None:
 
 def test_a_run_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
     """Steps 0..3 in one go equal steps 0..1, a save, and steps 2..3 by a new process' trainer."""
-    monkeypatch.setattr("playground.mini.train.standards", lambda model: (torch.zeros(160), torch.ones(160)))
+    monkeypatch.setattr("playground.mini.train.standards", lambda model, style: (torch.zeros(160), torch.ones(160)))
     straight, first, second = (Trainer(Recipe(warm_up=2), tmp_path) for _ in range(3))
     for step in range(4):
         straight.advance(draw_lesson(0, step, 0, TINY))
@@ -239,7 +240,7 @@ def test_a_run_resumes_where_it_was_killed(tmp_path, monkeypatch) -> None:
 
 
 def test_parts_follow_relations_and_the_time(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("playground.mini.train.standards", lambda model: (torch.zeros(160), torch.ones(160)))
+    monkeypatch.setattr("playground.mini.train.standards", lambda model, style: (torch.zeros(160), torch.ones(160)))
     trainer = Trainer(Recipe(), tmp_path)
     assert trainer.part() == "nouns"
     trainer._move_on([True] * 8 + [False] * 2)
@@ -330,13 +331,14 @@ EVERYTHING = {kind: 2 for kind in ("near", "beside", "reading", "glyph", "verify
     "caption": 1
 }
 EVERY = Topic(24, (6, 8), 2, (0, 1), EVERYTHING, groups=0.5)
+DRAWN = partial(draw_lesson, 5, process=0, teaching=TINY)
 MOST = Teaching({24: 1.0}, {24: (EVERY,) * 2}, noun_blind=0.3)
 
 
 def test_lessons_drawn_ahead_are_those_of_their_steps() -> None:
     """Through files and processes, in the order of steps; and again where workers are too slow."""
-    ahead = Ahead(5, 3, 0, 1)
-    lessons = ahead.lessons(lambda: TINY, torch.device("cpu"))
+    ahead = Ahead(5, 3, 1)
+    lessons = ahead.lessons(lambda: DRAWN, torch.device("cpu"))
     first = next(lessons)
     fresh = [first, *(lesson for lesson, _ in zip(lessons, range(12), strict=False))]
     ahead.close()
@@ -350,9 +352,9 @@ def test_lessons_drawn_ahead_are_those_of_their_steps() -> None:
 
 
 def test_no_lesson_comes_again_while_workers_are_fast_enough() -> None:
-    ahead = Ahead(5, 0, 0, 2)
-    lessons = ahead.lessons(lambda: TINY, torch.device("cpu"))
-    ahead.order(TINY)
+    ahead = Ahead(5, 0, 2)
+    lessons = ahead.lessons(lambda: DRAWN, torch.device("cpu"))
+    ahead.order(DRAWN)
     for _ in range(6):
         wait(list(ahead.drawn))
         next(lessons)
@@ -363,7 +365,7 @@ def test_no_lesson_comes_again_while_workers_are_fast_enough() -> None:
 
 def test_every_tensor_of_a_step_is_on_the_trainers_device(tmp_path, monkeypatch) -> None:
     """Tensors without content refuse to meet others, as those of a GPU would."""
-    monkeypatch.setattr("playground.mini.train.standards", lambda model: (torch.zeros(160), torch.ones(160)))
+    monkeypatch.setattr("playground.mini.train.standards", lambda model, style: (torch.zeros(160), torch.ones(160)))
     monkeypatch.setattr(torch, "autocast", lambda *args, **named: contextlib.nullcontext())
     trainer = Trainer(Recipe(more=True), tmp_path, device="meta")
     trainer.step = 1

@@ -8,6 +8,7 @@ with the picture seen in other layers; `again` counts them.
 
 from __future__ import annotations
 
+import io
 import pickle
 import tempfile
 from collections import deque
@@ -15,76 +16,92 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
-
-from playground.mini.course import Lesson, Teaching, draw_lesson, seen_in
+from torch import Tensor
 
 KEPT = 24  # lessons that may come again
 REPEATS = 3  # times, each
+D = TypeVar("D", bound="Drawn")
 
 
-def _write(path: Path, seed: int, step: int, process: int, teaching: Teaching, times: int) -> Path:
+class Drawn(Protocol):
+    """What workers draw: tensors among other things."""
+
+    def map(self: D, change: Callable[[Tensor], Tensor]) -> D:
+        """The same with `change` done to each tensor."""
+        ...
+
+    def anew(self: D, rng: np.random.Generator) -> D:
+        """What comes instead where it comes again."""
+        ...
+
+
+Draw = Callable[[int], Drawn]  # of a step; to be pickled, so a function of a module or a partial of one
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors as arrays, whose memory protocol 5 writes as it is."""
+
+    def reducer_override(self, obj: object) -> object:
+        return (torch.from_numpy, (obj.numpy(),)) if isinstance(obj, Tensor) else NotImplemented
+
+
+def _write(path: Path, draw: Draw, step: int) -> Path:
     """What a worker does."""
-    lesson = draw_lesson(seed, step, process, teaching, times)
-    with path.open("wb") as file:
-        pickle.dump(lesson.map(lambda t: t.numpy()), file, protocol=5)  # type: ignore[arg-type,return-value]
+    file = io.BytesIO()
+    _Pickler(file, protocol=5).dump(draw(step))
+    path.write_bytes(file.getbuffer())
     return path
 
 
-def _read(path: Path, device: torch.device, stream: torch.cuda.Stream | None) -> Lesson:
+def _read(path: Path, device: torch.device, stream: torch.cuda.Stream | None) -> Drawn:
     """The lesson of a file, on the device; copied in a stream of its own, beside what the trainer computes."""
     with path.open("rb") as file:
-        lesson = pickle.load(file)  # written by `_write` of this very run
+        lesson: Drawn = pickle.load(file)  # written by `_write` of this very run
     path.unlink()
-    lesson = _map_arrays(lesson)
     if stream is None:
-        return lesson.to(device)
+        return lesson.map(lambda t: t.to(device))
     # Its memory is the stream's own; `kept` holds it until the trainer's stream is long done with it.
     with torch.cuda.stream(stream):
-        moved = lesson.map(lambda t: t.pin_memory() if t.numel() else t).to(device)
+        moved = lesson.map(lambda t: (t.pin_memory() if t.numel() else t).to(device, non_blocking=True))
         stream.synchronize()
     return moved
 
 
-def _map_arrays(lesson: Lesson) -> Lesson:
-    """Tensors again in place of arrays; labels of kinds, answers, parts and sizes stay arrays."""
-    named = {"kinds", "answers", "parts", "sizes"}
-    for name, value in vars(lesson).items():
-        if isinstance(value, np.ndarray) and name not in named:
-            setattr(lesson, name, torch.from_numpy(value))
-    for pack in lesson.packs:
-        for name in ("ids", "labels"):
-            object.__setattr__(pack, name, torch.from_numpy(getattr(pack, name)))
-    lesson.blind = [torch.from_numpy(b) for b in lesson.blind]
-    lesson.some = {name: torch.from_numpy(t) for name, t in lesson.some.items()}
-    return lesson
-
-
 class Ahead:
-    """Iterates over lessons on `device`; create it before the GPU is used. `now()` says what is taught."""
+    """Iterates over what `now()` draws, step after step, on `device`; create it before the GPU is used."""
 
-    def __init__(self, seed: int, step: int, process: int, workers: int, times: int = 1) -> None:
-        self.seed, self.step, self.process, self.workers, self.times = seed, step, process, workers, times
+    def __init__(self, seed: int, step: int, workers: int) -> None:
+        self.step, self.workers = step, workers
         self.pool = ProcessPoolExecutor(workers, get_context("fork"), torch.set_num_threads, (1,))
         self.reader = ThreadPoolExecutor(1)
         self.folder = tempfile.TemporaryDirectory(prefix="lessons-", ignore_cleanup_errors=True)
+        self.files = 0
         self.drawn: deque[Future[Path]] = deque()
-        self.kept: deque[tuple[Lesson, int]] = deque(maxlen=KEPT)
+        self.kept: deque[tuple[Drawn, int]] = deque(maxlen=KEPT)
         self.rng = np.random.default_rng([seed, 3])
         self.again = 0
 
-    def order(self, teaching: Teaching) -> None:
+    def order(self, draw: Draw) -> None:
         """Keep all workers busy."""
         while len(self.drawn) < 2 * self.workers:
-            path = Path(self.folder.name) / f"{self.step}.lesson"
-            self.drawn.append(self.pool.submit(_write, path, self.seed, self.step, self.process, teaching, self.times))
-            self.step += 1
+            path = Path(self.folder.name) / f"{self.files}.lesson"
+            self.drawn.append(self.pool.submit(_write, path, draw, self.step))
+            self.step, self.files = self.step + 1, self.files + 1
 
-    def lessons(self, now: Callable[[], Teaching], device: torch.device) -> Iterator[Lesson]:
+    def restart(self, step: int) -> None:
+        """Forget what was drawn; other lessons begin at `step`."""
+        for future in self.drawn:
+            future.cancel()
+        self.drawn.clear(), self.kept.clear()
+        self.step, self.again = step, 0
+
+    def lessons(self, now: Callable[[], Draw], device: torch.device) -> Iterator[Drawn]:
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        coming: Future[Lesson] | None = None
+        coming: Future[Drawn] | None = None
         while True:
             self.order(now())
             if coming is None and (self.drawn[0].done() or not self.kept):
@@ -103,13 +120,13 @@ class Ahead:
             else:
                 wait([coming or self.drawn[0]])
 
-    def _old(self) -> Lesson | None:
+    def _old(self) -> Drawn | None:
         """A lesson that may come again, the one that was shown longest ago."""
         if not self.kept or self.kept[0][1] >= REPEATS:
             return None
         lesson, times = self.kept.popleft()
         self.kept.append((lesson, times + 1))
-        return seen_in(self.rng, lesson)
+        return lesson.anew(self.rng)
 
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)

@@ -27,6 +27,7 @@ from playground.mini.questions import (
     by_place,
     things_beside,
 )
+from playground.mini.textures import Gallery
 from playground.mini.tokenizer import build
 from playground.mini.world import (
     GLYPHS,
@@ -80,6 +81,8 @@ class Teaching:
     blind, noun_blind: shares of the questions in these roles. Choices need sight behind "?" more than others do.
     one_sided: share of the relations "right" and "below" that are asked as others. As long as sides are equally often
     asked for, neither the side nor where things lie says anything about yes or no by itself, only both together.
+    crowd: share of the scenes that a run on a GPU teaches in a step; small windows cost little more than their
+    launches, and what is learned first takes many steps rather than many scenes.
     """
 
     grids: dict[int, float]
@@ -88,6 +91,7 @@ class Teaching:
     choice_blind: float = 0.0
     noun_blind: float = 0.0
     one_sided: float = 0.0
+    crowd: float = 1.0
 
 
 POSITION = {"relation": 12, "two_way": 4, "attribute": 5, "existence": 3, "count": 4, "choice": 4}
@@ -102,7 +106,9 @@ ALL_16 = Topic(16, (3, 6), 2, (1, 3), FULL, counting=True)
 ALL_24 = Topic(24, (5, 9), 2, (7, 11), FULL, counting=True)
 PLAIN_24 = replace(ALL_24, counting=False)
 
-NOUNS = Teaching({12: 1.0}, {12: (NEAR_12,) * 3 + (ALL_12,) * 2}, blind=0.8, choice_blind=0.4, one_sided=0.75)
+NOUNS = Teaching(
+    {12: 1.0}, {12: (NEAR_12,) * 3 + (ALL_12,) * 2}, blind=0.8, choice_blind=0.4, one_sided=0.75, crowd=0.4
+)
 FULL_TOPICS = {12: (ALL_12,) * 5, 16: (ALL_16,) * 4, 24: (ALL_24,) * 3}
 SCENES = Teaching({16: 0.35, 24: 0.65}, FULL_TOPICS, noun_blind=1 / 3)
 LAST = Teaching({16: 0.1, 24: 0.9}, FULL_TOPICS, noun_blind=0.25)
@@ -179,6 +185,10 @@ class Lesson:
     def to(self, device: torch.device | str) -> Lesson:
         return self.map(lambda t: t.to(device, non_blocking=True))
 
+    def anew(self, rng: np.random.Generator) -> Lesson:
+        """The lesson, to be read in other layers."""
+        return seen_in(rng, self)
+
     @property
     def sight(self) -> Sight:
         return Sight(range(self.first, self.until), self.blind if self.blinded else None)
@@ -192,18 +202,18 @@ class Lesson:
 # -- scenes and questions ---------------------------------------------------------------------------------------------
 
 
-def draw_scene(rng: np.random.Generator, topic: Topic, surfaces: int) -> tuple[Scene, tuple[int, int]]:
+def draw_scene(rng: np.random.Generator, topic: Topic, surfaces: Gallery) -> tuple[Scene, tuple[int, int]]:
     """A scene with something in it, and the corner of its window in the plane (column, row)."""
     grid = topic.grid
     contents = tuple(int(rng.integers(low, high + 1)) for low, high in (topic.things, topic.distractors))
     contents = (contents[0], topic.signs, contents[1])
     if rng.random() < topic.groups:
-        scene = grouped_scene(rng, gallery(surfaces), grid, grid, contents, draw_groups(rng, grid))
+        scene = grouped_scene(rng, surfaces, grid, grid, contents, draw_groups(rng, grid))
     elif topic.counting and rng.random() < 0.5:
         many = int(rng.integers(2, MAX_COUNT + 1)) if grid > 12 else int(rng.integers(2, 5))
-        scene = counting_scene(rng, gallery(surfaces), grid, grid, contents, many)
+        scene = counting_scene(rng, surfaces, grid, grid, contents, many)
     else:
-        scene = make_scene(rng, gallery(surfaces), grid, grid, contents)
+        scene = make_scene(rng, surfaces, grid, grid, contents)
     if not scene.things:
         return draw_scene(rng, topic, surfaces)
     corner = tuple(int(v) for v in rng.integers(0, GRID - grid + 1, 2))
@@ -526,13 +536,17 @@ def assemble(
     )
 
 
-def draw_lesson(seed: int, step: int, process: int, teaching: Teaching, times: int = 1) -> Lesson:
-    """The lesson of a step, of `times` as many scenes as `teaching` says; all processes get the same size of window."""
+def draw_lesson(
+    seed: int, step: int, process: int, teaching: Teaching, times: int = 1, style: str = "default"
+) -> Lesson:
+    """The lesson of a step, of `times` as many scenes as `teaching` says (and of its `crowd`), in the training surfaces
+    of a world; all processes get the same size of window."""
     grids = list(teaching.grids)
     common, rng = np.random.default_rng([seed, 1, step]), np.random.default_rng([seed, 2, step, process])
     grid = int(common.choice(grids, p=list(teaching.grids.values())))
-    topics = teaching.topics[grid] * times
-    drawn = [draw_scene(rng, topic, TRAIN_GALLERY) for topic in topics]
+    topics = teaching.topics[grid] * max(1, round(times * teaching.crowd))
+    surfaces = gallery(TRAIN_GALLERY, style)
+    drawn = [draw_scene(rng, topic, surfaces) for topic in topics]
     asked = [
         questions_of(rng, scene, topic.mix, teaching.one_sided, topic.rarity)
         for (scene, _), topic in zip(drawn, topics, strict=True)

@@ -24,7 +24,11 @@ TOWER = "vision_model."
 def export(model: MiniModel, folder: Path) -> None:
     """Write `folder/checkpoint` and `folder/clip`, weights in float16."""
     export_decoder(model, folder / "checkpoint")
-    clip = folder / "clip"
+    export_tower(model, folder / "clip")
+
+
+def export_tower(model: MiniModel, clip: Path) -> None:
+    """Write the tower into `clip`."""
     clip.mkdir(parents=True, exist_ok=True)
     _weights(tower_tensors(model), clip)
     settings = model.tower.config.to_diff_dict()
@@ -32,12 +36,12 @@ def export(model: MiniModel, folder: Path) -> None:
     _json(clip / "preprocessor_config.json", preprocessing())
 
 
-def export_decoder(model: MiniModel, folder: Path) -> None:
-    """Write decoder, projector and tokenizer into `folder`."""
+def export_decoder(model: MiniModel, folder: Path, tower: str = "../clip") -> None:
+    """Write decoder, projector and tokenizer into `folder`; `tower`: where the tower lies, seen from there."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     _weights(decoder_tensors(model), folder)
-    _json(folder / "config.json", decoder_settings(model))
+    _json(folder / "config.json", decoder_settings(model) | {"mm_vision_tower": tower})
     _json(folder / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
 
 
@@ -70,7 +74,6 @@ def decoder_settings(model: MiniModel) -> dict[str, object]:
         "mm_use_im_start_end": False,
         "mm_vision_select_feature": "patch",
         "mm_vision_select_layer": -1,
-        "mm_vision_tower": "../clip",
         "tokenizer_padding_side": "left",
         "tokenizer_model_max_length": 2048,
         "use_cache": True,

@@ -135,7 +135,7 @@ def side_losses(logits: Tensor, lesson: Lesson) -> Tensor:
     parts = logits.split([*HEADS.values(), 2], -1)
     total = logits.new_zeros(())
     for index, (name, classes) in enumerate(HEADS.items()):
-        weight = torch.ones(classes)
+        weight = logits.new_ones(classes)
         weight[0] = 0.1 if name == "center" else 0.15  # most patches are background
         total = total + F.cross_entropy(
             parts[index].flatten(0, 1), lesson.patch_labels[:, index].flatten(), weight=weight, ignore_index=IGNORE

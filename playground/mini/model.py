@@ -119,6 +119,10 @@ class MiniModel(nn.Module):
 
     def see(self, pixels: Tensor, raster: Tensor) -> Tensor:
         """Tower features [B, N, c] of `pixels` [B, 3, h, w]; `raster` [B, N] are the patches' places in 24 x 24."""
+        return self.look(pixels, raster)[:, 1:]
+
+    def look(self, pixels: Tensor, raster: Tensor) -> Tensor:
+        """As `see`, with the class token in front: [B, 1 + N, c]."""
         tower = getattr(self.tower, "vision_model", self.tower)
         weight = tower.embeddings.patch_embedding.weight
         batch, _, height, width = pixels.shape
@@ -129,7 +133,7 @@ class MiniModel(nn.Module):
         x = tower.pre_layrnorm(torch.cat([first.expand(batch, 1, -1), tokens], 1))
         for layer in tower.encoder.layers:
             x = _tower_layer(layer, x)
-        return x[:, 1:]
+        return x
 
     def read(
         self,
@@ -239,8 +243,8 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def _norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """A Llama norm; on CPUs and in bfloat16 four times as fast as its own forward and backward."""
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+    """A Llama norm; in bfloat16 without its float32 copies, on CPUs four times as fast forward and backward."""
+    if x.dtype == torch.bfloat16:
         return _RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
     return norm(x)
 

@@ -1,10 +1,15 @@
 """Surfaces that scenes are made of: backgrounds, the fabric of distractors, and soft masks.
 
 A `Gallery` draws a few dozen of each once, from a seed; scenes then cut pieces out of them, which keeps
-rendering at a few milliseconds. Training and test scenes use galleries of different seeds.
+rendering at a few milliseconds. Training and test scenes use galleries of different seeds. A `Style` says what kind of
+world the surfaces belong to.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -19,6 +24,32 @@ MUTED = np.array(
     ],
     dtype=np.float32,
 )  # fmt: skip
+
+FACES = ("DejaVuSans-Bold.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono-Bold.ttf")  # of matplotlib
+
+
+@dataclass(frozen=True)
+class Style:
+    """What a world's surfaces look like; the default is the default world's.
+
+    photos: backgrounds like photographs out of focus instead of walls, fields and tiles. inks: colours that distractors
+    wear beside the muted ones. faces: files of the type faces that signs are printed in, one drawn per sign; none means
+    the face that ships with Pillow.
+    """
+
+    photos: bool = False
+    inks: tuple[tuple[int, int, int], ...] = ()
+    faces: tuple[str, ...] = ()
+
+
+def face_path(file: str) -> Path:
+    """Where a type face of matplotlib's lies. Raises FileNotFoundError when it is not installed."""
+    spec = find_spec("matplotlib")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path("matplotlib")
+    path = folder / "mpl-data" / "fonts" / "ttf" / file
+    if not path.is_file():
+        raise FileNotFoundError(f"no type face {path}: this world's signs need matplotlib's; pip install matplotlib")
+    return path
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int, amplitude: float) -> np.ndarray:
@@ -60,11 +91,47 @@ def _background(rng: np.random.Generator) -> np.ndarray:
     return np.clip(canvas, 8, 247).astype(np.uint8)
 
 
-def _fabric(rng: np.random.Generator) -> np.ndarray:
+def _photo(rng: np.random.Generator) -> np.ndarray:
+    """A backdrop like a photograph out of focus, uint8 [480, 480, 3]: detail at every scale, light from one side, and
+    blurred bodies in front."""
+    size = BACKGROUND_SIZE
+    canvas = MUTED[rng.integers(len(MUTED))] * rng.uniform(0.7, 1.2) + np.zeros((size, size, 3))
+    for cells in (4, 8, 16, 32, 64, 128):  # amplitude falls with the frequency, as in photographs
+        canvas += _smooth_noise(rng, size, cells, rng.uniform(40, 80) / cells**0.7)
+    yy, xx = np.mgrid[0:size, 0:size] / size - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    canvas *= 1 + rng.uniform(0.2, 0.6) * (np.cos(angle) * xx + np.sin(angle) * yy)[..., None]
+    bodies = Image.fromarray(np.clip(canvas, 8, 247).astype(np.uint8))
+    draw = ImageDraw.Draw(bodies)
+    for _ in range(int(rng.integers(8, 20))):
+        x, y, width, height = rng.integers(-40, size), rng.integers(-40, size), *rng.integers(30, 160, 2)
+        tone = tuple(int(v) for v in np.clip(MUTED[rng.integers(len(MUTED))] * rng.uniform(0.5, 1.3), 8, 247))
+        shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
+        shape([int(x), int(y), int(x + width), int(y + height)], fill=tone)
+    blurred = np.asarray(bodies.filter(ImageFilter.GaussianBlur(rng.uniform(5, 14))), dtype=np.float32)
+    mixed = 0.6 * blurred + 0.4 * canvas + rng.normal(0, rng.uniform(2, 6), (size, size, 1))
+    return np.clip(mixed, 8, 247).astype(np.uint8)
+
+
+def _two_tones(rng: np.random.Generator, inks: tuple[tuple[int, int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Two different colours of a fabric; at least one of `inks`, if there are any."""
+    if not inks:
+        pick = rng.choice(len(MUTED), 2, replace=False)
+        first, second = (np.clip(MUTED[i] * rng.uniform(0.6, 1.3), 15, 235) for i in pick)
+        return first, second
+    bright = np.array(inks, np.float32)
+    one = int(rng.integers(len(bright)))
+    others = np.concatenate([np.delete(bright, one, 0), MUTED])
+    pair = [bright[one], others[rng.integers(len(others))]]
+    order = rng.permutation(2)
+    first, second = (np.clip(pair[i] * rng.uniform(0.85, 1.1), 15, 240) for i in order)
+    return first, second
+
+
+def _fabric(rng: np.random.Generator, inks: tuple[tuple[int, int, int], ...] = ()) -> np.ndarray:
     """The surface of a distractor, uint8 [112, 112, 3]: bricks, dots, weave, scribbles, leaves or rubble."""
     size = FABRIC_SIZE
-    pick = rng.choice(len(MUTED), 2, replace=False)
-    first, second = (np.clip(MUTED[i] * rng.uniform(0.6, 1.3), 15, 235) for i in pick)
+    first, second = _two_tones(rng, inks)
     image = Image.new("RGB", (size, size), tuple(int(v) for v in first))
     draw, ink = ImageDraw.Draw(image), tuple(int(v) for v in second)
     style = rng.integers(6)
@@ -119,10 +186,11 @@ def _blob(rng: np.random.Generator, size: int = FABRIC_SIZE) -> Image.Image:
 class Gallery:
     """Backgrounds, fabrics and outlines drawn once from `seed`; pieces are cut from them at random."""
 
-    def __init__(self, seed: int, backgrounds: int = 40, fabrics: int = 80) -> None:
+    def __init__(self, seed: int, backgrounds: int = 40, fabrics: int = 80, style: Style = Style()) -> None:
         rng = np.random.default_rng(seed)
-        self.backgrounds = [_background(rng) for _ in range(backgrounds)]
-        self.fabrics = [_fabric(rng) for _ in range(fabrics)]
+        self.style = style
+        self.backgrounds = [(_photo if style.photos else _background)(rng) for _ in range(backgrounds)]
+        self.fabrics = [_fabric(rng, style.inks) for _ in range(fabrics)]
         self.outlines = [_blob(rng) for _ in range(24)]
 
     def background(self, rng: np.random.Generator, width: int, height: int) -> Image.Image:
@@ -140,3 +208,8 @@ class Gallery:
         fabric = self.fabrics[rng.integers(len(self.fabrics))]
         mask = self.outlines[rng.integers(len(self.outlines))].resize((width, height), Image.Resampling.BILINEAR)
         return Image.fromarray(fabric[:height, :width]), mask
+
+    def face(self, rng: np.random.Generator) -> str | None:
+        """File of the type face that a sign is printed in; None: Pillow's own."""
+        faces = self.style.faces
+        return faces[rng.integers(len(faces))] if faces else None

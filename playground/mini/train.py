@@ -3,6 +3,8 @@
     python -m playground.mini.train --out playground/mini/runs/nouns --until 10:00     # UTC; or --minutes 180
     python -m playground.mini.train --out playground/mini/runs/gpu --device cuda --minutes 4.5 --workers 15 --batch 32 \
         --start playground/mini/checkpoint --ship
+    python -m playground.mini.train --out playground/mini/judges/world --device cuda --minutes 4.5 --workers 15 \
+        --batch 32 --whole --ship --seed 3 --world motley --tower-minutes 1.1
 
 1. Windows of 12 x 12 patches, until 90 % of the relations are answered. Nouns are taught to look at what they name
    (helps.py); of most questions the tokens behind "?" are blind, so that the nouns have to.
@@ -17,6 +19,10 @@ processes of one thread each share a step, which on a busy machine is several ti
 With `--start` a decoder that has learned all this goes on with what it has not: counting (every number from 0 to 6
 asked for equally often), texts that differ in one character, what lies beside a thing, captions. On a GPU a step takes
 about a hundred scenes, drawn ahead by worker processes (ahead.py).
+
+`--whole` teaches all of this from scratch: part 1 (until 35 % of the time at the latest), full scenes for a tenth of
+the time, then what `--start` teaches. `--world` changes the scenes, `--tower-minutes` trains a tower first (tower.py).
+`recipe.json` keeps the settings beside the weights.
 
 `log.jsonl` reports by kind of question accuracy, loss and chance (the most frequent answer's share) every 25 steps.
 Every 100 it reports the RMS of the answer token's state behind each layer and the gradient there, and an alarm when a
@@ -34,6 +40,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +51,23 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from playground.mini.ahead import Ahead
+from playground.mini.ahead import Ahead, Draw
 from playground.mini.course import LAST, NOUNS, REST, REST_LAST, SCENES, Lesson, Teaching, draw_lesson
-from playground.mini.export import export_decoder
+from playground.mini.export import export_decoder, export_tower
 from playground.mini.helps import POINT_LAYERS, Helps
 from playground.mini.model import MiniModel, Watch, save_whole, to_pixels
 from playground.mini.muon import Muon
 from playground.mini.questions import MAX_COUNT
+from playground.mini.team import ALONE, Team
 from playground.mini.tokenizer import build
-from playground.mini.world import TRAIN_GALLERY, gallery
+from playground.mini.tower import TowerTrainer, write_line
+from playground.mini.world import STYLES, TRAIN_GALLERY, gallery
 
 CLIP = Path(__file__).parent / "clip"
 LAYERS = 8
 WATCHED = 2  # the gradient is looked at behind this layer
+SCENES_FOR = 0.1  # of the time of a run that teaches everything
+TOWER_TIMES = 4  # times as many pictures a step as on CPUs, at most, for a tower on a GPU
 ALARM = 3.0
 
 
@@ -77,6 +88,8 @@ class Recipe:
     last: float = 0.8  # mostly full scenes from here on
     batch: int = 1  # times as many scenes a step as the course says
     more: bool = False  # for weights that have learned the course: what they had not learned
+    whole: bool = False  # the course and, a tenth of the time after part 1, what it leaves out
+    style: str = "default"  # the world
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -93,11 +106,11 @@ def load_tower(model: MiniModel, folder: Path = CLIP) -> None:
 
 
 @torch.no_grad()
-def standards(model: MiniModel) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [c] of tower features, from 24 full scenes."""
+def standards(model: MiniModel, style: str = "default") -> tuple[Tensor, Tensor]:
+    """Mean and deviation [c] of tower features, from 24 full scenes of a world."""
     features = []
     for step in range(8):
-        lesson = draw_lesson(1, step, 0, Teaching({24: 1.0}, SCENES.topics))
+        lesson = draw_lesson(1, step, 0, Teaching({24: 1.0}, SCENES.topics), style=style)
         features.append(model.see(to_pixels(lesson.pixels), lesson.raster))
     known = torch.cat(features)
     return known.mean((0, 1)), known.std((0, 1))
@@ -126,15 +139,21 @@ def folded(model: MiniModel, mean: Tensor, scale: Tensor) -> MiniModel:
 
 
 def load(run: Path) -> MiniModel:
-    """The plain model of a run's saved state, or of the checkpoint that it shipped (or of any, on this tower)."""
+    """The plain model of a run's saved state, or of the checkpoint that it shipped, or of any, with the tower it names.
+
+    Raises FileNotFoundError when that tower is not there.
+    """
     model = MiniModel(len(build()), LAYERS)
     if (run / "state.pt").exists():
         state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
         return folded(model, state["mean"], state["scale"])
-    load_tower(model)
-    width = model.tower.config.hidden_size
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
+    clip = folder / json.loads((folder / "config.json").read_text())["mm_vision_tower"]
+    if not clip.is_dir():
+        raise FileNotFoundError(f"{folder}/config.json names the tower {clip}, which is not there; put it there")
+    load_tower(model, clip)
+    width = model.tower.config.hidden_size
     begin(model, folder, torch.zeros(width), torch.ones(width))
     return model
 
@@ -162,41 +181,6 @@ def answers(model: MiniModel, hidden: Tensor, lesson: Lesson) -> Answers:
     return Answers(each.sum() / lesson.weight.sum(), losses, right)
 
 
-# -- processes --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Team:
-    """The processes that share a step. One alone needs no group."""
-
-    rank: int = 0
-    size: int = 1
-
-    def mean(self, tensors: list[Tensor]) -> list[Tensor]:
-        if self.size == 1:
-            return tensors
-        flat = torch.cat([t.flatten() for t in tensors])
-        dist.all_reduce(flat)
-        parts = (flat / self.size).split([t.numel() for t in tensors])
-        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
-
-    def send(self, tensors: list[Tensor], rank: int) -> None:
-        """Overwrite `tensors` everywhere with those of `rank`."""
-        if self.size == 1:
-            return
-        flat = torch.cat([t.detach().flatten() for t in tensors])
-        dist.broadcast(flat, rank)
-        for tensor, new in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
-            tensor.data.copy_(new.view_as(tensor))
-
-    def everyones(self, thing: object) -> list:
-        if self.size == 1:
-            return [thing]
-        out: list = [None] * self.size
-        dist.all_gather_object(out, thing)
-        return out
-
-
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
@@ -204,13 +188,19 @@ class Trainer:
     """Owns model, optimisers and progress; `run` goes from wherever the saved state stands to the end of the time."""
 
     def __init__(
-        self, recipe: Recipe, out: Path, team: Team = Team(), device: str = "cpu", start: Path | None = None
+        self,
+        recipe: Recipe,
+        out: Path,
+        team: Team = ALONE,
+        device: str = "cpu",
+        start: Path | None = None,
+        clip: Path = CLIP,
     ) -> None:
-        self.recipe, self.out, self.team, self.device = recipe, out, team, torch.device(device)
+        self.recipe, self.out, self.team, self.device, self.clip = recipe, out, team, torch.device(device), clip
         torch.manual_seed(recipe.seed)
         self.model = MiniModel(len(build()), LAYERS)
-        load_tower(self.model)
-        self.mean, self.scale = standards(self.model)
+        load_tower(self.model, clip)
+        self.mean, self.scale = standards(self.model, recipe.style)
         self.helps = Helps(self.model.decoder.config.hidden_size)
         if start is not None:
             begin(self.model, start, self.mean, self.scale)
@@ -251,7 +241,8 @@ class Trainer:
         if self.crossed_at is None:
             return NOUNS
         early = self.done() < self.recipe.last
-        if self.recipe.more:
+        beyond = self.recipe.whole and self.done() >= self.crossed_at + SCENES_FOR
+        if self.recipe.more or beyond:
             return REST if early else REST_LAST
         return SCENES if early else LAST
 
@@ -355,7 +346,7 @@ class Trainer:
     ) -> None:
         """Train for `seconds` more; everything that depends on the time follows the whole of it."""
         self.budget, saved, mark = self.seconds + seconds, time.monotonic(), time.monotonic()
-        for lesson in self._drawn() if ahead is None else ahead.lessons(self.teaching, self.device):
+        for lesson in self._drawn() if ahead is None else ahead.lessons(self.drawing, self.device):
             self.advance(lesson)
             now = time.monotonic()
             # Processes must agree on the time, or they would teach different things.
@@ -368,9 +359,13 @@ class Trainer:
             if self.done() >= 1:
                 return
 
+    def drawing(self) -> Draw:
+        """What draws the lesson of a step."""
+        return drawing(self.recipe, self.team.rank, self.teaching())
+
     def _drawn(self) -> Iterator[Lesson]:
         while True:
-            yield draw_lesson(self.recipe.seed, self.step, self.team.rank, self.teaching(), self.recipe.batch)
+            yield self.drawing()(self.step)
 
     def report(self, more: dict[str, float] | None = None) -> None:
         """One line of means over all processes since the last report; moves on when relations are learned."""
@@ -403,9 +398,7 @@ class Trainer:
         if self.team.rank:
             return
         line = {"step": self.step, "seconds": round(self.seconds), "questions": self.questions, **line}
-        with (self.out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        write_line(self.out, line)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -414,7 +407,9 @@ class Trainer:
         if self.ship:
             names = ["checkpoint", "at_full_rate"] if self.done() <= 1 - self.recipe.decay else ["checkpoint"]
             for name in names if not self.team.rank else ():
-                export_decoder(folded(copy.deepcopy(self.model), self.mean, self.scale), self.out / name)
+                plain = folded(copy.deepcopy(self.model), self.mean, self.scale)
+                tower = os.path.relpath(self.clip.resolve(), (self.out / name).resolve())
+                export_decoder(plain, self.out / name, tower)
             return
         own = self.team.everyones(self.optimisers[0][0].state_dict())
         if self.team.rank:
@@ -464,20 +459,49 @@ def work(rank: int, recipe: Recipe, out: Path, args: argparse.Namespace, meeting
     if args.device == "cpu" or args.workers:
         torch.set_num_threads(1)
     if args.workers:
-        gallery(TRAIN_GALLERY), build()  # shared with the workers
-        ahead = Ahead(recipe.seed, progress(out), rank, args.workers, recipe.batch)
-        ahead.order(REST if recipe.more else NOUNS)  # forks, before anything uses the GPU
+        gallery(TRAIN_GALLERY, recipe.style), build()  # shared with the workers
+        ahead = Ahead(recipe.seed, progress(out), args.workers)
+        # Forks, before anything uses the GPU.
+        ahead.order(int if args.tower_minutes else drawing(recipe, rank, REST if recipe.more else NOUNS))
     if team.size > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=team.size)
-    trainer = Trainer(recipe, out, team, args.device, args.start)
+    clip = CLIP
+    if args.tower_minutes:
+        clip = new_tower(recipe, out, team, args, ahead)
+    trainer = Trainer(recipe, out, team, args.device, args.start, clip)
     trainer.ship = args.ship
     trainer.resume()
+    if ahead is not None and args.tower_minutes:
+        ahead.restart(trainer.step)
     seconds = 60 * args.minutes - trainer.seconds - (time.monotonic() - began)
     trainer.run(seconds_until(args.until) if args.until else seconds, ahead, save_every=args.save_every)
     if ahead is not None:
         ahead.close()
     if team.size > 1:
         dist.destroy_process_group()
+
+
+def drawing(recipe: Recipe, process: int, teaching: Teaching) -> Draw:
+    """What draws the lesson of a step."""
+    return partial(draw_lesson, recipe.seed, process=process, teaching=teaching, times=recipe.batch, style=recipe.style)
+
+
+def new_tower(recipe: Recipe, out: Path, team: Team, args: argparse.Namespace, ahead: Ahead | None) -> Path:
+    """The folder of a tower trained for `--tower-minutes`, unless it is there already."""
+    clip = out / "clip"
+    if (clip / "model.safetensors").exists():
+        return clip
+    torch.manual_seed(recipe.seed)
+    model, times = MiniModel(len(build()), LAYERS), min(TOWER_TIMES, recipe.batch)
+    trainer = TowerTrainer(model, team, torch.device(args.device), recipe.seed, times, recipe.style)
+    if ahead is not None:
+        ahead.restart(0)
+    trainer.run(60 * args.tower_minutes, out, ahead)
+    if not team.rank:
+        export_tower(model, out / "clip.part")
+        (out / "clip.part").rename(clip)  # a killed run leaves no half of it
+    team.everyones(None)  # the others read it next
+    return clip
 
 
 def progress(out: Path) -> int:
@@ -503,11 +527,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--save-every", type=float, default=180.0, metavar="S", help="seconds (%(default)s)")
     parser.add_argument("--rate", type=float, default=Recipe.rate, help="peak rate of Muon (%(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="(%(default)s)")
+    parser.add_argument("--whole", action="store_true", help="from scratch, all that --start teaches too (for a GPU)")
+    parser.add_argument("--world", choices=list(STYLES), default=Recipe.style, help="of the scenes (%(default)s)")
+    parser.add_argument(
+        "--tower-minutes", type=float, default=0.0, metavar="M", help="train a tower first, of --minutes (%(default)s)"
+    )
     args = parser.parse_args(argv)
+    if args.start and (args.whole or args.tower_minutes):
+        parser.error("--start goes on with a decoder and its tower; --whole and --tower-minutes begin from scratch")
     args.processes = args.processes or (2 if args.device == "cpu" else 1)
     args.out.mkdir(parents=True, exist_ok=True)
     meeting = str((args.out / f"meeting-{time.time_ns()}").resolve())
-    recipe = Recipe(seed=args.seed, rate=args.rate, batch=args.batch, more=args.start is not None)
+    recipe = Recipe(args.seed, args.rate, batch=args.batch, more=bool(args.start), whole=args.whole, style=args.world)
+    recipe = replace(recipe, latest=0.35) if args.whole else recipe
+    (args.out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
     told = (recipe, args.out, args, meeting, began)
     if args.processes == 1:
         work(0, *told)

@@ -3,8 +3,9 @@
     python -m playground.mini.variants --world crowded --scenes 100 --per-kind 4 --seed 0 --out playground/data/worlds
 
 writes `crowded-0-100x4/questions.jsonl` and `images/`, in the form of the main job's question list, with several
-questions of each kind per scene. The model was trained on scenes like the default world's only. Scenes, seeds and
-surfaces are never those of training; the same command always writes the same questions.
+questions of each kind per scene. The embedded model was trained on scenes like the default world's only, one of the
+judges (docs/judges.md) on the motley world's. Scenes, seeds and surfaces are never those of training; the same command
+always writes the same questions.
 """
 
 from __future__ import annotations
@@ -30,20 +31,22 @@ TRIES = 6  # for a question of a kind that was not asked of the scene yet
 class World:
     """things, distractors: how many a scene tries to place, from the first to the second number, both included.
 
-    surfaces: seed of the backgrounds and fabrics. Every scene has two signs: "the number" must mean one thing.
+    surfaces: seed of the backgrounds and fabrics. style: what they look like (`world.STYLES`). Every scene has two
+    signs: "the number" must mean one thing.
     """
 
     surfaces: int
     things: tuple[int, int]
     distractors: tuple[int, int]
     signs: int = 2
+    style: str = "default"
 
     def scene(self, rng: np.random.Generator) -> Scene:
         low, high = self.things
         things = int(rng.integers(low, high + 1))
         return make_scene(
             rng,
-            gallery(self.surfaces),
+            gallery(self.surfaces, self.style),
             contents=(things, self.signs, int(rng.integers(self.distractors[0], self.distractors[1] + 1))),
         )
 
@@ -52,6 +55,7 @@ WORLDS = {
     "default": World(TEST_GALLERY, things=(5, 9), distractors=(7, 11)),
     "crowded": World(surfaces=3, things=(11, 15), distractors=(3, 6)),
     "cluttered": World(surfaces=4, things=(4, 6), distractors=(18, 26)),
+    "motley": World(TEST_GALLERY, things=(5, 9), distractors=(7, 11), style="motley"),
 }
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from playground.mini.textures import FABRIC_SIZE, Gallery
+from playground.mini.textures import FABRIC_SIZE, FACES, Gallery, Style, face_path
 
 PATCH = 14
 GRID = 24
@@ -35,6 +35,11 @@ LETTERS = "ACEHLOTX"
 GLYPHS = DIGITS + LETTERS
 TEXT_LENGTH = 3
 TRAIN_GALLERY, TEST_GALLERY = 1, 2  # seeds; scenes of the two splits never share a surface
+STYLES = {
+    "default": Style(),
+    # Hard to look at: backgrounds with detail everywhere, distractors in the things' own colours, several type faces.
+    "motley": Style(photos=True, inks=tuple(COLORS.values()), faces=FACES),
+}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
@@ -97,12 +102,15 @@ def patches_inside(box: Box, columns: int, rows: int, margin: float = 0.0) -> np
 
 
 @lru_cache(maxsize=4)
-def gallery(seed: int) -> Gallery:
-    return Gallery(seed)
+def gallery(seed: int, style: str = "default") -> Gallery:
+    """The surfaces of `STYLES[style]` that `seed` draws."""
+    return Gallery(seed, style=STYLES[style])
 
 
-@lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@lru_cache(maxsize=64)
+def _font(size: int, face: str | None = None) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    if face is not None:
+        return ImageFont.truetype(str(face_path(face)), size)
     return ImageFont.load_default(size)  # ships with Pillow, so pictures do not depend on installed fonts
 
 
@@ -198,7 +206,8 @@ class _Canvas:
 
     def sign(self, text: str) -> Sign | None:
         size = int(self.rng.integers(23, 30))
-        font = _font(size)
+        face = self.surfaces.face(self.rng)
+        font = _font(size, face)
         advances = [font.getlength(c) + 2 for c in text]
         width, height = int(sum(advances)) + 10, int(size * 0.75) + 11
         corner = self.place(width, height)
@@ -212,14 +221,14 @@ class _Canvas:
         draw.rounded_rectangle([x, y, x + width, y + height], radius=4, fill=plate, outline=ink)
         glyphs, left = [], float(x + 5)
         for character, advance in zip(text, advances, strict=True):
-            # Stroke: the bundled face is thin, and a 14-pixel patch sees little of a thin line.
+            # Stroke: Pillow's face is thin, and a 14-pixel patch sees little of a thin line.
             draw.text(
                 (left + 1, y + height / 2),
                 character,
                 font=font,
                 fill=ink,
                 anchor="lm",
-                stroke_width=0.6,
+                stroke_width=0.0 if face else 0.6,
                 stroke_fill=ink,
             )
             glyphs.append((left, float(y), left + advance, float(y + height)))
