@@ -344,8 +344,9 @@ class Trainer:
     def run(
         self, seconds: float, ahead: Ahead | None = None, report_every: int = 25, save_every: float = 180.0
     ) -> None:
-        """Train for `seconds` more; everything that depends on the time follows the whole of it."""
-        self.budget, saved, mark = self.seconds + seconds, time.monotonic(), time.monotonic()
+        """Train for `seconds` more, a step at least; everything that depends on the time follows the whole of it."""
+        self.budget = self.seconds + max(seconds, 1e-3)  # less would never end
+        saved = mark = time.monotonic()
         for lesson in self._drawn() if ahead is None else ahead.lessons(self.drawing, self.device):
             self.advance(lesson)
             now = time.monotonic()
