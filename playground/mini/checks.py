@@ -3,9 +3,9 @@
     python -m playground.mini.checks playground/mini/runs/nouns --out checks.json    # or a checkpoint's folder
 
 All with 576 visual tokens and exact match, on scenes of the world that the run's recipe.json names (else the default
-one), with surfaces that training never saw. First
-accuracy by kind, part, size of the thing asked about, and number (counting is the mean over 0 to 6, each answer as
-often as any other). Then six checks of how fair the model is to methods of pruning:
+one), with surfaces that training never saw. First accuracy by kind, part, size of the thing asked about, and number
+(counting is the mean over 0 to 6, each answer as often as any other). Then six checks of how fair the model is to
+methods of pruning:
 
 1. what is left when questions see the picture in the layers before K only, K = 0 (blind rates) to 8;
 2. the K at which half of what the picture gives is there, by kind;
