@@ -80,7 +80,7 @@ def test_signs_are_printed_in_each_face_and_glyphs_lie_inside_them() -> None:
 
 
 def test_a_face_that_is_missing_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"Nothing.ttf.*pip install matplotlib"):
+    with pytest.raises(FileNotFoundError, match=r"Nothing.ttf.*pip install .vlm-pruner\[figures\]"):
         face_path("Nothing.ttf")
 
 

@@ -1,4 +1,4 @@
-"""``vlm-pruner table``: the paper's tables with our scores, the paper's, and the difference."""
+"""``vlm-pruner table``: published tables with our scores and the difference, and comparisons over several models."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   vlm-pruner table my-results --model LLaVA-1.5-7B --format csv > table.csv
   vlm-pruner table --model LLaVA-NeXT-7B         (the paper's numbers alone)
   vlm-pruner table --layout qwen2.5-vl results/lmms_eval  (AngelSlim's table)
+  vlm-pruner table --layout models results/first results/second  (compare, over models)
 
 A run is named by its checkpoint's folder, and stands beside the paper's model of that name. Missing cells are "-".
 Avg is the mean over the nine benchmarks of score / dense score, in %; it is missing as long as one of them is.
@@ -24,7 +25,10 @@ Avg is the mean over the nine benchmarks of score / dense score, in %; it is mis
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "results", nargs="*", metavar="RESULTS", help="JSON files of 'vlm-pruner score --json', or folders of them"
+        "results",
+        nargs="*",
+        metavar="RESULTS",
+        help="JSON files of 'vlm-pruner score --json', or folders of them; with --layout models those of compare",
     )
     parser.add_argument(
         "--model", metavar="NAME",
@@ -32,13 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(paper_numbers.models())}; or any other, which then has no numbers of the paper",
     )  # fmt: skip
     parser.add_argument(
-        "--layout", choices=("paper", "qwen2.5-vl"), default="paper",
-        help="the paper's tables, or AngelSlim's of Qwen2.5-VL-7B, from lmms-eval's *_results.json (%(default)s)",
+        "--layout", choices=("paper", "qwen2.5-vl", "models"), default="paper",
+        help="the paper's tables; AngelSlim's of Qwen2.5-VL-7B, from lmms-eval's *_results.json; or one comparison "
+        "over several models: mean, lowest, highest, and verdicts that hold for all (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--format", choices=list(FORMATS), default="terminal")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.layout == "models":
+        return _models(args)
     if args.layout != "paper":
         return _yardstick(args)
     results = read_results(args.results, args.model)
@@ -52,9 +59,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _yardstick(args: argparse.Namespace) -> int:
+def _models(args: argparse.Namespace) -> int:
+    from vlm_pruner.report import models_table
+
+    _refuse_model(args)
+    if args.format not in models_table.FORMATS:
+        raise TableError(f"--layout models has no --format {args.format}; take {' or '.join(models_table.FORMATS)}")
+    print(models_table.FORMATS[args.format](models_table.read(args.results)))
+    return 0
+
+
+def _refuse_model(args: argparse.Namespace) -> None:
     if args.model:
         raise TableError(f"--model {args.model} names a model of the paper; leave it out with --layout {args.layout}")
+
+
+def _yardstick(args: argparse.Namespace) -> int:
+    _refuse_model(args)
     print(yardstick.FORMATS[args.format](yardstick.read(args.results) if args.results else []))
     return 0
 

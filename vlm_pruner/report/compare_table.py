@@ -39,8 +39,8 @@ def markdown(cells: Sequence[Cell]) -> str:
         rows = [[_budget(cell), cell.arm.label, *_costs(cell), *_long(cell, _shown(own))] for cell in own]
         kinds = list(own[0].kinds)
         kind_rows = [[_budget(c), c.arm.label, *(_span(c.kinds[kind]) for kind in kinds)] for c in own]
-        parts.append(f"## {benchmark}, n = {own[0].accuracy.n}\n\n{_pipes(header, rows)}")
-        parts.append(_pipes(["budget", "method", *kinds], kind_rows))
+        parts.append(f"## {benchmark}, n = {own[0].accuracy.n}\n\n{pipes(header, rows)}")
+        parts.append(pipes(["budget", "method", *kinds], kind_rows))
     return "\n\n".join(parts)
 
 
@@ -92,7 +92,12 @@ def _name(cell: Cell) -> str:
 
 
 def short_name(arm: Arm) -> str:
-    return arm.label if len(arm.label) <= 20 else arm.label[:19] + "."
+    return short(arm.label)
+
+
+def short(label: str) -> str:
+    """At most 20 characters."""
+    return label if len(label) <= 20 else label[:19] + "."
 
 
 def _costs(cell: Cell) -> list[str]:
@@ -147,6 +152,6 @@ def blocks(header: list[str], groups: Sequence[tuple[str, list[list[str]]]]) -> 
     return "\n".join(text)
 
 
-def _pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
