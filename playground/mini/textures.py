@@ -48,7 +48,9 @@ def face_path(file: str) -> Path:
     folder = Path(spec.origin).parent if spec and spec.origin else Path("matplotlib")
     path = folder / "mpl-data" / "fonts" / "ttf" / file
     if not path.is_file():
-        raise FileNotFoundError(f"no type face {path}: this world's signs need matplotlib's: pip install 'vlm-pruner[figures]'")
+        raise FileNotFoundError(
+            f"no type face {path}: this world's signs need matplotlib's: pip install 'vlm-pruner[figures]'"
+        )
     return path
 
 
