@@ -17,6 +17,7 @@ import argparse
 import base64
 import io
 import json
+import os
 import re
 import socket
 import subprocess
@@ -42,6 +43,8 @@ from vlm_pruner.speed.models import PUBLISHED
 MINI = Path(__file__).parents[1] / "playground" / "mini" / "checkpoint"
 PICTURES = 4  # of a cell with the same pictures
 TOKENS = 8  # of an answer
+FIRST = 10**6  # pictures from here on are asked before a cell is measured
+ON_A_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB; vLLM ignores both on a GPU
 SHAPES = [name for name, model in PUBLISHED.items() if model.kind == "Llava"]
 
 
@@ -147,11 +150,12 @@ def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> I
         port = free.getsockname()[1]
     path = scratch / "server.log"
     with path.open("w") as log:
-        running = subprocess.Popen(command(folder, port, flags), stdout=log, stderr=subprocess.STDOUT)
+        words, variables = command(folder, port, flags), ON_A_CPU | os.environ
+        running = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=variables)
         try:
             while not healthy(port):
                 if running.poll() is not None:
-                    raise SystemExit(f"the server stopped: {path.read_text()[-2000:]}")
+                    raise SystemExit(f"the server stopped: {reason(path.read_text())}")
                 if time.time() > deadline:
                     raise SystemExit(f"the server did not start in time (--minutes): {path.read_text()[-2000:]}")
                 time.sleep(1)
@@ -159,6 +163,12 @@ def serving(folder: Path, scratch: Path, flags: list[str], deadline: float) -> I
         finally:
             running.terminate()
             running.wait(60)
+
+
+def reason(log: str) -> str:
+    """The errors in a server's log, and its end."""
+    errors = [line for line in log.splitlines() if re.search(r"(Error|Exception)\b.*: ", line)]
+    return "\n".join([*errors, log[-500:]])
 
 
 def healthy(port: int) -> bool:
@@ -185,7 +195,7 @@ def measure(server: Server, args: argparse.Namespace, deadline: float) -> list[C
 
 def run_cell(server: Server, budget: str, clients: int, pictures: str, requests: int, seed: int) -> Cell:
     bodies = [body(budget, seed + n if pictures == "new" else seed + n % PICTURES, n) for n in range(requests)]
-    ask(server.port, bodies[0])  # what is loaded on first use
+    ask(server.port, bodies[0] if pictures == "same" else body(budget, FIRST + seed, 0))  # loads what first use loads
     cpu, before = server.cpu_seconds(), hits(server.port)
     start = time.time()
     with ThreadPoolExecutor(clients) as pool:

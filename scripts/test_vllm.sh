@@ -4,7 +4,7 @@
 #   bash scripts/test_vllm.sh            all of tests/vllm
 #   bash scripts/test_vllm.sh -k flood   further arguments go to pytest
 #
-# VLM_PRUNER_TEST_QUESTIONS: held-out questions per budget (24).
+# VLM_PRUNER_TEST_QUESTIONS: held-out questions per budget over HTTP (200).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,8 +34,12 @@ install() {
 
 [ -f "$STAMP" ] || install
 "$VENV/bin/python" -m pip install -q --no-deps -e .
+INSTALLED=$SECONDS
 
 VLM_PRUNER_TEST_FOLDER=$(mktemp -d)
 export VLM_PRUNER_TEST_FOLDER
 trap 'rm -rf "$VLM_PRUNER_TEST_FOLDER"' EXIT
-"$VENV/bin/python" -m pytest -c tests/vllm/pytest.ini --rootdir=. -q tests/vllm "$@"
+status=0
+"$VENV/bin/python" -m pytest -c tests/vllm/pytest.ini --rootdir=. -q tests/vllm "$@" || status=$?
+echo "environment $INSTALLED s, tests $((SECONDS - INSTALLED)) s; commit $(git describe --always --dirty 2>/dev/null)"
+exit "$status"

@@ -60,6 +60,28 @@ def test_ratios_are_against_dense_at_the_same_pictures_and_concurrency(serving):
     assert rows[1] == "| new | 1 | 64 | 2.00 | 2.00 | 0.20 | 4.00 | 50 % |"
 
 
+@pytest.mark.parametrize("pictures", ["new", "same"])
+def test_new_pictures_are_asked_once_and_the_same_ones_again(serving, pictures, monkeypatch):
+    asked = []
+    monkeypatch.setattr(serving, "ask", lambda port, body: asked.append(body))
+    monkeypatch.setattr(serving, "hits", lambda port: (0.0, float(len(asked))))
+    monkeypatch.setattr(serving.Server, "cpu_seconds", lambda server: float(len(asked)))
+    cells = [serving.run_cell(serving.Server(0, 0), "64", 1, pictures, 6, seed) for seed in (6, 12)]
+    shown = [json.loads(body)["messages"][0]["content"][0]["image_url"]["url"] for body in asked]
+    assert len(shown) == 14 and len(set(shown)) == (14 if pictures == "new" else 2 * serving.PICTURES)
+    assert [cell.work for cell in cells] == [1.0, 1.0]
+
+
+def test_a_server_that_stops_says_why(serving, tmp_path, monkeypatch):
+    script = 'print("ValueError: no memory for KV blocks: 1"); print("x" * 5000); raise SystemExit(1)'
+    monkeypatch.setattr(serving, "command", lambda *_: [sys.executable, "-c", script])
+    with (
+        pytest.raises(SystemExit, match="the server stopped: ValueError: no memory for KV blocks: 1"),
+        serving.serving(tmp_path, tmp_path, [], deadline=float("inf")),
+    ):
+        pass
+
+
 def test_nothing_starts_after_the_deadline(serving, monkeypatch):
     asked = []
     monkeypatch.setattr(serving, "run_cell", lambda *cell: asked.append(cell))
