@@ -150,7 +150,7 @@ def test_pruning_of_other_tokens_than_the_pictures_is_a_defect(
     llava = engine(loaded, checkpoint, data, "random")
     item = llava.prepare(RAGGED[0])
     with pytest.raises(RuntimeError, match="but the pictures start at"):
-        llava.generate([replace(item, places=(item.places[0] + 1,))])
+        llava.generate([replace(item, positions=(item.positions[0] + 1,))])
 
 
 def test_image_marks_in_a_question_are_refused(loaded: Checkpoint, checkpoint: Path, data: Path) -> None:

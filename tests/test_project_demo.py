@@ -123,7 +123,7 @@ def test_the_cache_is_measured_as_it_lies_in_memory(answerer: Any, data: Path) -
     entry = 2 * 32 * 4
     assert dense.receipt is None and dense.kept == 16
     assert pruned.receipt.n_after == pruned.kept == 5
-    prompt = len(answerer._ids(question)) - 1 + 16
+    prompt = answerer._length(question) - 1 + 16
     generated, rest = divmod(dense.kv_bytes - 3 * entry * prompt, 3 * entry)
     assert rest == 0 and 0 <= generated <= 15  # the last new token is never cached
     generated, rest = divmod(pruned.kv_bytes - entry * (3 * prompt - (16 - 5)), 3 * entry)

@@ -107,7 +107,7 @@ def placeholders(call: dict[str, Any], token_id: int) -> list[list[int]]:
     ids = call.get("input_ids")
     if ids is None:
         raise _embeddings()
-    return [[place for place, token in enumerate(row) if token == token_id] for row in ids.tolist()]
+    return [[index for index, token in enumerate(row) if token == token_id] for row in ids.tolist()]
 
 
 def rows_without_spans(call: dict[str, Any]) -> list[list[VisualSpan]]:
@@ -228,5 +228,5 @@ def check_one_token_a_patch(model: nn.Module, tower: nn.Module) -> None:
 
 def runs(positions: Sequence[int]) -> list[int]:
     """Lengths of the runs of consecutive positions, which are ascending."""
-    breaks = [place for place, (one, next_one) in enumerate(pairwise(positions), 1) if next_one != one + 1]
+    breaks = [index for index, (one, next_one) in enumerate(pairwise(positions), 1) if next_one != one + 1]
     return [end - start for start, end in pairwise([0, *breaks, len(positions)])] if positions else []

@@ -46,7 +46,7 @@ def load(
 
 @contextmanager
 def in_words(checkpoint: str | Path) -> Iterator[None]:
-    """Turns whatever the libraries below raise about damaged files into a ValueError that names the checkpoint."""
+    """Turns any error that the libraries raise for damaged files into a ValueError that names the checkpoint."""
     try:
         yield
     except (ValueError, OSError, torch.OutOfMemoryError):

@@ -41,15 +41,10 @@ class OriginalChat(Chat):
         if video:
             pixels.append(own.pixels_of_film(list(video)))
             sizes.append(None)
-        ids = own.ids(own.prompt(_without_placeholder(question), len(pixels), own.conversation))
-        inputs = {
-            "inputs": ids[None].to(self.model.device),
-            "images": [part.to(self.model.device, self.model.dtype) for part in pixels],
-            "image_sizes": sizes,
-            "modalities": ["image" if size else "video" for size in sizes],
-        }
-        visual = sum(own.tokens_in(*item) for item in zip(pixels, sizes, strict=True))
-        return Prompt(inputs, len(ids) - len(pixels), visual)
+        asked = own.prompt(_without_placeholder(question), len(pixels), own.conversation)
+        item = own.prepare(asked, pixels, sizes)
+        visual = sum(own.tokens_in(*pair) for pair in zip(pixels, sizes, strict=True))
+        return Prompt(own.arguments([item]), len(item.input_ids) - len(pixels), visual)
 
     def visual_tokens(self, picture: Image.Image) -> int:
         return self.checkpoint.tokens_of(picture.size)

@@ -1,4 +1,4 @@
-"""What a model attends to whatever the picture: the average over pictures, for methods that divide by it."""
+"""What a model attends to in any picture: the average over pictures, for methods that divide by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vlm-pruner prior`: what a model attends to whatever the picture, for methods that divide by it (d2pruner)."""
+"""`vlm-pruner prior`: what a model attends to in any picture, for methods that divide by it (d2pruner)."""
 
 from __future__ import annotations
 

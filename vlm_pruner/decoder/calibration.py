@@ -53,7 +53,7 @@ class Sizes:
     def count(self, row: int, image: VisualSpan, indices: Tensor, group: Tensor) -> None:
         """Adds up, in place, what an image's kept tokens stand for.
 
-        indices: long [R], the kept ones. group: long [N], the place in `indices` where each token counts, or -1.
+        indices: long [R], the kept ones. group: long [N], the index in `indices` where each token counts, or -1.
         """
         sizes = self.tokens[row][image.index(self.tokens.device)]
         total = group_totals(group.to(sizes.device), sizes, len(indices))

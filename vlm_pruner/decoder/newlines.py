@@ -70,8 +70,8 @@ def merge(method: Pruner, tokens: Tensor, selection: Selection) -> Tensor:
     if not isinstance(selection, WithNewlines):
         return method.merge(tokens, selection)
     merged = tokens[selection.indices]
-    places = torch.searchsorted(selection.indices, selection.content[selection.chosen.indices])
-    return merged.index_copy(0, places, method.merge(tokens[selection.content], selection.chosen).to(merged))
+    slots = torch.searchsorted(selection.indices, selection.content[selection.chosen.indices])
+    return merged.index_copy(0, slots, method.merge(tokens[selection.content], selection.chosen).to(merged))
 
 
 def assigned(method: Pruner, tokens: Tensor, selection: Selection) -> Tensor:
@@ -79,8 +79,8 @@ def assigned(method: Pruner, tokens: Tensor, selection: Selection) -> Tensor:
     if not isinstance(selection, WithNewlines):
         return method.assigned(tokens, selection)
     own = method.assigned(tokens[selection.content], selection.chosen)
-    places = torch.searchsorted(selection.indices, selection.content[selection.chosen.indices])
+    slots = torch.searchsorted(selection.indices, selection.content[selection.chosen.indices])
     group = own.new_full((len(tokens),), -1)
-    group[selection.content] = torch.where(own < 0, -1, places[own.clamp(min=0)])
+    group[selection.content] = torch.where(own < 0, -1, slots[own.clamp(min=0)])
     group[selection.indices] = torch.arange(len(selection.indices), device=group.device)
     return group

@@ -43,13 +43,13 @@ def rotary_positions(call: dict[str, Any], cache: Any) -> Tensor:
     return torch.arange(past, past + tokens.shape[1], device=tokens.device)[None, None]
 
 
-def offset_of(positions: Tensor, places: int) -> Tensor:
-    """Long [B or 1]: how far the next token's position lies behind its place in the sequence.
+def offset_of(positions: Tensor, length: int) -> Tensor:
+    """Long [B or 1]: how far the next token's position lies behind its index in the sequence.
 
-    positions: [axes, B or 1, n] of a call after which the sequence has `places` tokens. A picture takes as many
+    positions: [axes, B or 1, n] of a call after which the sequence has `length` tokens. A picture takes as many
     positions as it has rows or columns, which is fewer than its tokens.
     """
-    return positions[..., -1].amax(dim=0) + 1 - places
+    return positions[..., -1].amax(dim=0) + 1 - length
 
 
 def prompts_of(call: LayerCall, attention: str) -> Tensor | None:

@@ -312,11 +312,11 @@ class DecoderPruning:
         return None if state is None or cache.get_seq_length(0) == 0 else state
 
     def _note_offset(self, positions: Tensor, state: ShortCache, cache: Any) -> None:
-        """Positions after a further picture, which may be too small to be pruned, lie behind their places by more."""
+        """Positions after a further picture, which may be too small to be pruned, lie further behind their indices."""
         new = positions.shape[-1]
         if new > 1:
-            places = int(cache.get_seq_length(0)) + state.dropped + new
-            self._stages[0].caches.remember(cache, replace(state, offset=offset_of(positions, places)))
+            length = int(cache.get_seq_length(0)) + state.dropped + new
+            self._stages[0].caches.remember(cache, replace(state, offset=offset_of(positions, length)))
 
     # Hooks, in the order in which they run
 

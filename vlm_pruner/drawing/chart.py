@@ -40,7 +40,7 @@ def _style() -> Iterator[None]:
         from matplotlib import style
     except ImportError:
         raise NotInstalledError("charts need matplotlib: pip install 'vlm-pruner[figures]'") from None
-    with style.context(["default", _STYLE]):  # whatever the user's own matplotlibrc says
+    with style.context(["default", _STYLE]):  # ignores the user's matplotlibrc
         yield
 
 

@@ -60,7 +60,7 @@ Grid = list[list[tuple[int, Box]]]
 
 
 def _as_grid(boxes: Sequence[tuple[int, Box]]) -> Grid:
-    """Tokens row by row as they lie in the picture, across tiles."""
+    """Tokens row by row, in the picture's order across tiles."""
     rows: dict[float, list[tuple[int, Box]]] = {}
     for token, box in boxes:
         rows.setdefault(round(box[1], 3), []).append((token, box))

@@ -81,7 +81,7 @@ def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False)
 
 
 def _shown(arm: Arm) -> dict[str, Any]:
-    """How the picture is shown, if not as it is."""
+    """The grid of a resized picture, for arms that have one."""
     return {} if arm.grid is None else {"grid": arm.grid}
 
 

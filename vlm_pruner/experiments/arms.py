@@ -70,7 +70,7 @@ class Arm:
 
     @property
     def is_dense(self) -> bool:
-        """Whether it shows the whole picture to the model as it is."""
+        """Whether it prunes nothing and shows the whole picture."""
         return self.method is None and self.grid is None
 
     @property
@@ -93,7 +93,7 @@ class Arm:
 
     def method_for(self, draw: int) -> Pruner | None:
         """The method for the `draw`-th batch. One with a seed gets a new seed per batch: a single random pattern for a
-        whole run would be one draw, whatever the number of questions."""
+        whole run would be one draw, however many the questions."""
         seed = getattr(self.method, "seed", None)
         return self.method if self.method is None or seed is None else replace(self.method, **{"seed": seed + draw})
 
@@ -169,7 +169,7 @@ def possible_arms(
 
 def turned(arms: Sequence[Arm], turn: int) -> list[Arm]:
     """All arms, rotated so that a different one comes first at each turn."""
-    return [arms[(turn + place) % len(arms)] for place in range(len(arms))]
+    return [arms[(turn + index) % len(arms)] for index in range(len(arms))]
 
 
 def read_budget(word: int | str | Budget, visual: int) -> Budget:

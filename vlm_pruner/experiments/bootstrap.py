@@ -60,10 +60,10 @@ class PictureBootstrap:
             raise ValueError(f"{len(pictures)} pictures and {len(kinds)} kinds: give one of each per question, and any")
         self.kinds = list(dict.fromkeys(kinds))
         self.level = level
-        places = {picture: place for place, picture in enumerate(dict.fromkeys(pictures))}
-        self._picture = np.array([places[picture] for picture in pictures])
+        numbers = {picture: number for number, picture in enumerate(dict.fromkeys(pictures))}
+        self._picture = np.array([numbers[picture] for picture in pictures])
         self._kind = np.array([self.kinds.index(kind) for kind in kinds])
-        count = len(places)
+        count = len(numbers)
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
         self._drawn = drawn.astype(np.float64)  # [resamples, pictures], how often each occurs
         self._sizes = self._drawn @ self._by_picture(np.ones(len(kinds)))  # [resamples, kinds], questions
@@ -103,12 +103,12 @@ class PictureBootstrap:
         resample adds noise of its own; the interval is shifted back by that much.
         """
         sure = np.asarray(confidence, dtype=np.float64)
-        place = np.minimum((sure * bins).astype(int), bins - 1)
-        gaps = np.zeros((self._drawn.shape[1], bins))  # by picture and bin
-        np.add.at(gaps, (self._picture, place), np.asarray(correct, dtype=np.float64) - sure)
+        bin_of = np.minimum((sure * bins).astype(int), bins - 1)
+        errors = np.zeros((self._drawn.shape[1], bins))  # by picture and bin
+        np.add.at(errors, (self._picture, bin_of), np.asarray(correct, dtype=np.float64) - sure)
         sizes = np.bincount(self._picture, minlength=self._drawn.shape[1])
-        resampled = np.abs(self._drawn @ gaps).sum(axis=1) / (self._drawn @ sizes)
-        found = float(np.abs(gaps.sum(axis=0)).sum() / len(sure))
+        resampled = np.abs(self._drawn @ errors).sum(axis=1) / (self._drawn @ sizes)
+        found = float(np.abs(errors.sum(axis=0)).sum() / len(sure))
         return self._interval(found, np.maximum(0.0, resampled - (resampled.mean() - found)), len(sure))
 
     def _means(self, values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +137,7 @@ def holm(values: Sequence[float]) -> list[float]:
     """Corrects p values for multiple comparisons by Holm's method; each corrected value is at least the original."""
     corrected = [0.0] * len(values)
     largest = 0.0
-    for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
-        largest = max(largest, (len(values) - rank) * values[place])
-        corrected[place] = min(1.0, largest)
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, (len(values) - rank) * values[index])
+        corrected[index] = min(1.0, largest)
     return corrected

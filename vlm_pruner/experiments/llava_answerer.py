@@ -28,11 +28,12 @@ from vlm_pruner.experiments.arms import NO_PICTURE, ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.replay import Replay
 from vlm_pruner.images import read_image
+from vlm_pruner.llava.eval.batch import Prepared
 from vlm_pruner.llava.eval.checkpoint import Checkpoint
-from vlm_pruner.llava.mm_utils import expand2square, process_images
+from vlm_pruner.llava.mm_utils import expand2square
 from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
-from vlm_pruner.llava.sights import Grid, shrunk
+from vlm_pruner.llava.sights import Grid
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 
@@ -108,7 +109,7 @@ class LlavaAnswerer:
         """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded."""
         groups: dict[tuple[int, int], list[Question]] = {}
         for question in questions:
-            lengths = len(self._ids(question)), len(self._ids(question, shown=False))
+            lengths = self._length(question), self._length(question, shown=False)
             groups.setdefault(lengths, []).append(question)
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
@@ -141,16 +142,15 @@ class LlavaAnswerer:
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
         ids = output.sequences
-        texts = self.checkpoint.tokenizer.batch_decode(ids, skip_special_tokens=True)
         lengths, confidences = _confidence(ids, output.logits, self.model.generation_config.eos_token_id)
         vision = prepared.seconds / len(batch)
         kv_bytes = cache_bytes(cache) // len(batch)
         replies = []
-        for row, text in enumerate(texts):
+        for row, text in enumerate(self.checkpoint.decode(ids)):
             receipt = receipts.get(row)
             kept = receipt.n_after if receipt else sum(span.length for span in prompt.visual_spans[row])
             more = lengths[row], confidences[row], vision
-            replies.append(Reply(text.strip(), seconds, kv_bytes, kept, receipt, *more))
+            replies.append(Reply(text, seconds, kv_bytes, kept, receipt, *more))
         return replies
 
     def picture(self, question: Question) -> Image.Image:
@@ -174,20 +174,17 @@ class LlavaAnswerer:
 
     def _read(self, batch: Sequence[Question], grid: Grid | None) -> tuple[MultimodalPrompt, list[TowerOutput], float]:
         """The batch's prompts, what the tower saw, and the seconds that tower and projector took."""
-        shown = grid != NO_PICTURE
-        ids = torch.tensor([self._ids(question, shown) for question in batch], device=self.model.device)
-        if not shown:
-            return self._without_tap(ids, None), [], 0.0
+        own = self.checkpoint
+        if grid == NO_PICTURE:
+            return self._without_tap([own.prepare(self._prompt(question, shown=False)) for question in batch]), [], 0.0
         pictures = {path: read_image(path) for path in dict.fromkeys(question.image for question in batch)}
         started = self._now()
-        pixels = process_images(list(pictures.values()), self.checkpoint.image_processor, self.model.config)
-        if grid is not None:
-            size = [side * int(self.model.get_vision_tower().config.patch_size) for side in grid]
-            pixels = [shrunk(picture, size) for picture in pixels]
-        by_path = dict(zip(pictures, pixels, strict=True))  # one tensor per picture, so that it is encoded once
+        pixels = {path: own.pixels_of(picture, grid=grid) for path, picture in pictures.items()}
         processed = self._now()
-        with nullcontext() if grid is None else self.model.get_vision_tower().any_size():
-            prompt, seen = self._encode(ids, [by_path[question.image] for question in batch])
+        with own.at(grid):
+            prompt, seen = self._encode(
+                [own.prepare(self._prompt(q), [pixels[q.image]], [pictures[q.image].size]) for q in batch]
+            )
         ended = self._now()
         if grid is None:
             self.vision_seconds += ended - started
@@ -195,19 +192,20 @@ class LlavaAnswerer:
         return prompt, seen, ended - processed
 
     @torch.no_grad()
-    def _without_tap(self, ids: torch.Tensor, pixels: Any) -> MultimodalPrompt:
-        return prepare_prompt(self.model.get_model(), ids, None, pixels, padding_side="left")
+    def _without_tap(self, batch: Sequence[Prepared]) -> MultimodalPrompt:
+        given = self.checkpoint.arguments(batch)
+        return prepare_prompt(self.model.get_model(), given.pop("inputs"), **given, padding_side="left")
 
     @torch.no_grad()
-    def _encode(self, ids: torch.Tensor, pixels: Any) -> tuple[MultimodalPrompt, list[TowerOutput]]:
+    def _encode(self, batch: Sequence[Prepared]) -> tuple[MultimodalPrompt, list[TowerOutput]]:
         """The prompts, and what the tower saw: nothing of a tower that has no class token."""
         try:
             tap = TowerTap(adapters.find(self.model).tower())
         except PruningError:
-            return self._without_tap(ids, pixels), []
+            return self._without_tap(batch), []
         removers = tap.hooks()
         try:
-            return self._without_tap(ids, pixels), tap.pictures
+            return self._without_tap(batch), tap.pictures
         finally:
             for remove in removers:
                 remove()
@@ -219,13 +217,15 @@ class LlavaAnswerer:
         """
         if str(getattr(self.model.config, "image_aspect_ratio", "")).startswith("anyres"):
             raise ValueError("this checkpoint's pictures differ in tokens (AnyRes); give one with a fixed grid")
-        text = int(median(len(self._ids(question)) - 1 for question in questions))
+        text = int(median(self._length(question) - 1 for question in questions))
         return ModelFacts(self.side**2, DecoderShape.of(self.model.config), text, self.model.dtype.itemsize)
 
-    def _ids(self, question: Question, shown: bool = True) -> list[int]:
-        """The prompt's ids, with one for the picture if it is shown."""
-        prompt = self.checkpoint.prompt(question.text, int(shown), self.checkpoint.conversation)
-        return self.checkpoint.ids(prompt).tolist()
+    def _prompt(self, question: Question, shown: bool = True) -> str:
+        return self.checkpoint.prompt(question.text, int(shown), self.checkpoint.conversation)
+
+    def _length(self, question: Question, shown: bool = True) -> int:
+        """The prompt's number of ids, with one for the picture if it is shown."""
+        return len(self.checkpoint.ids(self._prompt(question, shown)))
 
     def _now(self) -> float:
         """Seconds; on a GPU when everything that was asked for is done."""

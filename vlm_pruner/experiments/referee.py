@@ -134,13 +134,13 @@ def _splits(
         own = [arm for arm in arms if arm.method is not None and budget_of(arm) == budget_of(resize)]
         if dense is None or not own:
             continue
-        answered = [place for place, right in enumerate(correct[dense.key]) if right]
-        fails = [place for place in answered if not correct[resize.key][place]]
+        answered = [index for index, right in enumerate(correct[dense.key]) if right]
+        fails = [index for index in answered if not correct[resize.key][index]]
         accuracy = {}
         if fails:
-            pictures = [questions[place].image for place in fails]
+            pictures = [questions[index].image for index in fails]
             made = PictureBootstrap(pictures, ["all"] * len(fails), rules.resamples, rules.seed, rules.level)
-            accuracy = {a.key: made.over_kinds([correct[a.key][place] for place in fails], SHARE) for a in own}
+            accuracy = {a.key: made.over_kinds([correct[a.key][index] for index in fails], SHARE) for a in own}
         splits.append(Split(budget_of(resize), len(fails), len(answered) - len(fails), accuracy))
     return splits
 

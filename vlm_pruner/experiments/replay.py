@@ -167,7 +167,7 @@ def _through(forward: Forward, hidden: Tensor, kwargs: dict[str, Any], states: _
 
 
 class _States:
-    """Stands in for a cache during one layer: new keys and values come behind those that are there."""
+    """Stands in for a cache during one layer, and appends new keys and values to those it has."""
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         self.keys, self.values = keys, values

@@ -57,9 +57,9 @@ class Trial:
 
 @dataclass
 class Search:
-    """The search for one method. low: the largest place in the grid that failed, or -1. high: the smallest that held.
+    """The search for one method. low: the largest index in the grid that failed, or -1. high: the smallest that held.
 
-    queue: places that the second half has yet to test, in order. reason: why the model or the method refuses.
+    queue: indices that the second half has yet to test, in order. reason: why the model or the method refuses.
     """
 
     name: str
@@ -86,24 +86,24 @@ class Search:
         return min(held, key=lambda trial: trial.arm.tokens) if held else None
 
     def next(self) -> int | None:
-        """The next place to try in the current half."""
+        """The next index to try in the current half."""
         if self.reason:
             return None
         if self.queue is None:
             return (self.low + self.high) // 2 if self.high - self.low > 1 else None
         return self.queue[0] if self.queue else None
 
-    def add(self, place: int, trial: Trial) -> None:
+    def add(self, index: int, trial: Trial) -> None:
         self.trials.append(trial)
         if self.queue is not None:
             self.queue = self.queue[1:] if trial.retention.holds else []
         elif trial.retention.holds:
-            self.high = place
+            self.high = index
         else:
-            self.low = place
+            self.low = index
 
     def confirm(self, last: int) -> None:
-        """Plans the second half. last: the place of all tokens, which is dense."""
+        """Plans the second half. last: the index of all tokens, which is dense."""
         start = min(self.high + STEPS_ABOVE, last - 1)
         self.queue = list(range(start, self.high - 1, -1)) if self.high < last else []
 
@@ -194,20 +194,20 @@ class _Runner:
 
     def advance(self, searches: Sequence[Search], sizes: Sequence[int], facts: ModelFacts, half: str) -> None:
         """Tries budget after budget, all methods at once: they share the pictures and the first layers."""
-        while tried := [(search, place) for search in searches if (place := search.next()) is not None]:
+        while tried := [(search, index) for search in searches if (index := search.next()) is not None]:
             arms: list[tuple[Search, int, Arm]] = []
-            for search, place in tried:
-                arm = self._arm(search, sizes[place], facts)
+            for search, index in tried:
+                arm = self._arm(search, sizes[index], facts)
                 if arm is not None:
-                    arms.append((search, place, arm))
+                    arms.append((search, index, arm))
                 elif not search.reason:
-                    search.low = place  # fewer tokens than the method can work with
+                    search.low = index  # fewer tokens than the method can work with
             verdicts = self.correct(half, [arm for _, _, arm in arms])
-            for (search, place, arm), correct in zip(arms, verdicts, strict=True):
+            for (search, index, arm), correct in zip(arms, verdicts, strict=True):
                 judge = self.judges[half]
                 if half == SEARCH:
                     self.clustering = max(self.clustering, judge.clustering(correct))
-                search.add(place, Trial(half, arm, judge.judge(correct, self.clustering)))
+                search.add(index, Trial(half, arm, judge.judge(correct, self.clustering)))
 
     def _arm(self, search: Search, tokens: int, facts: ModelFacts) -> Arm | None:
         """None if the method cannot work with so few tokens, or with this model, which becomes its reason."""

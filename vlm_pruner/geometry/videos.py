@@ -26,8 +26,8 @@ def video_layout(frames: int, side: int, newlines: str) -> TokenLayout:
     time, rows = torch.arange(frames, device="cpu"), torch.arange(side, device="cpu")
     if newlines == "grid":
         columns = torch.arange(side + 1, device="cpu")
-        places = torch.cartesian_prod(time, rows, columns)[:, [0, 2, 1]]
-        return TokenLayout(places.float(), grid.diagonal, Lines.of(frames * side, side))
+        coords = torch.cartesian_prod(time, rows, columns)[:, [0, 2, 1]]
+        return TokenLayout(coords.float(), grid.diagonal, Lines.of(frames * side, side))
     ends = {"frame": time, "one_token": time[-1:], "no_token": time[:0]}[newlines]
     corners = torch.stack([ends, torch.full_like(ends, side), torch.full_like(ends, side - 1)], dim=1).float()
     if newlines == "frame":

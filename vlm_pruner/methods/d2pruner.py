@@ -23,7 +23,7 @@ TINY = 1e-7  # added to the prior, as published
 
 @dataclass(frozen=True)
 class Prior:
-    """What a prompt's last token attends to whatever the picture: attention to each place of a grid, over pictures.
+    """What a prompt's last token attends to in any picture: attention to each cell of a grid, mean over pictures.
 
     attention: height * width numbers in raster order, mean over heads and pictures, of the layer before `layer`.
     pictures: how many. model, question: what they were asked with.
@@ -78,7 +78,7 @@ def d2_order(
     score: [N]. hidden: [N, d]. Two tokens are joined if alpha * cosine + (1 - alpha) * nearness is above `threshold`,
     where nearness is 1 - distance / diagonal. Ties go to the lower index.
     """
-    unit, places = normalize(hidden, dim=1), layout.normalised(hidden)
+    unit, coords = normalize(hidden, dim=1), layout.normalised(hidden)
     ranking = score.argsort(descending=True, stable=True).tolist()
     joined = torch.zeros(len(ranking), dtype=torch.bool, device=hidden.device)
     chosen: list[int] = []
@@ -87,7 +87,7 @@ def d2_order(
             break
         if len(chosen) >= pivots and bool(joined[token]):
             continue
-        near = 1 - (places - places[token]).norm(dim=1)
+        near = 1 - (coords - coords[token]).norm(dim=1)
         joined |= alpha * (unit @ unit[token]) + (1 - alpha) * near > threshold
         chosen.append(token)
     taken = set(chosen)
@@ -101,7 +101,7 @@ class D2Pruner(Pruner):
     """Keeps what the last token attends to more than it does on average, then tokens joined to none that are kept.
 
     prior:     a file that `vlm-pruner prior` has made for this model, layer and size of pictures: the average attention
-               to each place, by which attention is divided.
+               to each cell, by which attention is divided.
     pivots:    share of the budget chosen by that quotient alone, rounded.
     alpha:     weight of similarity in whether two tokens are joined; the rest is the weight of nearness in the picture.
                As published, 1 for understanding and 0.5 for grounding.

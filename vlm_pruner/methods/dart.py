@@ -42,11 +42,11 @@ def set_order(image_pivots: list[int], text_pivots: list[int]) -> list[int]:
 
     image_pivots, text_pivots: positions in the sequence, larger keys first. The order depends on how the set grew.
     """
-    places = set(image_pivots)
-    for place in text_pivots:
-        places.add(place)
+    chosen = set(image_pivots)
+    for pivot in text_pivots:
+        chosen.add(pivot)
     given = image_pivots + text_pivots
-    return [given.index(place) for place in places]
+    return [given.index(pivot) for pivot in chosen]
 
 
 @register("dart", "DART", arxiv="2502.11494")

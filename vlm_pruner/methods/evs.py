@@ -16,19 +16,19 @@ from vlm_pruner.selection.ranking import largest
 
 
 def tokens_before(coords: Tensor) -> Tensor:
-    """For each token the one at its place in the frame before, or -1 if there is none: long [N].
+    """For each token the one at its position in the frame before, or -1 if there is none: long [N].
 
     coords: [N, 3], (t, x, y). The frame before is the one that precedes in the video, whatever its number.
     """
     frames, frame = coords[:, 0].unique(return_inverse=True)
-    places, place = coords[:, 1:].unique(dim=0, return_inverse=True)
-    table = torch.full((len(frames) + 1, len(places)), -1, device=coords.device)  # its first row: before the video
-    table[frame + 1, place] = torch.arange(len(coords), device=coords.device)
-    return table[frame, place]
+    positions, position = coords[:, 1:].unique(dim=0, return_inverse=True)
+    table = torch.full((len(frames) + 1, len(positions)), -1, device=coords.device)  # its first row: before the video
+    table[frame + 1, position] = torch.arange(len(coords), device=coords.device)
+    return table[frame, position]
 
 
 def changes(features: Tensor, coords: Tensor) -> Tensor:
-    """[N], 1 - cosine of each token to the one at its place in the frame before; infinite where there is none."""
+    """[N], 1 - cosine of each token to the one at its position in the frame before; infinite where there is none."""
     before = tokens_before(coords)
     change = 1 - cosine_similarity(features, features[before.clamp(min=0)], dim=1)
     return change.masked_fill(before < 0, torch.inf)

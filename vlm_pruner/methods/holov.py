@@ -37,9 +37,9 @@ def variety(features: Tensor) -> Tensor:
 
 def run_scores(features: Tensor, attention: Tensor, bounds: list[int]) -> Tensor:
     """[P], each run's mean token score: 1000 attention + 0.09 variety, the latter scaled to the former's mean size."""
-    spread = torch.cat([variety(features[start:end]) for start, end in pairwise(bounds)])
+    varieties = torch.cat([variety(features[start:end]) for start, end in pairwise(bounds)])
     seen = ATTENTION * attention
-    relative = spread / spread.mean().clamp(min=torch.finfo(spread.dtype).tiny)
+    relative = varieties / varieties.mean().clamp(min=torch.finfo(varieties.dtype).tiny)
     score = seen + VARIETY * seen.mean() * relative
     return torch.stack([score[start:end].mean() for start, end in pairwise(bounds)])
 

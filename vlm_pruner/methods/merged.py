@@ -20,13 +20,13 @@ class MergedSelection(Selection):
         """[R, d] in the order of `indices`: rows of `hidden` [N, d], with the merged ones in place of theirs."""
         rows = hidden[self.indices]
         if self.merged is not None and len(self.merged):
-            places = self.order[-len(self.merged) :]
-            rows[torch.searchsorted(self.indices, places)] = self.merged.to(rows.dtype)
+            replaced = self.order[-len(self.merged) :]
+            rows[torch.searchsorted(self.indices, replaced)] = self.merged.to(rows.dtype)
         return rows
 
 
 def places_of(order: Tensor, absorbers: Tensor) -> Tensor:
-    """`Selection.into`, long [N]: the place of each token's absorber among the kept tokens `order` [R] sorted.
+    """`Selection.into`, long [N]: the index of each token's absorber among the kept tokens `order` [R] sorted.
 
     absorbers: long [N], the kept token that each dropped token is merged into, or -1; a kept token is its own.
     """

@@ -46,8 +46,8 @@ def prumerge_order(attention: Tensor, plus: bool) -> Tensor:
     if not plus:
         return order
     stride = int(int(1 / (outliers / patches)) / 3)
-    spread = torch.arange(0, patches - 1, stride, device=order.device)  # never the last patch, as published
-    return torch.cat([order, spread[~torch.isin(spread, order)]])
+    even = torch.arange(0, patches - 1, stride, device=order.device)  # never the last patch, as published
+    return torch.cat([order, even[~torch.isin(even, order)]])
 
 
 def prumerge_rows(hidden: Tensor, keys: Tensor, attention: Tensor, order: Tensor, neighbours: int = 32) -> Tensor:

@@ -14,6 +14,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
 from vlm_pruner.methods.base import default_layer
 from vlm_pruner.methods.view import FROM_TOWER
+from vlm_pruner.report import table
 from vlm_pruner.report.table import WIDTH, render
 
 _QUESTION = {"attend", "attend_next", "text_embeddings"}  # fields that a prompt without a question leaves empty
@@ -133,36 +134,19 @@ def _yes(fact: bool) -> str:
 def markdown(chosen: list[Entry]) -> str:
     """The table of methods in docs/methods.md."""
     header = ("name", "drops before", "what it does", "needs", "families", "arXiv")
-    rows = [
-        (
-            f"`{one.name}`",
-            one.before,
-            one.does,
-            ", ".join(filter(None, (one.needs, one.requires))),
-            _code(one.fits),
-            _link(one),
-        )
-        for one in chosen
-    ]
-    return _table(header, rows)
+    return table.markdown(header, [_row(one) for one in chosen])
+
+
+def _row(one: Entry) -> tuple[str, ...]:
+    needs = ", ".join(filter(None, (one.needs, one.requires)))
+    return f"`{one.name}`", one.before, one.does, needs, _code(one.fits), _link(one)
 
 
 def families_markdown() -> str:
     """The table of families in docs/families.md."""
     header = ("family", "published checkpoints (examples)", "class", "class token", "videos")
-    return _table(
-        header,
-        [
-            (
-                f"`{one.name}`",
-                one.models,
-                f"`{one.classes}`",
-                _yes(one.class_token),
-                _yes(one.videos),
-            )
-            for one in FAMILIES
-        ],
-    )
+    rows = [(f"`{o.name}`", o.models, f"`{o.classes}`", _yes(o.class_token), _yes(o.videos)) for o in FAMILIES]
+    return table.markdown(header, rows)
 
 
 def _code(fits: str) -> str:
@@ -172,11 +156,6 @@ def _code(fits: str) -> str:
 
 def _link(one: Entry) -> str:
     return f"[{one.arxiv}](https://arxiv.org/abs/{one.arxiv})" if one.arxiv else ""
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 BEGIN, END = "<!-- written by `vlm-pruner methods --write docs` -->", "<!-- end of the table -->"

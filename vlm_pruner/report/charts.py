@@ -103,7 +103,7 @@ def _panels(part: Any, axes: Any, lines: Lines, alone: Mapping[str, Results | No
 
 
 def _log_ticks(panel: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis that names the values themselves, as far as the names do not touch."""
+    """A logarithmic x axis that names the values themselves, where the names do not touch."""
     from matplotlib.ticker import NullLocator
 
     named: list[float] = []
@@ -222,14 +222,14 @@ def ablation(results: Results) -> Figure:
         raise ValueError("the results hold no variation of the method; run `vlm-pruner ablate` with at least one")
     figure = Figure((WIDTH, 0.235 * len(rows) + 0.9))
     panel = figure.subplots()
-    for place, row in enumerate(rows):
+    for height, row in enumerate(rows):
         mean, low, high = (100 * row["difference"][end] for end in ("mean", "low", "high"))
         # Not by colour alone: up and down, too.
         colour, mark = (GREY, "o") if low <= 0 <= high else (RIGHT, "^") if mean > 0 else (WRONG, "v")
-        panel.hlines(place, low, high, color=colour, linewidth=1.6)
-        panel.plot(mean, place, mark, color=colour, markersize=6)
+        panel.hlines(height, low, high, color=colour, linewidth=1.6)
+        panel.plot(mean, height, mark, color=colour, markersize=6)
         said = row["paper"]["says"]
-        panel.text(1.02, place, "" if said == "nothing" else f"paper: {said}", transform=panel.get_yaxis_transform(),
+        panel.text(1.02, height, "" if said == "nothing" else f"paper: {said}", transform=panel.get_yaxis_transform(),
                    va="center_baseline", color=GREY)  # fmt: skip
     panel.axvline(0, color=GREY, linewidth=1, zorder=1)
     panel.set_yticks(range(len(rows)), [row["change"] for row in rows], color=INK)

@@ -8,7 +8,8 @@ from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.bootstrap import Interval
 from vlm_pruner.experiments.timings import Measured
 from vlm_pruner.experiments.verdicts import BETTER, REFERENCES, UNCLEAR, WORSE, Cell, Difference
-from vlm_pruner.report.table import render
+from vlm_pruner.report import table
+from vlm_pruner.report.table import Group, blocks
 
 MARKS = {BETTER: "+", WORSE: "-", UNCLEAR: "~"}
 SHORT = {"existence": "exist", "attribute": "attr", "relation": "rel", "reading": "read"}
@@ -25,8 +26,8 @@ def terminal(cells: Sequence[Cell], measured: Mapping[str, Measured] | None = No
     parts = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
         own = [cell for cell in cells if cell.benchmark == benchmark]
-        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + blocks(_header(own, costs), _grouped(own, costs)))
-        parts.append(blocks(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
+        parts.append(f"{benchmark}, n = {own[0].accuracy.n}\n" + by_budget(_header(own, costs), _grouped(own, costs)))
+        parts.append(by_budget(_kind_header(own), [(title, [_kind_row(c) for c in g]) for title, g in _by_budget(own)]))
     return "\n\n".join(parts)
 
 
@@ -39,8 +40,8 @@ def markdown(cells: Sequence[Cell]) -> str:
         rows = [[_budget(cell), cell.arm.label, *_costs(cell), *_long(cell, _shown(own))] for cell in own]
         kinds = list(own[0].kinds)
         kind_rows = [[_budget(c), c.arm.label, *(_span(c.kinds[kind]) for kind in kinds)] for c in own]
-        parts.append(f"## {benchmark}, n = {own[0].accuracy.n}\n\n{pipes(header, rows)}")
-        parts.append(pipes(["budget", "method", *kinds], kind_rows))
+        parts.append(f"## {benchmark}, n = {own[0].accuracy.n}\n\n{table.markdown(header, rows)}")
+        parts.append(table.markdown(["budget", "method", *kinds], kind_rows))
     return "\n\n".join(parts)
 
 
@@ -53,7 +54,7 @@ def _titles(cells: Sequence[Cell]) -> list[str]:
 
 
 def _shown(cells: Sequence[Cell]) -> list[str]:
-    """References that are there at all."""
+    """The references that any cell is compared with."""
     return [name for name in REFERENCES if any(name in cell.against for cell in cells)]
 
 
@@ -140,18 +141,10 @@ def _span(interval: Interval, sign: str = "") -> str:
     return f"{100 * interval.mean:{sign}.1f} [{low}, {high}]"
 
 
-def blocks(header: list[str], groups: Sequence[tuple[str, list[list[str]]]]) -> str:
-    """One table whose groups have a line of their own above them."""
-    rows = [row for _, group in groups for row in group]
-    head, *lines = render(header, rows).splitlines()
-    text, rest = [head], iter(lines)
-    for title, group in groups:
-        if title:
-            text.append(f"-- {title if not title.isdigit() else title + ' tokens'}")
-        text += [next(rest) for _ in group]
-    return "\n".join(text)
+def by_budget(header: Sequence[str], groups: Sequence[Group]) -> str:
+    """One table with a block of rows per budget, which is the group's title."""
+    return blocks(header, [(_title(budget), rows) for budget, rows in groups])
 
 
-def pipes(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _title(budget: str) -> str:
+    return f"-- {budget + ' tokens' if budget.isdigit() else budget}" if budget else ""

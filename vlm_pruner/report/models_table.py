@@ -14,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from vlm_pruner.experiments.verdicts import REFERENCES, UNCLEAR
-from vlm_pruner.report.compare_table import MARKS, NAMES, SHORT, blocks, pipes, short
+from vlm_pruner.report import table
+from vlm_pruner.report.compare_table import MARKS, NAMES, SHORT, by_budget, short
 from vlm_pruner.report.paper_results import TableError
 
 
@@ -86,9 +87,9 @@ def terminal(found: Sequence[Judged]) -> str:
     """Accuracies and differences by budget, then accuracies by kind, then what the models are."""
     own = rows(found)
     shown = _shown(own)
-    whole = blocks(_header(shown), _by_budget(own, lambda row: _cells(row, shown)))
+    whole = by_budget(_header(shown), _by_budget(own, lambda row: _cells(row, shown)))
     kinds = list(own[0].kinds)
-    parts = blocks(
+    parts = by_budget(
         ["accuracy by kind", *(SHORT.get(kind, kind) for kind in kinds)],
         _by_budget(own, lambda row: [short(row.label), *(_range(row.kinds[kind]) for kind in kinds)]),
     )
@@ -100,7 +101,7 @@ def markdown(found: Sequence[Judged]) -> str:
     shown, kinds = _shown(own), list(own[0].kinds)
     whole = [[row.budget, row.label, *_cells(row, shown)[1:]] for row in own]
     parts = [[row.budget, row.label, *(row.kinds[kind].percent() for kind in kinds)] for row in own]
-    tables = [pipes(["budget", *_header(shown)], whole), pipes(["budget", "method", *kinds], parts)]
+    tables = [table.markdown(["budget", *_header(shown)], whole), table.markdown(["budget", "method", *kinds], parts)]
     return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(found))])
 
 

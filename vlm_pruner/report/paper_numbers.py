@@ -91,7 +91,7 @@ def dense_row(model: str) -> PaperRow | None:
 
 
 def average(scores: Mapping[str, float], bounds: Mapping[str, float]) -> float | None:
-    """Plain mean over the nine benchmarks of score / upper bound, in %; None unless all nine of both are there."""
+    """Plain mean over the nine benchmarks of score / upper bound, in %; None unless both have all nine."""
     if any(name not in scores or not bounds.get(name) for name in COLUMNS):
         return None
     return 100 * sum(scores[name] / bounds[name] for name in COLUMNS) / len(COLUMNS)

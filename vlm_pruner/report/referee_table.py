@@ -9,7 +9,7 @@ from vlm_pruner.experiments.clock import Cost
 from vlm_pruner.experiments.experiment import Experiment
 from vlm_pruner.experiments.referee import FLOOR, TIME, TOKENS, Duel, Match, budget_of
 from vlm_pruner.experiments.verdicts import Cell
-from vlm_pruner.report.compare_table import MARKS, blocks, short_name
+from vlm_pruner.report.compare_table import MARKS, by_budget, short_name
 from vlm_pruner.report.results import wrapped
 from vlm_pruner.report.table import render
 
@@ -35,7 +35,7 @@ def _duels(match: Match) -> str:
         if split is not None:
             title += f"; resize fails on {split.fails} of {split.fails + split.holds} that dense answers right"
         groups.append((title, [_duel_row(match, arm) for arm in arms if budget_of(arm) == budget]))
-    return blocks(DUELS, groups)
+    return by_budget(DUELS, groups)
 
 
 def _duel_row(match: Match, arm: Arm) -> list[str]:
@@ -99,6 +99,6 @@ def _notes(done: Experiment) -> Sequence[str]:
 
 
 def markdown(done: Experiment) -> str:
-    """The verdicts, and the tables as they are printed."""
+    """The verdicts, and the printed tables."""
     verdicts = "\n\n".join(match.verdict for match in done.matches)
     return f"\n\n## Prune or resize\n\n{verdicts}\n\n```text\n{text(done)}\n```" if done.matches else ""

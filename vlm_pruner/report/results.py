@@ -1,4 +1,4 @@
-"""A run experiment as text, as JSON, and on disk. All commands that run one report it through here."""
+"""A finished experiment as text, as JSON and on disk. Every command that runs one reports it through here."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ Their documentation prints no splits and no metrics. TASKS has the ones that thi
 from __future__ import annotations
 
 import csv
-import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +17,9 @@ from typing import Any
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.words import printed_name
+from vlm_pruner.report import table
 from vlm_pruner.report.paper_results import TableError
-from vlm_pruner.report.table import render
+from vlm_pruner.report.table import number, render
 
 MODEL = "Qwen2.5-VL-7B"
 SOURCE = "AngelSlim's documentation (token compressor, April 2026), as printed"
@@ -76,7 +76,7 @@ def printed() -> tuple[Row, ...]:
 
 
 def average(scores: Mapping[str, float], dense: Mapping[str, float]) -> float | None:
-    """Mean over the eleven tasks of score / dense, in %; None unless all of both are there."""
+    """Mean over the eleven tasks of score / dense, in %; None unless both have all of them."""
     if any(name not in scores or not dense.get(name) for name in TASKS):
         return None
     return 100 * sum(scores[name] / dense[name] for name in TASKS) / len(TASKS)
@@ -85,7 +85,7 @@ def average(scores: Mapping[str, float], dense: Mapping[str, float]) -> float | 
 def read(paths: Iterable[str | Path]) -> list[Row]:
     """Our rows, from lmms-eval's *_results.json among `paths` and in folders; dense first.
 
-    Raises TableError for a file that is no such result, for two results of one cell, and if there is none.
+    Raises TableError for a file that is not one, for two results of one cell, and for no result at all.
     """
     rows: dict[tuple[str, float], Row] = {}
     taken: dict[tuple[str, float, str], Path] = {}
@@ -207,24 +207,19 @@ def markdown(ours: Sequence[Row]) -> str:
         [f"{100 * kept:g} %", method, kind, *(_number(values.get(c), c, kind) for c in (*TASKS, AVERAGE))]
         for method, kept, kind, values in lines(ours)
     ]
-    table = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * 3 + ["---:"] * (len(head) - 3), *rows)]
-    return "\n".join([f"### {MODEL}", "", *table, "", *(f"- {note}" for note in notes())])
+    return "\n".join([f"### {MODEL}", "", table.markdown(head, rows, 3), "", *(f"- {note}" for note in notes())])
 
 
 def as_csv(ours: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["model", "kept", "method", "row", *TASKS, AVERAGE])
-    for method, kept, kind, values in lines(ours):
-        writer.writerow([MODEL, kept, method, kind, *(values.get(column, "") for column in (*TASKS, AVERAGE))])
-    return text.getvalue().rstrip("\n")
+    columns = (*TASKS, AVERAGE)
+    rows = [
+        [MODEL, kept, name, kind, *(v.get(column, "") for column in columns)] for name, kept, kind, v in lines(ours)
+    ]
+    return table.as_csv(["model", "kept", "method", "row", *columns], rows)
 
 
 def _number(value: float | None, column: str, kind: str) -> str:
-    if value is None:
-        return "-"
-    decimals, sign = (0 if column == "MME" else 1), "+" if kind == DIFFERENCE else ""
-    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"
+    return number(value, 0 if column == "MME" else 1, "+" if kind == DIFFERENCE else "")
 
 
 FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {"terminal": terminal, "md": markdown, "csv": as_csv}

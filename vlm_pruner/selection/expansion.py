@@ -177,7 +177,7 @@ class _Window:
             end = first + token_batch
             added = _accept(scores[first:end], below[first:end], room - len(kept))
             similarity, modulation = similarity[end:], modulation[end:]
-            for position in [start + first + place for place in added]:
+            for position in [start + first + index for index in added]:
                 kept.append(position)
                 similarity = np.maximum(similarity, self.gram[position, start + end :])
                 modulation = np.minimum(modulation, self.modulations[position, start + end :])

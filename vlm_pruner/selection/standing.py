@@ -18,5 +18,5 @@ def nearest_kept(unit: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 def group_totals(group: Tensor, sizes: Tensor, count: int) -> Tensor:
     """[count], the sum of `sizes` [N] over each group. group: long [N], 0 .. count - 1, or -1 for tokens in none."""
-    place = torch.where(group < 0, count, group)
-    return sizes.new_zeros(count + 1).index_add_(0, place, sizes)[:count]
+    slot = torch.where(group < 0, count, group)
+    return sizes.new_zeros(count + 1).index_add_(0, slot, sizes)[:count]

@@ -1,9 +1,10 @@
-"""Prepared questions of different lengths as one left-padded batch, and what pruning kept of each."""
+"""Prepared questions of different lengths as one left-padded batch for `generate`, and what pruning kept of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +19,14 @@ from vlm_pruner.receipts import ImageReceipt, Receipt
 class Prepared:
     """One question as tensors.
 
-    index: the question's place in its file. input_ids: [T] long, one id -200 per picture, at ``places``.
+    index: of the question in its file. input_ids: [T] long, one id -200 per picture, at ``positions``.
     pixels: [3, H, W] or [tiles, 3, H, W] per picture, [F, 3, H, W] per video. sizes: (width, height) in pixels per
     picture, None per video.
     """
 
     index: int
     input_ids: Tensor
-    places: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
     pixels: tuple[Tensor, ...] = ()
     sizes: tuple[tuple[int, int] | None, ...] = ()
 
@@ -35,12 +36,24 @@ class Prepared:
         return ["video" if size is None else "image" for size in self.sizes]
 
 
-def image_places(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
+def image_positions(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
     """Where the ids -200 stand: one per picture, or the question itself holds some."""
-    places = (input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
-    if len(places) != pictures:
-        raise ItemError(f"the question holds {len(places) - pictures} <image> marks of its own; take them out")
-    return tuple(places)
+    positions = (input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
+    if len(positions) != pictures:
+        raise ItemError(f"the question holds {len(positions) - pictures} <image> marks of its own; take them out")
+    return tuple(positions)
+
+
+def generate_arguments(batch: Sequence[Prepared], pad: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What LLaVA's `generate` takes of a batch: ids, mask, pictures and videos."""
+    ids, mask = pad_left([item.input_ids for item in batch], pad)
+    return {
+        "inputs": ids.to(device),
+        "attention_mask": mask.to(device),
+        "images": on_device(batch, device, dtype),
+        "image_sizes": [size for item in batch for size in item.sizes] or None,
+        "modalities": [kind for item in batch for kind in item.kinds] or None,
+    }
 
 
 def pad_left(rows: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
@@ -80,7 +93,7 @@ def _starts(item: Prepared, tokens: Sequence[int], padded: int) -> list[int]:
     """First position of each picture in a row of ``padded`` positions; ``tokens``: each picture's visual tokens."""
     shift = padded - len(item.input_ids) - sum(count - 1 for count in tokens)
     starts = []
-    for place, count in zip(item.places, tokens, strict=False):
-        starts.append(place + shift)
+    for position, count in zip(item.positions, tokens, strict=False):
+        starts.append(position + shift)
         shift += count - 1
     return starts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlm_pruner.llava.eval.batch import Prepared, generate_arguments, image_positions
 from vlm_pruner.llava.eval.errors import UsageError
 from vlm_pruner.llava.eval.processes import this_process
 from vlm_pruner.llava.eval.prompts import build_prompt
@@ -22,6 +23,7 @@ from vlm_pruner.llava.mm_utils import get_model_name_from_path, process_images, 
 from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.image_tokens import count_tiled
 from vlm_pruner.llava.model.video_tokens import count_video
+from vlm_pruner.llava.sights import Grid, shrunk
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -51,15 +53,44 @@ class Checkpoint:
         assert isinstance(ids, Tensor)
         return ids
 
-    def pixels_of(self, picture: Image.Image, alone: bool = True) -> Tensor:
+    def prepare(
+        self, prompt: str, pixels: Sequence[Tensor] = (), sizes: Sequence[tuple[int, int] | None] = (), index: int = 0
+    ) -> Prepared:
+        """A prompt as tensors; the rest as in `Prepared`. Raises ItemError if it holds other <image> marks."""
+        ids = self.ids(prompt)
+        return Prepared(index, ids, image_positions(ids, len(pixels)), tuple(pixels), tuple(sizes))
+
+    def arguments(self, batch: Sequence[Prepared]) -> dict[str, Any]:
+        """What the model's `generate` takes of a batch."""
+        return generate_arguments(batch, self.pad, self.model.device, self.model.dtype)
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """The texts of new ids [B, n]."""
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @property
+    def pad(self) -> int:
+        """The id that fills shorter rows."""
+        tokenizer = self.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+    def pixels_of(self, picture: Image.Image, alone: bool = True, grid: Grid | None = None) -> Tensor:
         """Pixel values [3, H, W] or [tiles, 3, H, W]. alone: whether it is the only picture of its prompt.
 
-        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several.
+        LLaVA-OneVision's scripts pad pictures to a square where a prompt has several. grid: rows and columns of visual
+        tokens to shrink the picture to; the model then runs `at` that grid.
         """
         config = self.model.config
         if config.takes_videos and not alone:
             config = SimpleNamespace(image_aspect_ratio="pad")
-        return process_images([picture], self.image_processor, config)[0]
+        pixels = process_images([picture], self.image_processor, config)[0]
+        if grid is None:
+            return pixels
+        return shrunk(pixels, [side * int(self.model.get_vision_tower().config.patch_size) for side in grid])
+
+    def at(self, grid: Grid | None) -> AbstractContextManager[object]:
+        """Inside it, the vision tower reads pictures of that grid; None: of its own."""
+        return nullcontext() if grid is None else self.model.get_vision_tower().any_size()
 
     def pixels_of_film(self, frames: Any) -> Tensor:
         """Pixel values [F, 3, side, side] of a video's frames: pictures, or an array [F, H, W, 3]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -20,14 +19,14 @@ from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.conversation import get_conversation
 from vlm_pruner.llava.eval import options
-from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_places, kept_per_row, on_device, pad_left
+from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_positions, kept_per_row
 from vlm_pruner.llava.eval.checkpoint import Checkpoint, load_checkpoint
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
 from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
 from vlm_pruner.llava.eval.images import open_image, resolve
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.llava.eval.runner import Reply
-from vlm_pruner.llava.sights import BLIND, shrunk
+from vlm_pruner.llava.sights import BLIND, Grid
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -64,9 +63,6 @@ class LlavaEngine:
         films = [self._film(video) for video in question.videos]
         if self.videos.instruct and films:
             question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
-        prompt = self._prompt(question)
-        input_ids = self.checkpoint.ids(prompt)
-        places = image_places(input_ids, len(question.images) + len(films))
         alone = len(question.images) == 1
         pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
         pixels = tuple(pixels for pixels, _ in pictures) + tuple(
@@ -74,8 +70,9 @@ class LlavaEngine:
         )
         sizes = tuple(size for _, size in pictures) + (None,) * len(films)
         visual = [self._tokens_in(*item) for item in zip(pixels, sizes, strict=True)]
-        self._check_tokens(input_ids, visual)
-        return Prepared(question.index, input_ids, places, pixels, sizes)
+        item = self.checkpoint.prepare(self._prompt(question), pixels, sizes, question.index)
+        self._check_tokens(item.input_ids, visual)
+        return item
 
     def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
         """All items in one call, padded on the left; the replies are in the order of the batch."""
@@ -97,44 +94,32 @@ class LlavaEngine:
                 f"out of memory with --batch-size {self.args.batch_size}: give a smaller one; what is answered is"
                 " safe, and the same command continues from there"
             ) from None
-        texts = self.checkpoint.tokenizer.batch_decode(output, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self.checkpoint.decode(output)
 
     @torch.inference_mode()
     def generate_ids(self, batch: Sequence[Prepared]) -> Tensor:
         """New ids, [len(batch), at most max_new_tokens] long."""
-        model, tokenizer, args = self.checkpoint.model, self.checkpoint.tokenizer, self.args
+        checkpoint, args = self.checkpoint, self.args
         if args.temperature > 0:
             torch.manual_seed(args.seed + batch[0].index)  # batches of one: answers do not depend on resuming
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ids, mask = pad_left([item.input_ids for item in batch], pad)
-        resized = self.sight is not None and not self.blind
-        with model.get_vision_tower().any_size() if resized else nullcontext():
-            return self._new_ids(ids, mask, batch, pad)
-
-    def _new_ids(self, ids: Tensor, mask: Tensor, batch: Sequence[Prepared], pad: int) -> Tensor:
-        model, args = self.checkpoint.model, self.args
-        return model.generate(
-            ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            images=on_device(batch, model.device, model.dtype),
-            image_sizes=[size for item in batch for size in item.sizes] or None,
-            modalities=[kind for item in batch for kind in item.kinds] or None,
-            do_sample=args.temperature > 0,
-            temperature=args.temperature if args.temperature > 0 else None,
-            top_p=args.top_p if args.temperature > 0 else None,
-            num_beams=args.num_beams,
-            max_new_tokens=args.max_new_tokens,
-            use_cache=True,
-            pad_token_id=pad,
-        )
+        with checkpoint.at(self._grid):
+            return checkpoint.model.generate(
+                **checkpoint.arguments(batch),
+                do_sample=args.temperature > 0,
+                temperature=args.temperature if args.temperature > 0 else None,
+                top_p=args.top_p if args.temperature > 0 else None,
+                num_beams=args.num_beams,
+                max_new_tokens=args.max_new_tokens,
+                use_cache=True,
+                pad_token_id=checkpoint.pad,
+            )
 
     def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
         """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
         if self.method is None:
             name = "dense" if self.sight is None else self.sight.name
             return {"method": name, "visual_tokens": self.visual_tokens(item)}
-        text = len(item.input_ids) - len(item.places)
+        text = len(item.input_ids) - len(item.positions)
         model = self.checkpoint.model
         steps = [(image.n_before, image.steps) for image in kept]
         cost = accounting.of_steps(steps, text, DecoderShape.of(model.config), model.dtype.itemsize)
@@ -157,6 +142,13 @@ class LlavaEngine:
         """Whether the model is asked without the pictures."""
         return self.sight is not None and self.sight.name == BLIND
 
+    @property
+    def _grid(self) -> Grid | None:
+        """Rows and columns of visual tokens that pictures are shrunk to, if they are."""
+        if self.sight is None or self.blind:
+            return None
+        return self.sight.grid(self.checkpoint.model.get_vision_tower().num_patches_per_side)
+
     def _tokens_in(self, pixels: Tensor, size: tuple[int, int] | None) -> int:
         if self.sight is None:
             return self.checkpoint.tokens_in(pixels, size)
@@ -166,12 +158,7 @@ class LlavaEngine:
     def _read(self, image: str | bytes | Image.Image, alone: bool) -> tuple[Tensor, tuple[int, int]]:
         """Pixel values of one picture, and its (width, height)."""
         picture = open_image(self.image_folder, image, as_released=self.args.compat == "released")
-        pixels = self.checkpoint.pixels_of(picture, alone)
-        if self.sight is not None:
-            tower = self.checkpoint.model.get_vision_tower()
-            grid = self.sight.grid(tower.num_patches_per_side)
-            pixels = shrunk(pixels, [side * tower.config.patch_size for side in grid])
-        return pixels, picture.size
+        return self.checkpoint.pixels_of(picture, alone, self._grid), picture.size
 
     def _film(self, video: str | Path) -> Film:
         return read_film(resolve(self.image_folder, video) if isinstance(video, str) else video, self.videos)
@@ -217,9 +204,9 @@ class LlavaEngine:
         self.sight.grid(self.checkpoint.model.get_vision_tower().num_patches_per_side)  # raises for too many tokens
 
     def _check_start(self, stated: int) -> None:
-        """The picture stands before the question, so its place is the same for every question."""
+        """The picture stands before the question, so its position is the same for every question."""
         probe = self._prompt(Question(0, 0, asked="?", prompt="?", images=("?",)))
-        (found,) = image_places(self.checkpoint.ids(probe), 1)
+        (found,) = image_positions(self.checkpoint.ids(probe), 1)
         if found != stated:
             raise UsageError(
                 f"--image_token_start_index {stated} was given, but with --conv-mode {self.args.conv_mode} the picture"

@@ -109,12 +109,12 @@ def encode_images(
     # One batch often asks several questions about a picture: the same tensor several times is encoded once.
     views = list(images)
     first: dict[tuple[int, str], int] = {}
-    places = [first.setdefault((id(view), kind), len(first)) for view, kind in zip(views, kinds, strict=True)]
-    distinct = [places.index(place) for place in range(len(first))]
+    indices = [first.setdefault((id(view), kind), len(first)) for view, kind in zip(views, kinds, strict=True)]
+    distinct = [indices.index(index) for index in range(len(first))]
     encoded = _encode_views(
         model, [views[i] for i in distinct], [sizes[i] for i in distinct], [kinds[i] for i in distinct]
     )
-    return [encoded[place] for place in places]
+    return [encoded[index] for index in indices]
 
 
 def _kinds(config: AnyLlavaConfig, modalities: Modalities | None, items: int) -> list[str]:

@@ -42,7 +42,7 @@ def photo(name: str) -> Image.Image:
 
 
 def mini_scene(number: int) -> Image.Image:
-    """The `number`-th picture (from 0) of the mini benchmark, which is made first where it is missing."""
+    """The `number`-th picture (from 0) of the mini benchmark. Makes the benchmark if it is missing."""
     from vlm_pruner.experiments.questions import read_questions
     from vlm_pruner.images import read_image
 
