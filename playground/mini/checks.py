@@ -49,6 +49,7 @@ GALLERY, SEED = 3, 31337
 MIX = {"existence": 2, "attribute": 6, "relation": 3, "two_way": 2, "reading": 2, "choice": 4}
 MIX |= {"verify": 2, "glyph": 2, "seen": 2, "near": 2, "beside": 2}
 BATCH = 8  # scenes
+QUICK = (56, 12, 8)  # scenes for accuracy, questions per number, scenes for the checks
 Rows = list[tuple[str, str, str, str, bool]]  # kind, part, size, answer, right
 OPEN = Teaching({}, {})
 
@@ -244,12 +245,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=208, help="for accuracy (%(default)s)")
     parser.add_argument("--each", type=int, default=60, help="questions per number (%(default)s)")
     parser.add_argument("--some", type=int, default=32, help="scenes for the checks (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="fewer of all of these, in some two minutes of one core")
     parser.add_argument("--world", choices=list(STYLES), help="of the scenes (default: the one of recipe.json)")
     parser.add_argument("--out", type=Path, help="JSON file to write as well")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     style = args.world or style_of(args.run)
-    found = report(load(args.run), args.scenes, args.each, args.some, style)
+    sizes = QUICK if args.quick else (args.scenes, args.each, args.some)
+    found = report(load(args.run), *sizes, style)
     text = json.dumps({"run": str(args.run), "world": style, "seed": SEED, **found}, indent=1)
     if args.out:
         args.out.write_text(text + "\n")
