@@ -23,7 +23,7 @@ from vlm_pruner.asking.processed import ProcessedChat
 from vlm_pruner.cli import main
 from vlm_pruner.commands import options
 from vlm_pruner.drawing.terminal import draw_cells, wants_ascii, wants_colour
-from vlm_pruner.frames import end_to_end, read_film, read_frames, spread
+from vlm_pruner.frames import end_to_end, evenly, read_film, read_frames
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.receipts import Kept
 
@@ -226,9 +226,9 @@ def test_show_lays_methods_and_budgets_side_by_side(
 
 
 def test_frames_are_spread_evenly() -> None:
-    assert spread(8, 4) == [1, 3, 5, 7]
-    assert spread(3, 8) == [0, 1, 2]
-    assert spread(100, 1) == [50]
+    assert evenly(8, 4) == [1, 3, 5, 7]
+    assert evenly(3, 8) == [0, 1, 2]
+    assert evenly(100, 1) == [50]
     assert end_to_end(9, 4.0, 5, None).tolist() == [0, 2, 4, 6, 8]
     assert end_to_end(3, 4.0, 32, None).tolist() == [0, 1, 2]
     assert len(end_to_end(12, 4.0, 32, 2.0)) == 6
@@ -260,7 +260,7 @@ def test_frames_of_a_video_file(tmp_path: Path, ending: str) -> None:
     frames = read_frames(path, 4)
     assert [frame.size for frame in frames] == [(64, 48)] * 4
     brightness = [frame.convert("L").getpixel((30, 20)) for frame in frames]
-    assert brightness == pytest.approx([12 * number for number in spread(20, 4)], abs=10)
+    assert brightness == pytest.approx([12 * number for number in evenly(20, 4)], abs=10)
     film, metadata = read_film(path, 4, None)
     assert film.shape == (4, 48, 64, 3) and film[:, 20, 30, 0] == pytest.approx([0, 72, 156, 228], abs=10)
     assert (metadata.total_num_frames, metadata.duration) == (20, 2.0)

@@ -13,7 +13,7 @@ from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection
-from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 
 STAGED = [name for name in vp.methods.names() if len(vp.methods.get(name)(keep_tokens=64).layers(32)) > 1]
 FASTV = vp.methods.get("fastv")(keep_tokens=6)
@@ -205,7 +205,7 @@ def test_a_stage_behind_the_last_layer_is_refused_wherever_a_budget_is_asked_for
 def test_stages_of_shallow_decoders():
     assert stage_layers(1, 4, (0, 0.14, 0.45)) == (1, 2, 3)
     assert stage_layers(2, 4, (0, 1 / 3, 2 / 3)) == (2, 3)
-    assert spread_budget(100, 1, (1, 2), 3, (2, 1)) == (1, 1)
+    assert stage_budgets(100, 1, (1, 2), 3, (2, 1)) == (1, 1)
 
 
 @pytest.mark.parametrize(

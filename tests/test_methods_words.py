@@ -23,7 +23,7 @@ KEEP = 32
 
 
 def command(name: str, *settings: str) -> Pruner:
-    return options.make_method(name, str(KEEP), settings=settings)
+    return options.Wanted.read(name, str(KEEP), settings=settings).plain()
 
 
 def comparison(name: str, *settings: str) -> Pruner | None:

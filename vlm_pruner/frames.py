@@ -53,10 +53,10 @@ def read_frames(source: str | Path, count: int = 8, fps: float | None = None) ->
 
 
 def _middles(total: int, own_fps: float, count: int, fps: float | None) -> list[int]:
-    return spread(total, count if fps is None else min(count, max(1, round(total / own_fps * fps))))
+    return evenly(total, count if fps is None else min(count, max(1, round(total / own_fps * fps))))
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly(total: int, count: int) -> list[int]:
     """Indices of the frames in the middles of `count` equal parts of `total`."""
     count = min(count, total)
     return [(2 * part + 1) * total // (2 * count) for part in range(count)]

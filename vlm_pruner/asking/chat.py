@@ -114,9 +114,9 @@ class Chat:
         length = prompt.text_tokens + prompt.visual_tokens
         if limit is not None and length + new_tokens > limit:
             raise ValueError(
-                f"the question has {prompt.text_tokens} tokens with its prompt and what it is about has "
-                f"{prompt.visual_tokens}; with {new_tokens} for the answer that is more than the {limit} that "
-                f"{self.name} reads: ask a shorter question"
+                f"the prompt has {prompt.text_tokens} text tokens and {prompt.visual_tokens} visual tokens; with "
+                f"{new_tokens} for the answer that is more than the {limit} that {self.name} reads: ask a shorter "
+                "question"
             )
 
 

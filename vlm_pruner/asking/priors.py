@@ -57,7 +57,7 @@ def average_attention(chat: Chat, pictures: Iterable[Image.Image], question: str
             )
         total = attention if number == 1 else total + attention
     if first is None:
-        raise PruningError("there is no picture to average over; name some")
+        raise PruningError("no picture was given; name at least one")
     height, width = _grid(first)
     mean = tuple((total / number).tolist())
     return Prior(mean, height, width, layer, number, chat.name, question)

@@ -94,11 +94,6 @@ def warn_of_other_worlds(model: str, pictures: Sequence[Image.Image]) -> None:
         print(f"warning: {ONLY_ITS_OWN}", file=sys.stderr)
 
 
-def make_method(name: str, keep: str, layer: int | None = None, settings: Sequence[str] = ()) -> Pruner:
-    """The method `name` with a budget and settings ("field=value"). Raises PruningError that lists what there is."""
-    return Wanted.read(name, keep, layer, settings).plain()
-
-
 @dataclass(frozen=True)
 class Wanted:
     """A method as typed: its name, settings and budget, which may depend on the model and the picture."""

@@ -13,7 +13,7 @@ CHECKPOINT = ROOT / "playground" / "mini" / "checkpoint"
 BENCHMARKS = ROOT / "playground" / "data" / "mini"
 SCENE = (336, 336)  # pixels of every scene of its world
 ONLY_ITS_OWN = (
-    "the embedded model knows only the scenes of its own world (docs/mini.md), and this picture is none of them: its "
+    "the embedded model knows only the scenes of its own world (docs/mini.md), and this picture is not one: its "
     "answer means nothing; give --model for real pictures"
 )
 

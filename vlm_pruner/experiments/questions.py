@@ -118,7 +118,7 @@ def check_pictures(sets: Iterable[QuestionSet]) -> None:
     missing = list(dict.fromkeys(q.image for one in sets for q in one.questions if not q.image.is_file()))
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"no picture {missing[0]}{more}; pictures lie in images/ beside the question file")
+        raise FileNotFoundError(f"no picture {missing[0]}{more}; pictures belong in images/ beside the question file")
 
 
 def _check_unique(questions: Iterable[Question], path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.fastv import attention_order
-from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 from vlm_pruner.methods.view import View
 
 
@@ -74,7 +74,7 @@ class PyramidDropPruner(Pruner):
         if self.ratios is not None:
             return tuple(max(1, int(tokens * ratio)) for ratio in self.ratios[: len(layers)])
         halves = [0.5**stage for stage in range(len(layers))]
-        return spread_budget(tokens, self.budget(tokens, rounding), layers, depth, halves)
+        return stage_budgets(tokens, self.budget(tokens, rounding), layers, depth, halves)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:

@@ -23,7 +23,7 @@ def stage_layers(first: int, depth: int, shares: Sequence[float]) -> tuple[int, 
     return (layers[0], *(layer for layer in layers[1:] if layer < depth))
 
 
-def spread_budget(
+def stage_budgets(
     tokens: int, mean: int, layers: Sequence[int], depth: int, weights: Sequence[float]
 ) -> tuple[int, ...]:
     """Tokens to keep at each stage, in proportion to `weights` but never more than `tokens`, for a `mean` over layers.

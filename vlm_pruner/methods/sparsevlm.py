@@ -11,7 +11,7 @@ from torch import Tensor
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.merged import MergedSelection, places_of
-from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
 from vlm_pruner.selection.ranking import largest
@@ -114,7 +114,7 @@ class SparseVLMPruner(Pruner):
     def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
         if not self.compat:
             mean = self.budget(tokens, rounding)
-            return spread_budget(tokens, mean, self.layers(depth), depth, (3, 2, 1))
+            return stage_budgets(tokens, mean, self.layers(depth), depth, (3, 2, 1))
         assert self.keep_tokens is not None
         totals = []
         for kept in _PUBLISHED[self.keep_tokens]:

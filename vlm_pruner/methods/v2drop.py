@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.schedule import spread_budget, stage_layers
+from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 
@@ -33,7 +33,7 @@ class V2DropPruner(Pruner):
         return stage_layers(self.layer, depth, (0, 14 / 29, 19 / 29))
 
     def budgets(self, tokens: int, depth: int, rounding: str = "round") -> tuple[int, ...]:
-        return spread_budget(tokens, self.budget(tokens, rounding), self.layers(depth), depth, _WEIGHTS)
+        return stage_budgets(tokens, self.budget(tokens, rounding), self.layers(depth), depth, _WEIGHTS)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
