@@ -108,7 +108,7 @@ def _answer(
     args: argparse.Namespace,
     method: Pruner | None,
 ) -> dict[str, Answer]:
-    """By name: "dense", "pruned". Each way is gone once untimed, so that neither pays for the machine's first time."""
+    """By name: "dense", "pruned". Runs each once untimed, so that neither pays for set-up."""
     ways: dict[str, Pruner | None] = {} if args.no_dense else {"dense": None}
     if method is not None:
         ways["pruned"] = method

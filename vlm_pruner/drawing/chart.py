@@ -31,7 +31,7 @@ P = ParamSpec("P")
 
 
 class NotInstalledError(ValueError):
-    """matplotlib is missing; the message names the extra that brings it."""
+    """matplotlib is missing; the message names the extra that installs it."""
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def save_chart(figure: Figure, *paths: Path) -> list[Path]:
-    """Write the chart in the formats that the names' endings, .png or .svg, ask for; folders are made."""
+    """Writes the chart as PNG or SVG, by each name's ending, and makes missing folders."""
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _style():

@@ -28,7 +28,7 @@ PictureOrFrames = Image.Image | Sequence[Image.Image]
 class Style:
     """How kept tokens are drawn.
 
-    first:   draw only the first so many of the order of selection; None: all. A token's colour stays the same.
+    first:   draw only so many tokens, the first selected; None: all. A token's colour stays the same.
     numbers: write each token's number in the order, from 1, where its patch is large enough.
     pivots:  mark the tokens that selection started from with a double frame and a diamond.
     folds:   "hue": a dropped patch takes the colour of the kept one that it was folded into; "arrows": points to it.
@@ -153,7 +153,7 @@ class _Panel:
         return Drawing(self.width, self.height + CAPTION, shapes)
 
     def _newlines(self) -> str:
-        """Tokens that end a row of tiles lie nowhere in the picture: they are counted."""
+        """Counts the tokens that end a row of tiles, because they lie nowhere in the picture."""
         if self.plane.name != "tiles" or self.kept.fit.kind != "anyres":
             return ""
         first = self.kept.fit.base**2

@@ -89,7 +89,7 @@ def stacked(drawings: Sequence[Drawing]) -> Drawing:
 
 
 def save_sheet(drawing: Drawing, *paths: Path) -> list[Path]:
-    """Write the drawing in the formats that the names' endings ask for, .png or .svg; folders are made.
+    """Writes the drawing as PNG or SVG, by each name's ending, and makes missing folders.
 
     Raises ValueError for another ending, before anything is written.
     """

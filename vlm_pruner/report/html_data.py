@@ -59,7 +59,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _whole(
     read: Callable[[dict[str, Any], Path], dict[str, Any]], content: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    """What `read` makes of a result. Raises ValueError for one that lacks a part, or has another in its place."""
+    """What `read` makes of a result. Raises ValueError for one that lacks a part or has a wrong one."""
     try:
         return read(content, path)
     except FileNotFoundError:

@@ -54,7 +54,7 @@ class PaperRow:
     average: float | None = None
 
     def meant(self) -> dict[str, float]:
-        """The scores with misprints put right."""
+        """The scores with misprints corrected."""
         return {
             name: MISPRINTS.get((self.model, self.method, name), (0.0, value))[1] for name, value in self.scores.items()
         }
@@ -99,7 +99,7 @@ def average(scores: Mapping[str, float], bounds: Mapping[str, float]) -> float |
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A row's Avg: as printed, from the printed numbers, and with misprinted numbers put right."""
+    """A row's Avg: as printed, from the printed numbers, and with misprints corrected."""
 
     row: PaperRow
     printed: float
@@ -134,7 +134,7 @@ def _row(record: Mapping[str, str], tokens: int | None) -> PaperRow:
 
 
 def _kept(budget: str, tokens: int | None) -> float:
-    """'64' of 576, '11.1 %' or '88.9 % removed' -> 11.1; one decimal, so that all ways to say it meet."""
+    """'64' of 576, '11.1 %' or '88.9 % removed' -> 11.1; one decimal, so that all notations agree."""
     if "%" not in budget:
         assert tokens is not None, f"a budget of {budget} tokens, and no dense row that says of how many"
         return round(100 * _count(budget) / tokens, 1)

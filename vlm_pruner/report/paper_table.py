@@ -43,7 +43,7 @@ def model_tables(rows: Sequence[ResultRow], models: Sequence[str] | None = None)
 
 
 def budget_label(budget: RowBudget, model: str) -> str:
-    """'64 of 576' where a picture's tokens are always as many, else '11.1 %' or a count."""
+    """'64 of 576' where every picture has as many tokens, else '11.1 %' or a count."""
     if budget.kept is None:
         return f"{budget.tokens} tokens"
     tokens = known_tokens(model)
@@ -116,7 +116,7 @@ def _printed(paper: PaperRow) -> dict[str, float]:
 
 
 def _meant(paper: PaperRow) -> dict[str, float]:
-    """The paper's row with misprints put right, the Avg that rests on them included. The dense row's Avg is 100."""
+    """The paper's row with misprints corrected, and the Avg that rests on them. The dense row's Avg is 100."""
     again = paper_numbers.recompute(paper)
     values = _printed(paper) | paper.meant()
     if again is not None and AVERAGE in _flagged(paper):
