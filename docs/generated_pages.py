@@ -155,8 +155,8 @@ def leaderboard_page() -> str:
         f"was made and what is fair. {data['date'][:10]}, {data['environment']['hardware']['processor']}.\n"
     )
     heads = ["method", "accuracy", "- VLM-Pruner", "- dense", "FLOPs", *kinds]
-    for budget in dict.fromkeys(arms[cell["arm"]]["budget_tokens"] for cell in cells):
-        own = [cell for cell in cells if arms[cell["arm"]]["budget_tokens"] == budget]
+    for budget in dict.fromkeys(arms[cell["arm"]]["budget"] for cell in cells if arms[cell["arm"]]["budget"]):
+        own = [cell for cell in cells if arms[cell["arm"]]["budget"] == budget]
         rows = [_ranked(arms[cell["arm"]], cell, kinds) for cell in sorted(own, key=lambda c: -c["accuracy"]["mean"])]
         table = [heads, ["---"] * len(heads), *rows]
         text += f"\n## {budget} tokens\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n"
