@@ -105,6 +105,31 @@ def test_llava_scores_as_our_own_runner(arm: str, tasks: Path, tmp_path: Path) -
     assert result["throughput"].get("avg_kept_tokens") == kept
 
 
+@pytest.mark.parametrize("flags", [["resize", "--keep_tokens", "64"], ["blind"], ["pool", "--keep_tokens", "64"]])
+def test_llava_shows_and_pools_less_as_our_own_runner(flags: list[str], tasks: Path, tmp_path: Path) -> None:
+    """The arms that a sceptic asks for, through either door."""
+    given = f"pretrained={EMBEDDED},device=cpu,method={flags[0]}{',keep_tokens=64' if len(flags) > 1 else ''}"
+    results = evaluate("vlm_pruner_llava", given, "mini_gqa", tasks, limit=6, batch_size=3)
+    data, own = tasks / "benchmarks" / "gqa", tmp_path / "own.jsonl"
+    command = ["--model-path", str(EMBEDDED), "--image-folder", str(data / "data" / "images"), "--device", "cpu"]
+    command += ["--question-file", str(data / "llava_gqa_testdev_balanced.jsonl"), "--answers-file", str(own)]
+    assert model_vqa_loader.main([*command, "--max_new_tokens", "16", "--sparse", "--method", *flags]) == 0
+    lines = [json.loads(line) for line in own.read_text().splitlines()]
+    assert answers(results, "mini_gqa") == [line["text"] for line in lines[:6]]
+    counts = [sample["token_counts"][0]["input_tokens"] for sample in results["samples"]["mini_gqa"]]
+    shown = {"resize": 64, "blind": 0, "pool": 576}[flags[0]]
+    assert all(shown < count < shown + 100 for count in counts)
+
+
+def test_llava_that_cannot_shrink_pictures_says_so_before_the_first_document(tmp_path: Path) -> None:
+    folder = tiny_llava_qwen.write(tmp_path / "model")
+    write_tokenizer(folder)
+    with pytest.raises(ArgumentError, match="cuts pictures into tiles"):
+        get_model("vlm_pruner_llava_onevision")(pretrained=str(folder), device="cpu", method="resize", keep_tokens=4)
+    with pytest.raises(ArgumentError, match="keep_tokens=577, but a picture has only 576"):
+        get_model("vlm_pruner_llava")(pretrained=str(EMBEDDED), device="cpu", method="resize", keep_tokens=577)
+
+
 def expected(folder: Path, docs: list[dict[str, Any]], images: Path, method: Any) -> list[str]:
     """Answers one by one, straight from transformers and `prune`."""
     from contextlib import nullcontext

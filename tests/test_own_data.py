@@ -10,11 +10,29 @@ import pytest
 from PIL import Image
 from transformers.utils import is_torchvision_available
 
-from tests import checkpoints, llava_tiny
+from tests import checkpoints, llava_tiny, tiny_llava_next, tiny_llava_qwen, tiny_qwen
+from tests.versions import skip_before
 from vlm_pruner import cli
+from vlm_pruner.experiments import opening
+from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import Question, read_questions
 
 HERE = [name for name in checkpoints.HF if name != "mistral3" or is_torchvision_available()]
+ORIGINAL = ["llava_original", "llava_next_original", "llava_qwen_original"]
+
+
+def write_model(folder: Path, family: str) -> Path:
+    """A checkpoint of the family, in transformers' layout or LLaVA's original one."""
+    if family not in ORIGINAL:
+        return checkpoints.write(folder, family)
+    if family == "llava_original":
+        written = llava_tiny.write_original(folder)
+    elif family == "llava_qwen_original":
+        written = tiny_llava_qwen.write(folder)
+    else:
+        written = tiny_llava_next.write_original(tiny_llava_next.tiny_llava_next(), folder)
+    llava_tiny.write_tokenizer(written)
+    return written
 
 
 def write(folder: Path, lines: list[dict[str, Any]], size: tuple[int, int] = (140, 100)) -> Path:
@@ -31,29 +49,66 @@ def free(number: int) -> dict[str, Any]:
     return {"image": image, "text": "What is there", "answer": "w1", "match": "contains"}
 
 
-@pytest.mark.parametrize("family", HERE)
+@pytest.mark.parametrize("family", [*HERE, *ORIGINAL])
 def test_compare_and_report_with_any_family(family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Two commands from pictures to a page. Most checkpoints have processor_config.json alone, as saved today."""
-    model = checkpoints.write(tmp_path / "model", family)
-    assert (model / "preprocessor_config.json").exists() == (family not in checkpoints._WORDS)
+    """Two commands from pictures to a page. Most checkpoints have processor_config.json alone, as saved today.
+
+    A smaller picture is shown where its tokens follow from its size, and refused with model and reason elsewhere.
+    """
+    model = write_model(tmp_path / "model", family)
+    assert family in ORIGINAL or (model / "preprocessor_config.json").exists() == (family not in checkpoints._WORDS)
     questions, out = write(tmp_path / "mine", [free(number) for number in range(4)]), tmp_path / "out"
     command = ["compare", "--model", str(model), "--questions-file", str(questions), "--out", str(out)]
-    command += ["--methods", "dense,blind,resize,random:layer=1,vlm-pruner:layer=1", "--budget", "5,ratio:0.5"]
+    methods = "dense,blind,resize,pool,random:layer=1,vlm-pruner:layer=1"
+    command += ["--methods", methods, "--budget", "5,ratio:0.5", "--time-questions", "1"]
     assert cli.main([*command, "--processes", "1", "--resamples", "50"]) == 0, capsys.readouterr().err
     results = json.loads((out / "results.json").read_text())
     records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()][1:]
     kept = {record["arm"]: len(record["kept"]) for record in records if record["kept"] is not None}
     assert kept["random:layer=1@5"] == kept["vlm-pruner:layer=1@5"] == 5
-    assert len(records) == 4 * 6 and len(results["items"]) == 4
-    assert {one["name"] for one in results["not_run"]} == {"resize"}
+    assert len(results["items"]) == 4
+    arms = {arm["key"] for arm in results["arms"]}
+    assert {"dense", "blind", "pool"} <= {key.partition("@")[0] for key in arms}
+    assert len(records) == 4 * len(arms)
+    resized = [arm for arm in results["arms"] if arm["name"] == "resize"]
+    if family in (*tiny_qwen.FAMILIES, "llava_original"):
+        assert not results["not_run"] and len(resized) >= 2
+        assert "Prune or resize" in results["prune_or_resize"][0]["verdict"]
+        small = next(arm for arm in resized if arm["key"] == "resize@5")
+        assert small["tokens"] in (4, 5) and small["steps"] == [[0, small["tokens"]]]
+    else:
+        assert {one["name"] for one in results["not_run"]} == {"resize"} and not resized
+        reasons = {one["reason"] for one in results["not_run"]}
+        assert len(reasons) == 1 and str(model) in (reason := reasons.pop()) and "ForC" in reason
+        assert ("tiles" in reason) == (family not in ("llava", "mistral3")), reason
     assert cli.main(["report", str(out), "-o", str(tmp_path / "page.html")]) == 0
     assert "4 items, 3 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", tiny_qwen.FAMILIES)
+def test_pictures_of_any_size_become_smaller_and_the_dense_arm_stays(family: str, tmp_path: Path) -> None:
+    """Each picture keeps its shape and has its own number of tokens, as pruning by a ratio leaves it."""
+    skip_before("5.18", "its Qwen processors need torchvision")
+    questions = read_questions(write(tmp_path / "mine", [free(0), free(1)]))
+    Image.new("RGB", (60, 130)).save(questions[1].image)
+    answerer = opening.load(checkpoints.write(tmp_path / "model", family), "cpu")
+    facts = answerer.facts(questions)
+    dense = [reply.kept for reply in answerer.answer(questions, None)]
+    assert facts.any_size and len(set(dense)) == 2
+    half, five = (make_arms(["resize"], [budget], facts)[0] for budget in ("ratio:0.5", "5"))
+    for kept, whole in zip((reply.kept for reply in answerer.answer(questions, None, half.shown)), dense, strict=True):
+        assert 0.35 * whole <= kept <= round(whole / 2)
+    assert all(3 <= reply.kept <= 5 for reply in answerer.answer(questions, None, five.shown))
+    assert [reply.kept for reply in answerer.answer(questions, None)] == dense
+    (timed,) = answerer.answer(questions[:1], None, five.shown, exactly=7)
+    assert timed.tokens == 7
+    costly = make_arms(["resize"], ["flops:0.6"], facts)[0]
+    assert costly.accounting.flops_share <= 0.6 < facts.account_resized(costly.tokens + 1).flops_share
 
 
 def test_answers_are_those_of_ask(tmp_path: Path) -> None:
     """An experiment with a family of transformers' and `ask` are one way of asking."""
     from vlm_pruner import asking, methods
-    from vlm_pruner.experiments import opening
 
     model = checkpoints.write(tmp_path / "model", "qwen2_vl")
     (question, *_) = read_questions(write(tmp_path / "mine", [free(0)]))

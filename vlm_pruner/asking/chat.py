@@ -75,13 +75,14 @@ class Chat:
         *,
         video: Sequence[Image.Image] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
+        min_new_tokens: int | None = None,
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Answer:
         """Answers a question, pruned by `method` (None: dense).
 
-        on_text: called with the text so far after every new token. stop: called after every token; True ends the
-        answer.
+        min_new_tokens: written even beyond the answer's end, for timing. on_text: called with the text so far after
+        every new token. stop: called after every token; True ends the answer.
         Raises ValueError (PruningError among them) for a question, picture or method that does not fit the model.
         """
         prompt = self.prompt(pictures, question, video)
@@ -90,8 +91,8 @@ class Chat:
         with torch.inference_mode(), prune(self.model, method) if method else nullcontext() as pruning:
             watch = Watch(self.decode, on_text)
             output = self.model.generate(
-                **prompt.inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1,
-                temperature=None, top_p=None, top_k=None, return_dict_in_generate=True,
+                **prompt.inputs, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
+                do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, return_dict_in_generate=True,
                 streamer=watch, stopping_criteria=StoppingCriteriaList([halt]),
             )  # fmt: skip
         # Keep the receipts only: the prefill's tensors behind them must not outlive the answer.

@@ -20,7 +20,7 @@ class Shrinker:
 
     def __init__(self, processor: Any, sight: Sight) -> None:
         images = processor.image_processor
-        if not hasattr(images, "merge_size") or not hasattr(images, "get_number_of_image_patches"):
+        if not takes_any_size(images):
             raise ValueError(
                 f"method=resize: {type(images).__name__} does not scale pictures by their number of pixels, so a "
                 "smaller picture does not have fewer visual tokens; use a method that prunes, or blind"
@@ -41,6 +41,11 @@ class Shrinker:
         wanted = sight.keep_tokens or max(1, round(whole * (1 - (sight.reduction_ratio or 0))))
         rows, columns = best_grid(min(wanted, whole), picture.width / picture.height)
         return picture.resize((columns * self._pixels, rows * self._pixels), Image.Resampling.BICUBIC)
+
+
+def takes_any_size(images: Any) -> bool:
+    """Whether an image processor scales pictures by their number of pixels, so that tokens follow from their size."""
+    return hasattr(images, "merge_size") and hasattr(images, "get_number_of_image_patches")
 
 
 def best_grid(tokens: int, aspect: float) -> tuple[int, int]:

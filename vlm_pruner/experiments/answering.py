@@ -76,13 +76,13 @@ def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
 
 
 def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
-    replies = answerer.answer(one.batch, arm.method_for(one.turn), **_shown(arm))
+    replies = answerer.answer(one.batch, arm.method_for(one.turn), *_shown(arm))
     return [_record(arm, one.benchmark, *pair, timed) for pair in zip(one.batch, replies, strict=True)]
 
 
-def _shown(arm: Arm) -> dict[str, Any]:
-    """The grid of a resized picture, for arms that have one."""
-    return {} if arm.grid is None else {"grid": arm.grid}
+def _shown(arm: Arm) -> tuple[Any, ...]:
+    """How the picture is shown, if not whole."""
+    return () if arm.shown is None else (arm.shown,)
 
 
 def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: bool) -> Record:
@@ -106,7 +106,7 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
 def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None:
     """Why the arm cannot run on this model, found by trying; None if it can."""
     try:
-        answerer.answer([question], arm.method_for(0), **_shown(arm))
+        answerer.answer([question], arm.method_for(0), *_shown(arm))
     except PruningError as error:
         return str(error)
     return None

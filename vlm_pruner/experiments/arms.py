@@ -1,7 +1,8 @@
 """The arms of an experiment: the dense model, methods at several budgets, and what a sceptic puts beside them.
 
-`resize` shrinks the picture, so that the dense model makes no more visual tokens of it than the budget has. `blind`
-shows no picture: what the model answers from the question alone.
+`resize` shrinks the picture, so that the dense model makes no more visual tokens of it than the budget has: on one grid
+for all pictures, or, in families that take pictures of any size, each picture in its own shape. `blind` shows no
+picture: what the model answers from the question alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.budgets import Budget, Make
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
-from vlm_pruner.llava.sights import BLIND, RESIZE, Grid, largest_grid
+from vlm_pruner.llava.sights import BLIND, RESIZE, Grid, Sight, largest_grid
 from vlm_pruner.methods import Pruner, maker
 from vlm_pruner.methods.words import printed_name
 
@@ -31,13 +32,15 @@ NO_PICTURE: Grid = (0, 0)
 class ModelFacts:
     """What a budget depends on: a picture's visual tokens and, if known, the decoder and the text's length.
 
-    bytes_per_number: of a key or value in the cache.
+    bytes_per_number: of a key or value in the cache. any_size: whether a picture's tokens follow from its size
+    (Qwen-VL); `visual` is then the median picture's.
     """
 
     visual: int
     shape: DecoderShape | None = None
     text: int = budgets.TEXT
     bytes_per_number: int = 2
+    any_size: bool = False
 
     def account(self, method: Pruner | None) -> Accounting | None:
         if self.shape is None:
@@ -57,7 +60,8 @@ class Arm:
     """One line of the comparison. `tokens` are the visual tokens per picture.
 
     method: None for an arm without pruning. budget: as requested, if not in tokens, or if `tokens` differ from it.
-    chosen: the setting that meets it. accounting: a prompt's cost, if known. grid: of a resized picture.
+    chosen: the setting that meets it. accounting: a prompt's cost, if known. grid: of a resized picture, the same for
+    all; sight: how pictures of any size are shrunk instead.
     """
 
     name: str
@@ -67,11 +71,17 @@ class Arm:
     chosen: str = ""
     accounting: Accounting | None = None
     grid: Grid | None = None
+    sight: Sight | None = None
+
+    @property
+    def shown(self) -> Grid | Sight | None:
+        """How pictures are shown; None if whole."""
+        return self.grid if self.sight is None else self.sight
 
     @property
     def is_dense(self) -> bool:
         """Whether it prunes nothing and shows the whole picture."""
-        return self.method is None and self.grid is None
+        return self.method is None and self.shown is None
 
     @property
     def has_budget(self) -> bool:
@@ -102,6 +112,8 @@ class Arm:
         settings = None if self.method is None else self.method.config()
         if self.grid is not None:
             settings = {"grid": list(self.grid)}
+        elif self.sight is not None:
+            settings = {"reduction_ratio": self.sight.reduction_ratio, "keep_tokens": self.sight.keep_tokens}
         described = {"name": self.name, "label": self.label, "tokens": self.tokens, "settings": settings}
         source = None if self.method is None else self.method.source
         return {
@@ -200,7 +212,9 @@ def blind_arm(facts: ModelFacts) -> Arm:
 
 
 def resize_arm(budget: Budget, facts: ModelFacts) -> Arm:
-    """The largest grid, nearly square, that stays within the budget."""
+    """The largest picture that stays within the budget: a nearly square grid, or of any size each in its own shape."""
+    if facts.any_size:
+        return _any_size_arm(budget, facts)
     side = math.isqrt(facts.visual)
     for most in range(facts.visual, 0, -1):
         rows, columns = largest_grid(most, side)
@@ -210,6 +224,19 @@ def resize_arm(budget: Budget, facts: ModelFacts) -> Arm:
             chosen = f"{budget}: {rows} x {columns} tokens in every layer"
             return Arm(RESIZE, tokens, None, "" if exact else str(budget), chosen, account, (rows, columns))
     raise PruningError(f"budget {budget} cannot be met by a smaller picture: it has at least one token")
+
+
+def _any_size_arm(budget: Budget, facts: ModelFacts) -> Arm:
+    """A ratio is of each picture's own tokens, as it is for methods; a number holds for every picture."""
+    fits = (n for n in range(facts.visual, 0, -1) if n <= _resized_limit(budget, facts, facts.account_resized(n)))
+    tokens = next(fits, None)
+    if tokens is None:
+        raise PruningError(f"budget {budget} cannot be met by a smaller picture: it has at least one token")
+    of_each = {"reduction_ratio": budget.value} if budget.kind == "ratio" else {"keep_tokens": tokens}
+    exact = budget.kind == "tokens" and tokens == budget.value
+    chosen = f"{budget}: pictures of at most {tokens} tokens in every layer"
+    account = facts.account_resized(tokens)
+    return Arm(RESIZE, tokens, None, "" if exact else str(budget), chosen, account, sight=Sight(RESIZE, **of_each))
 
 
 def _resized_limit(budget: Budget, facts: ModelFacts, account: Accounting | None) -> float:

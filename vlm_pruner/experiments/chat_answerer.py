@@ -6,6 +6,7 @@ tower included, on every question, just as a user's program would.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -16,12 +17,15 @@ from typing import Any
 from PIL import Image
 
 from vlm_pruner import asking
+from vlm_pruner.asking.processed import ProcessedChat
+from vlm_pruner.asking.smaller import Shrinker, takes_any_size
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
 from vlm_pruner.experiments.llava_answerer import ANSWER_TOKENS, LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
+from vlm_pruner.llava.sights import Sight
 from vlm_pruner.methods import Pruner
 from vlm_pruner.methods.random import RandomPruner
 
@@ -34,6 +38,7 @@ class ChatAnswerer(LlavaAnswerer):
     def __init__(self, chat: asking.Chat, max_new_tokens: int = ANSWER_TOKENS) -> None:
         self.chat, self.model, self.max_new_tokens = chat, chat.model, max_new_tokens
         self.vision_seconds, self.pictures = 0.0, 0
+        self._smaller: dict[Sight, tuple[asking.Chat, Shrinker]] = {}
         self._where: dict[str, Any] = {"grid": None}
 
     @classmethod
@@ -53,18 +58,35 @@ class ChatAnswerer(LlavaAnswerer):
         return nullcontext()
 
     def answer(
-        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, exactly: int | None = None
-    ) -> list[Reply]:
-        """Greedy answers. Raises PruningError for a method that does not fit, and for an arm that changes pictures."""
-        if grid not in (None, NO_PICTURE) or exactly is not None:
-            raise PruningError("only a LLaVA checkpoint in the original layout can be asked about resized pictures")
-        return [self._reply(question, method, shown=grid is None) for question in batch]
+        self, batch: Sequence[Question], method: Pruner | None, shown: Grid | Sight | None = None,
+        exactly: int | None = None,
+    ) -> list[Reply]:  # fmt: skip
+        """Greedy answers. Raises PruningError for a method, or a smaller picture, that does not fit the model."""
+        if isinstance(shown, tuple) and shown != NO_PICTURE:
+            raise PruningError(f"resize is not possible here: {_why_not_smaller(self.chat)}; prune, or use blind")
+        return [self._reply(question, method, shown, exactly) for question in batch]
 
-    def _reply(self, question: Question, method: Pruner | None, shown: bool) -> Reply:
-        pictures = [read_image(question.image)] if shown else []
-        answer = self.chat.ask(pictures, question.text, method, max_new_tokens=self.max_new_tokens)
+    def _reply(
+        self, question: Question, method: Pruner | None, shown: Grid | Sight | None, exactly: int | None
+    ) -> Reply:
+        chat, pictures = self.chat, [] if shown == NO_PICTURE else [read_image(question.image)]
+        if isinstance(shown, Sight):
+            chat, shrink = self._shrunk(shown)
+            pictures = [shrink(picture) for picture in pictures]
+        answer = chat.ask(
+            pictures, question.text, method, max_new_tokens=exactly or self.max_new_tokens, min_new_tokens=exactly
+        )
         receipt = answer.images[0] if len(answer.images) == 1 else None
         return Reply(answer.text, answer.seconds, answer.kv_bytes, answer.kept, receipt, answer.tokens)
+
+    def _shrunk(self, sight: Sight) -> tuple[asking.Chat, Shrinker]:
+        """The model with a processor of its own, which does not enlarge small pictures."""
+        if sight not in self._smaller:
+            assert isinstance(self.chat, ProcessedChat)
+            processor = copy.copy(self.chat.processor)
+            processor.image_processor = copy.deepcopy(processor.image_processor)
+            self._smaller[sight] = ProcessedChat(self.model, processor, self.chat.name), Shrinker(processor, sight)
+        return self._smaller[sight]
 
     def picture(self, question: Question) -> Image.Image:
         return read_image(question.image)
@@ -79,7 +101,8 @@ class ChatAnswerer(LlavaAnswerer):
             self._where = self._one_grid(asked[0])
         text = int(median(prompt.text_tokens for prompt in prompts.values()))
         shape = DecoderShape.of(self.chat.decoder.config)
-        return ModelFacts(int(median(visual)), shape, text, self.model.dtype.itemsize)
+        any_size = isinstance(self.chat, ProcessedChat) and takes_any_size(self.chat.processor.image_processor)
+        return ModelFacts(int(median(visual)), shape, text, self.model.dtype.itemsize, any_size)
 
     def _one_grid(self, question: Question) -> dict[str, Any]:
         answer = self.chat.ask(
@@ -89,3 +112,15 @@ class ChatAnswerer(LlavaAnswerer):
         if fit is None or fit.kind not in ONE_GRID or fit.frames != 1:
             return {"grid": None}
         return {"grid": [fit.rows, fit.columns], "fit": asdict(fit)}
+
+
+def _why_not_smaller(chat: asking.Chat) -> str:
+    """Why a smaller picture does not have fewer visual tokens in this model, or none that could be shown."""
+    kind = type(chat.model).__name__
+    tiles = "cuts pictures into tiles, whose number follows from their shape and not from their size"
+    if isinstance(chat, ProcessedChat):
+        images = chat.processor.image_processor
+        if hasattr(images, "image_grid_pinpoints") or hasattr(images, "crop_to_patches"):
+            return f"{chat.name} ({kind}) {tiles}"
+        return f"{chat.name} ({kind}) scales pictures to one size, or by their longest side, whatever their pixels"
+    return f"{chat.name} ({kind}) {tiles}"

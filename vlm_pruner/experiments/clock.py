@@ -56,8 +56,8 @@ def measure(answerer: LlavaAnswerer, arms: Sequence[Arm], questions: Sequence[Qu
 def _once(answerer: LlavaAnswerer, arm: Arm, question: Question) -> tuple[float, float, float]:
     answerer.forget()
     method = arm.method_for(0)
-    (first,) = answerer.answer([question], method, arm.grid, exactly=1)
-    (longer,) = answerer.answer([question], method, arm.grid, exactly=1 + DECODED)
+    (first,) = answerer.answer([question], method, arm.shown, exactly=1)
+    (longer,) = answerer.answer([question], method, arm.shown, exactly=1 + DECODED)
     return first.vision_seconds, first.seconds, max(0.0, longer.seconds - first.seconds) / DECODED
 
 

@@ -33,7 +33,7 @@ from vlm_pruner.llava.eval.checkpoint import Checkpoint
 from vlm_pruner.llava.mm_utils import expand2square
 from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
-from vlm_pruner.llava.sights import Grid
+from vlm_pruner.llava.sights import Grid, Sight
 from vlm_pruner.methods import Pruner
 from vlm_pruner.receipts import ImageReceipt
 
@@ -114,14 +114,16 @@ class LlavaAnswerer:
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
     def answer(
-        self, batch: Sequence[Question], method: Pruner | None, grid: Grid | None = None, exactly: int | None = None
-    ) -> list[Reply]:
+        self, batch: Sequence[Question], method: Pruner | None, shown: Grid | Sight | None = None,
+        exactly: int | None = None,
+    ) -> list[Reply]:  # fmt: skip
         """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit.
 
-        grid: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. exactly: new tokens,
-        even beyond the answer's end, for timing.
+        shown: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. A Sight is for families of
+        any size. exactly: new tokens, even beyond the answer's end, for timing.
         """
-        prepared = self._prepare(batch, grid)
+        assert not isinstance(shown, Sight), "pictures of this model have one size"
+        prepared = self._prepare(batch, shown)
         prompt = prepared.prompt
         cache = DynamicCache(config=self.model.config)
         with nullcontext() if method is None else prune(self.model, method) as pruning:

@@ -1,4 +1,8 @@
-"""Opens the checkpoint of an experiment: LLaVA's original layout the fast way, any other as `vlm-pruner ask` does."""
+"""Opens the checkpoint of an experiment.
+
+Models of LLaVA's original layout that make one grid of every picture share pictures and layers among arms; all others
+are asked as `vlm-pruner ask` asks them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from vlm_pruner.llava.model.checkpoint import read_json
 def load(checkpoint: Path, device: str) -> LlavaAnswerer:
     """Raises ValueError for everything that is wrong with the files."""
     config = read_json(checkpoint / "config.json", "checkpoint")
-    if "model_type" in config and not is_original(config):
+    tiled = str(config.get("image_aspect_ratio", "")).startswith("anyres")
+    videos = "LlavaQwenForCausalLM" in (config.get("architectures") or ())
+    if "model_type" in config and (tiled or videos or not is_original(config)):
         return ChatAnswerer.load(checkpoint, device)
     return LlavaAnswerer.load(checkpoint, device)

@@ -203,8 +203,10 @@ def _above_floor(match: Match, arm: Arm) -> bool:
 
 
 def _opponent(duel: Duel) -> str:
-    if duel.opponent.grid is None:
+    if duel.opponent.shown is None:
         return "the whole picture"
+    if duel.opponent.grid is None:
+        return f"the picture resized to at most {duel.opponent.tokens} tokens"
     rows, columns = duel.opponent.grid
     return f"the picture resized to {rows} x {columns} tokens"
 

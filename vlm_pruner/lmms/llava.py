@@ -67,13 +67,16 @@ class Llava(PrunedModel):
     engine_class: ClassVar[type[LlavaEngine]] = _Engine
 
     def load(self) -> None:
-        if self.sight is not None:
-            raise ArgumentError(
-                f"method={self.sight.name} works with vlm_pruner_hf and Qwen's models here; for LLaVA use the scripts "
-                "in scripts/v1_5/eval with METHOD"
-            )
-        self._checkpoint = load_checkpoint(self._flags(Decoding(self.default_length)))
+        decoding = Decoding(self.default_length)
+        self._checkpoint = load_checkpoint(self._flags(decoding))
         self._model = self._checkpoint.model
+        try:
+            self._engine(decoding)
+        except ValueError as error:  # settings that do not fit the model, before the first document
+            raise ArgumentError(str(error)) from None
+
+    def _engine(self, decoding: Decoding) -> LlavaEngine:
+        return self.engine_class(self._checkpoint, self.method, self._flags(decoding), self.sight)
 
     @property
     def config(self) -> Any:
@@ -82,7 +85,7 @@ class Llava(PrunedModel):
     def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
         if decoding.repetition_penalty is not None or decoding.top_k is not None:
             raise ArgumentError("repetition_penalty and top_k are not known to LLaVA's generation; leave them out")
-        engine = self.engine_class(self._checkpoint, self.method, self._flags(decoding))
+        engine = self._engine(decoding)
         items = [engine.prepare(self._question(document)) for document in documents]
         with self.pruned(sum(len(item.pixels) for item in items)) as pruning:
             ids = engine.generate_ids(items)
@@ -90,11 +93,11 @@ class Llava(PrunedModel):
         if pruning is not None:
             kept = kept_per_row(pruning.receipts[0], len(items))
             check_receipt(pruning.receipts[0], items, kept)
-        return [self._reply(*row) for row in zip(items, ids, kept, strict=True)]
+        visual = [engine.visual_tokens(item) for item in items]
+        return [self._reply(*row) for row in zip(items, ids, kept, visual, strict=True)]
 
-    def _reply(self, item: Prepared, ids: Any, kept: Sequence[Any]) -> Reply:
+    def _reply(self, item: Prepared, ids: Any, kept: Sequence[Any], visual: int) -> Reply:
         tokenizer = self._checkpoint.tokenizer
-        visual = sum(self._checkpoint.tokens_in(*pair) for pair in zip(item.pixels, item.sizes, strict=True))
         return Reply(
             text=tokenizer.decode(ids, skip_special_tokens=True),
             input_tokens=len(item.input_ids) - len(item.pixels) + visual,

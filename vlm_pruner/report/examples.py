@@ -57,7 +57,7 @@ def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question, k
     """A row: the question, and for each arm what it kept, and what it answered."""
     picture, panels = answerer.picture(question), []
     for arm in arms:
-        reply = answerer.answer([question], arm.method_for(0), arm.grid)[0]
+        reply = answerer.answer([question], arm.method_for(0), arm.shown)[0]
         shown = plain(picture, SIDE)
         if reply.receipt is not None:
             shown = draw_overlay(picture, reply.receipt.kept(), Style(side=SIDE, numbers=False))

@@ -41,7 +41,7 @@ def _duels(match: Match) -> str:
 def _duel_row(match: Match, arm: Arm) -> list[str]:
     same_tokens, same_time, floor = (match.of(arm, kind) for kind in (TOKENS, TIME, FLOOR))
     cost, split = match.costs.get(arm.key), next((s for s in match.splits if arm.key in s.accuracy), None)
-    size = "" if same_time is None or same_time.opponent.grid is None else "x".join(map(str, same_time.opponent.grid))
+    size = "" if same_time is None else _size(same_time.opponent)
     return [
         short_name(arm),
         "" if cost is None else f"{1000 * cost.first_token:.0f}",
@@ -51,6 +51,11 @@ def _duel_row(match: Match, arm: Arm) -> list[str]:
         "" if floor is None else f"{100 * floor.interval.mean:+.1f}{MARKS[floor.verdict]}",
         "" if split is None else f"{100 * split.accuracy[arm.key].mean:.0f}",
     ]
+
+
+def _size(arm: Arm) -> str:
+    """Of a smaller picture: 8x8, or its tokens where pictures differ in shape."""
+    return "x".join(map(str, arm.grid)) if arm.grid else str(arm.tokens) if arm.sight else ""
 
 
 def _difference(duel: Duel | None) -> str:

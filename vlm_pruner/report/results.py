@@ -130,7 +130,7 @@ def _item(benchmark: str, question: Question) -> dict[str, Any]:
 def _arm(arm: Arm, measured: Measured | None) -> dict[str, Any]:
     account = arm.accounting
     steps = [] if account is None else planned_steps(arm.method, account.visual, len(account.kept))
-    if arm.grid is not None:
+    if arm.shown is not None:
         steps = [[0, arm.tokens]]
     return {
         "key": arm.key,

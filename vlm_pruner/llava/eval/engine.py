@@ -26,7 +26,7 @@ from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
 from vlm_pruner.llava.eval.images import open_image, resolve
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.llava.eval.runner import Reply
-from vlm_pruner.llava.sights import BLIND, Grid
+from vlm_pruner.llava.sights import BLIND, Grid, Sight
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
@@ -37,14 +37,19 @@ RECENT_PICTURES = 16  # kept preprocessed: most benchmarks ask several questions
 
 
 class LlavaEngine:
-    """See :class:`llava.eval.runner.Engine`. Pruning is switched on around each ``generate`` call."""
+    """See :class:`llava.eval.runner.Engine`. Pruning is switched on around each ``generate`` call.
 
-    def __init__(self, checkpoint: Checkpoint, method: Pruner | None, args: argparse.Namespace) -> None:
+    sight: how pictures are shown, where the flags do not say so.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, method: Pruner | None, args: argparse.Namespace, sight: Sight | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         self.model_id = checkpoint.model_id
         self.method = method
         self.args = args
-        self.sight = options.build_sight(args)
+        self.sight = sight or options.build_sight(args)
         self.image_folder = Path(args.image_folder)
         self.videos = VideoSettings.of(args)
         overrides = ("mm_spatial_pool_mode", "mm_newline_position")
@@ -198,7 +203,7 @@ class LlavaEngine:
         assert self.sight is not None
         if self.checkpoint.visual_tokens is None:
             raise UsageError(
-                f"--method resize: {self.model_id} cuts pictures into tiles, so their number of tokens follows from "
+                f"method resize: {self.model_id} cuts pictures into tiles, so their number of tokens follows from "
                 "their shape and not from their size; give a model with one grid per picture"
             )
         self.sight.grid(self.checkpoint.model.get_vision_tower().num_patches_per_side)  # raises for too many tokens
