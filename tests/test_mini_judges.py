@@ -15,7 +15,7 @@ pytest.importorskip("tokenizers")
 from playground.mini import tower as towers
 from playground.mini import train, world
 from playground.mini.ahead import Ahead
-from playground.mini.checks import class_attention, style_of
+from playground.mini.checks import class_attention, class_token, numbers, pictures, score, style_of, table
 from playground.mini.course import NOUNS, Lesson, Teaching, Topic, draw_lesson
 from playground.mini.model import MiniModel, to_pixels
 from playground.mini.team import ALONE
@@ -257,3 +257,37 @@ def test_a_decoder_that_goes_on_keeps_its_tower_and_course(wrong: str, tmp_path,
     with pytest.raises(SystemExit):
         train.main(f"--out {tmp_path} --start {tmp_path} {wrong}".split())
     assert "--start goes on with a decoder" in capsys.readouterr().err
+
+
+# -- the judges that are there ----------------------------------------------------------------------------------------
+
+JUDGES = sorted((train.CLIP.parent / "judges").iterdir())
+
+
+@pytest.mark.parametrize("judge", JUDGES, ids=lambda folder: folder.name)
+def test_a_judge_answers_in_its_own_world(judge) -> None:
+    """Weights, tower, tokenizer and world belong together: held out, near all of every kind."""
+    model, style = train.load(judge), style_of(judge)
+    found = table(score(model, pictures(6, style=style)) + score(model, numbers(2, style=style)))
+    kinds = {kind: share for kind, (share, _) in found.items() if " " not in kind}
+    assert {"relation", "count", "near", "beside", "reading"} <= kinds.keys()
+    assert min(kinds.values()) >= 70 and np.mean(list(kinds.values())) > 93, kinds
+
+
+def test_judges_differ_in_seed_tower_and_world() -> None:
+    recipes = [json.loads((judge / "recipe.json").read_text()) for judge in JUDGES]
+    assert len({recipe["seed"] for recipe in recipes} | {train.Recipe.seed}) == len(JUDGES) + 1 >= 3
+    assert {recipe["style"] for recipe in recipes} == set(STYLES)
+    towers = {train.tower_of(judge).resolve() for judge in JUDGES}
+    assert len(towers) == len(JUDGES) and train.CLIP.resolve() in towers
+    for judge in JUDGES:
+        weights = [judge / "checkpoint" / "model.safetensors", train.tower_of(judge) / "model.safetensors"]
+        assert sum(path.stat().st_size for path in weights) < 18 * 2**20
+
+
+def test_the_world_judges_class_token_looks_past_distractors_in_things_colours() -> None:
+    """Presence taught it to; the shared tower's looks at them more than at things."""
+    (own,) = (judge for judge in JUDGES if style_of(judge) == "motley")
+    found = [class_token(train.load(run), 6, "motley") for run in (own, train.CLIP.parent)]
+    taught, untaught = (look["distractors"]["mass"] / look["distractors"]["area"] for look in found)
+    assert taught < 0.5 < 1 < untaught

@@ -148,14 +148,24 @@ def load(run: Path) -> MiniModel:
         state = torch.load(run / "state.pt", weights_only=True, map_location="cpu")
         model.load_state_dict(state["model"])
         return folded(model, state["mean"], state["scale"])
-    folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
+    load_tower(model, tower_of(run))
+    width = model.tower.config.hidden_size
+    begin(model, checkpoint_of(run), torch.zeros(width), torch.ones(width))
+    return model
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint that a run shipped, or the folder itself."""
+    return run / "checkpoint" if (run / "checkpoint").is_dir() else run
+
+
+def tower_of(run: Path) -> Path:
+    """The tower that a run's checkpoint names. Raises FileNotFoundError when it is not there."""
+    folder = checkpoint_of(run)
     clip = folder / json.loads((folder / "config.json").read_text())["mm_vision_tower"]
     if not clip.is_dir():
         raise FileNotFoundError(f"{folder}/config.json names the tower {clip}, which is not there; put it there")
-    load_tower(model, clip)
-    width = model.tower.config.hidden_size
-    begin(model, folder, torch.zeros(width), torch.ones(width))
-    return model
+    return clip
 
 
 # -- answers ----------------------------------------------------------------------------------------------------------
