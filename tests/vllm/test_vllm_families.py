@@ -73,7 +73,8 @@ def test_the_reference_would_show_wrong_positions(reference):
 def test_videos_are_not_pruned_and_say_so(made, family):
     if family not in ("qwen2_vl", "qwen2_5_vl"):
         pytest.skip("its videos need more than frames")
-    film = np.zeros((4, 64, 64, 3), np.uint8)
+    told = {"fps": 1.0, "duration": 4.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+    film = (np.zeros((4, 64, 64, 3), np.uint8), {**told, "video_backend": "opencv", "do_sample_frames": False})
     text = "<|turn|> user <|vision_start|><|video_pad|><|vision_end|> w1 <|close|> <|turn|> assistant"
     asked = {"prompt": text, "multi_modal_data": {"video": film}}
     with pytest.raises(vllm.exceptions.VLLMValidationError, match="videos are not pruned in vLLM"):
