@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 VLLM=0.32.0 # the newest that is built for CPUs
 VENV=.venv-vllm
+COMMIT=$(git describe --always --dirty 2>/dev/null || true)
 STAMP=$VENV/.vllm-$VLLM
 export VLLM_CPU_KVCACHE_SPACE=1 VLLM_CPU_OMP_THREADS_BIND=nobind OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export HF_HUB_OFFLINE=1 PYTHONPATH=. TOKENIZERS_PARALLELISM=false
@@ -41,5 +42,5 @@ export VLM_PRUNER_TEST_FOLDER
 trap 'rm -rf "$VLM_PRUNER_TEST_FOLDER"' EXIT
 status=0
 "$VENV/bin/python" -m pytest -c tests/vllm/pytest.ini --rootdir=. -q tests/vllm "$@" || status=$?
-echo "environment $INSTALLED s, tests $((SECONDS - INSTALLED)) s; commit $(git describe --always --dirty 2>/dev/null)"
+echo "environment $INSTALLED s, tests $((SECONDS - INSTALLED)) s; commit $COMMIT"
 exit "$status"
