@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vlm_pruner.images import ImageReadError
-from vlm_pruner.web.uploads import MAX_MEGAPIXELS, accept, clean_name
+from vlm_pruner.web.uploads import MAX_MEGAPIXELS, Inbox, accept, clean_name
 
 RED, BLUE = (214, 40, 40), (45, 80, 220)
 
@@ -93,3 +93,18 @@ def test_names_lose_folders_and_control_characters():
     assert clean_name("C:\\pictures\\a\x00\x1b[31m.png") == "a[31m.png"
     assert clean_name("/") == "picture"
     assert len(clean_name("x" * 500 + ".png")) == 80
+
+
+def test_two_visitors_may_upload_the_same_picture(tmp_path):
+    """The framework gives both the same path; the second finds the file gone."""
+    inbox, path = Inbox(kept=2), tmp_path / "a.png"
+    path.write_bytes(b"same")
+    assert inbox.take(path) == b"same" and not path.exists()
+    assert inbox.take(path) == b"same", "the second visitor's picture"
+    for name in ("b.png", "c.png"):
+        (tmp_path / name).write_bytes(b"other")
+        assert inbox.take(tmp_path / name) == b"other"
+    with pytest.raises(ImageReadError, match=r"a\.png was lost on the way: upload it again"):
+        inbox.take(path)
+    path.write_bytes(b"new")
+    assert inbox.take(path) == b"new" and list(tmp_path.iterdir()) == []

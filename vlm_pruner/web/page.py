@@ -16,7 +16,7 @@ from vlm_pruner.web import cards, settings
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
 from vlm_pruner.web.session import Job, Pane, Session, check_question
-from vlm_pruner.web.uploads import Upload, accept
+from vlm_pruner.web.uploads import Inbox, Upload, accept
 
 WHAT_TO_ASK = (
     " It knows drawn scenes alone: ask for the word or number on a sign, for a shape's colour, whether there is one, "
@@ -47,6 +47,7 @@ class Page:
     def __init__(self, session: Session, samples: Sequence[Sample], loading: dict[str, str | None]) -> None:
         self.session = session
         self.samples = samples
+        self.inbox = Inbox()
         self.loading = loading  # device and dtype as the user gave them, for the lines that repeat an answer
         self.methods = settings.usable_methods(session.chat)
         self.visual = session.chat.visual_tokens(samples[0].upload.picture()) if samples else 576
@@ -147,11 +148,8 @@ class Page:
         self.halt.click(self.on_stop, queue=False, **quick)
 
     def on_upload(self, path: str) -> tuple[Any, ...]:
-        """The file is read and removed: no visitor's picture stays on the server's disk."""
-        data, name = Path(path).read_bytes(), Path(path).name
-        Path(path).unlink()
         try:
-            upload = accept(data, name)
+            upload = accept(self.inbox.take(Path(path)), Path(path).name)
         except ValueError as error:
             return None, gr.skip(), gr.skip(), cards.message(str(error))
         return None, upload, cards.preview(upload), ""

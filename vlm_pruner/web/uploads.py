@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
+from collections import OrderedDict
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from PIL import ExifTags, Image
 
@@ -44,6 +46,35 @@ def accept(data: bytes, name: str, path: str | None = None) -> Upload:
     upload = Upload(name, data, path=path)
     upload.picture()  # reports damage now, not at the first question
     return replace(upload, notes=tuple(_notes(header)))
+
+
+class Inbox:
+    """Uploaded files, read and removed, so that no visitor's picture stays on the server's disk.
+
+    The web framework names a file after its content: two visitors who upload one picture share it, and the first to
+    read it removes it. So the last few contents stay in memory for the second.
+    """
+
+    def __init__(self, kept: int = 8) -> None:
+        self._kept = kept
+        self._recent: OrderedDict[Path, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, path: Path) -> bytes:
+        """The file's bytes; it is gone afterwards. Raises `ImageReadError` if it already was."""
+        with self._lock:
+            try:
+                data = path.read_bytes()
+                path.unlink()
+            except FileNotFoundError:
+                if path not in self._recent:
+                    raise ImageReadError(f"{clean_name(path.name)} was lost on the way: upload it again") from None
+                data = self._recent[path]
+            self._recent[path] = data
+            self._recent.move_to_end(path)
+            while len(self._recent) > self._kept:
+                self._recent.popitem(last=False)
+            return data
 
 
 def clean_name(name: str) -> str:
