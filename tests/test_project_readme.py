@@ -9,8 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+import vlm_pruner as vp
 from tests import checkpoints
+from vlm_pruner import asking
 from vlm_pruner.cli import COMMANDS
+from vlm_pruner.experiments.mini import CHECKPOINT
+from vlm_pruner.images import read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +87,20 @@ def test_the_ten_lines_run_with_other_families(family: str, tmp_path: Path, caps
     Image.effect_noise((140, 100), 80).convert("RGB").save(tmp_path / "picture.jpg")
     checkpoint = checkpoints.write(tmp_path / "model", family)
     assert len(ten_lines(checkpoint, tmp_path / "picture.jpg", 5, capsys)) == 5
+
+
+def test_the_first_answers_are_those_that_it_promises() -> None:
+    if not (CHECKPOINT / "config.json").is_file():
+        pytest.skip("the embedded model is not here")
+    asked = re.search(r'vlm-pruner ask (playground/scene\.png) --question "(.+)"\n', README)
+    photographed = re.search(r"vlm-pruner ask (playground/photos/\S+)", README)
+    assert asked is not None and photographed is not None and (ROOT / photographed[1]).is_file()
+    chat, picture = asking.load(CHECKPOINT), read_image(ROOT / asked[1])
+    dense = chat.ask(picture, asked[2], max_new_tokens=4)
+    pruned = chat.ask(picture, asked[2], vp.CentrifugalPruner(keep_tokens=64), max_new_tokens=4)
+    assert (dense.text, pruned.text) == ("yes", "yes") and 'answers "yes" twice' in README
+    assert dense.visual_tokens == 576 and "all 576 visual tokens, and with 64" in README
+    assert round(100 * (1 - pruned.kv_bytes / dense.kv_bytes)) == 65 and "65 %" in README
 
 
 def test_links_and_scripts_exist() -> None:
