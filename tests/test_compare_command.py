@@ -203,6 +203,36 @@ def test_rows_that_begin_alike_share_the_beginning(answerer, data):  # noqa: F81
         del decoder.layers[2].mlp.forward
 
 
+def test_questions_about_one_picture_share_it_whatever_their_length(answerer, data):  # noqa: F811
+    """Batches by picture: prompts of several lengths, padded behind the picture, answer as prompts of one length do."""
+    questions = read_questions(data / "mini" / "questions.jsonl")
+    pictures = [questions[0].image, questions[-1].image]
+    questions = [
+        replace(q, question_id=n, image=pictures[n % 2], text=f"{'Well, ' * (n % 3)}{q.text}")
+        for n, q in enumerate(questions)
+    ]
+    batches = answerer.batches(questions, 8, by_picture=True)
+    assert [len(batch) for batch in batches] == [8, 4] and len({q.image for q in batches[1]}) == 1
+    decoder, rows = answerer.model.get_model(), []
+    real = decoder.layers[2].mlp.forward
+    decoder.layers[2].mlp.forward = lambda hidden: rows.append(hidden.shape[0]) or real(hidden)
+    try:
+        for arm in make_arms(["dense", *of_pictures(), "fastv:layer=1", "blind"], [6], answerer.facts(questions)):
+            alone = {q.question_id: answerer.answer([q], arm.method, arm.grid)[0] for q in questions}
+            for batch in batches:
+                rows.clear()
+                with answerer.replay(2, prefixes=True):
+                    shared = answerer.answer(batch, arm.method, arm.grid)
+                for question, reply in zip(batch, shared, strict=True):
+                    expected = alone[question.question_id]
+                    assert reply.text == expected.text, arm.key
+                    assert (reply.receipt and reply.receipt.order) == (expected.receipt and expected.receipt.order)
+                if arm.grid is None:
+                    assert rows[0] == len({q.image for q in batch}), f"{arm.key}: one beginning per picture"
+    finally:
+        del decoder.layers[2].mlp.forward
+
+
 def test_shared_beginnings_agree_to_rounding(answerer):  # noqa: F811
     decoder = answerer.model.get_model()
     hidden = torch.randn(5, 12, decoder.config.hidden_size, generator=torch.Generator().manual_seed(1))

@@ -51,7 +51,7 @@ class ChatAnswerer(LlavaAnswerer):
         """How pictures lie on the grid of tokens; no grid if they differ. Known after `facts`."""
         return self._where
 
-    def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
+    def batches(self, questions: Iterable[Question], size: int, by_picture: bool = False) -> list[list[Question]]:
         return [[question] for question in questions]
 
     def replay(self, layers: int, prefixes: bool) -> AbstractContextManager[object]:

@@ -191,7 +191,7 @@ def _answer(
         say_how_it_starts(journal)
         rounds, first = [], 0
         for benchmark in benchmarks:
-            batches = answerer.batches(benchmark.questions, settings.batch_size)
+            batches = answerer.batches(benchmark.questions, settings.batch_size, settings.prefixes)
             rounds += answering.rounds_of(benchmark.name, batches, arms, journal.records, first, settings.prefixes)
             first += len(batches)
         fill(settings, answerer, journal, rounds, total)

@@ -105,8 +105,17 @@ class LlavaAnswerer:
         """While open, what the arms have in common is computed once; see `Replay`."""
         return Replay(self.model.get_model(), layers, prefixes)
 
-    def batches(self, questions: Iterable[Question], size: int) -> list[list[Question]]:
-        """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded."""
+    def batches(self, questions: Iterable[Question], size: int, by_picture: bool = False) -> list[list[Question]]:
+        """Batches of at most `size` prompts of equal length, with and without a picture, so that nothing is padded.
+
+        by_picture: of prompts about as few pictures as possible instead, which `replay` computes once each.
+        """
+        if by_picture:
+            pictures: dict[Path, list[Question]] = {}
+            for question in questions:
+                pictures.setdefault(question.image, []).append(question)
+            ordered = [question for group in pictures.values() for question in group]
+            return [ordered[i : i + size] for i in range(0, len(ordered), size)]
         groups: dict[tuple[int, int], list[Question]] = {}
         for question in questions:
             lengths = self._length(question), self._length(question, shown=False)
@@ -196,7 +205,8 @@ class LlavaAnswerer:
     @torch.no_grad()
     def _without_tap(self, batch: Sequence[Prepared]) -> MultimodalPrompt:
         given = self.checkpoint.arguments(batch)
-        return prepare_prompt(self.model.get_model(), given.pop("inputs"), **given, padding_side="left")
+        prompt = prepare_prompt(self.model.get_model(), given.pop("inputs"), **given, padding_side="left")
+        return prompt if bool(prompt.attention_mask.all()) else prompt.padded_behind_pictures()
 
     @torch.no_grad()
     def _encode(self, batch: Sequence[Prepared]) -> tuple[MultimodalPrompt, list[TowerOutput]]:

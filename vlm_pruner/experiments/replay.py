@@ -5,7 +5,8 @@ gets the input of its last long prefill again returns the recorded output: hidde
 cache. Answers are the same to the bit.
 
 With `prefixes`, rows of a batch with a common beginning share it too, in every layer: questions about one picture share
-the picture, and its remaining tokens if the same ones were kept. Answers then agree to float rounding.
+the picture, and its remaining tokens if the same ones were kept. Answers then agree to float rounding. Masks are taken
+to be causal, and may hide padding after the common beginning.
 
 Replay compares inputs, so it needs to know nothing about methods, and computes any other input as usual. Times change,
 so never time anything inside.
@@ -94,7 +95,7 @@ class Replay:
         if last is not None and last.fits(hidden, mask, phases):
             self.hits += 1
             return last.computed
-        prefixes = _Prefixes.of(hidden, phases) if self._prefixes and mask is None else None
+        prefixes = _Prefixes.of(hidden, phases, mask) if self._prefixes else None
         if prefixes is None:
             computed = _through(forward, hidden, kwargs, _States())
         else:
@@ -116,8 +117,8 @@ class _Prefixes:
     group: Tensor
 
     @classmethod
-    def of(cls, hidden: Tensor, phases: Phases) -> _Prefixes | None:
-        """None where no neighbouring rows of `hidden` [B, T, d] share at least half."""
+    def of(cls, hidden: Tensor, phases: Phases, mask: Tensor | None = None) -> _Prefixes | None:
+        """None where no neighbouring rows of `hidden` [B, T, d] share at least half, or the mask hides that."""
         rows, tokens = hidden.shape[:2]
         same = torch.ones(rows - 1, tokens, dtype=torch.bool, device=hidden.device)
         for part in (hidden, *(phase for phase in phases if phase.shape[0] == rows)):
@@ -128,6 +129,10 @@ class _Prefixes:
             return None
         starts = torch.cat([joined.new_ones(1), ~joined])
         length = min(int(lengths[joined].min()), tokens - 1)
+        if mask is not None:
+            length = min(length, _shown(mask))
+        if length == 0:
+            return None
         return cls(length, starts.nonzero()[:, 0], starts.long().cumsum(dim=0) - 1)
 
     def through(self, forward: Forward, hidden: Tensor, phases: Phases, kwargs: dict[str, Any]) -> Computed:
@@ -137,11 +142,13 @@ class _Prefixes:
         def part(phase: Tensor, of: Tensor | slice, tokens: slice) -> Tensor:
             return phase[of, tokens] if phase.shape[0] == rows else phase[:, tokens]
 
-        begun = {**kwargs, "position_embeddings": tuple(part(p, self.firsts, slice(cut)) for p in phases)}
+        mask = kwargs.get("attention_mask")
+        begun = {**kwargs, "attention_mask": None}
+        begun["position_embeddings"] = tuple(part(p, self.firsts, slice(cut)) for p in phases)
         first, keys, values = _through(forward, hidden[self.firsts, :cut], _without_positions(begun), _States())
         rest = hidden[:, cut:]
         follow = {**kwargs, "position_embeddings": tuple(part(p, slice(None), slice(cut, None)) for p in phases)}
-        follow["attention_mask"] = _causal_behind(cut, rest)
+        follow["attention_mask"] = _causal_behind(cut, rest) if mask is None else mask[:, :, cut:]
         past = _States(keys[self.group], values[self.group])
         last, keys, values = _through(forward, rest, _without_positions(follow), past)
         return torch.cat([first[self.group], last], dim=1), keys, values
@@ -150,6 +157,14 @@ class _Prefixes:
 def _without_positions(kwargs: dict[str, Any]) -> dict[str, Any]:
     """Positions are in the rotary phases; ids of the whole row would not fit a part of it."""
     return {**kwargs, **({"position_ids": None} if "position_ids" in kwargs else {})}
+
+
+def _shown(mask: Tensor) -> int:
+    """How many tokens from the first on a mask [B, 1, T, T] shows to every row's last one; 0 for other masks."""
+    if mask.ndim != 4 or mask.shape[2] != mask.shape[3]:
+        return 0
+    last = mask[:, 0, -1]
+    return int((last if last.dtype == torch.bool else last == 0).all(dim=0).long().cumprod(dim=0).sum())
 
 
 def _causal_behind(before: int, hidden: Tensor) -> Tensor:

@@ -171,7 +171,9 @@ class _Runner:
     ) -> None:  # fmt: skip
         self.settings, self.answerer, self.journal, self.name, self.goal = settings, answerer, journal, name, goal
         self.questions = dict(zip((SEARCH, CONFIRM), parts, strict=True))
-        self.batches = {half: answerer.batches(own, settings.batch_size) for half, own in self.questions.items()}
+        self.batches = {
+            half: answerer.batches(own, settings.batch_size, settings.prefixes) for half, own in self.questions.items()
+        }
         self.dense = dense_arm(answerer.facts([*parts[0], *parts[1]]))
         self.clustering = 1.0  # the largest design effect seen in the search
         self.judges = {half: self._judge(half) for half in self.questions}

@@ -35,6 +35,23 @@ class MultimodalPrompt:
     position_ids: Tensor
     visual_spans: list[list[VisualSpan]]
 
+    def padded_behind_pictures(self) -> MultimodalPrompt:
+        """The same rows, which are padded on the left, with that padding after their last picture instead.
+
+        Rows about one picture then begin alike, however long their questions are.
+        """
+        order, spans = [], []
+        length = self.inputs_embeds.shape[1]
+        for row, own in enumerate(self.visual_spans):
+            padding = length - int(self.attention_mask[row].sum())
+            end = max((span.stop for span in own), default=padding)
+            order.append([*range(padding, end), *range(padding), *range(end, length)])
+            spans.append([replace(span, start=span.start - padding) for span in own])
+        index = torch.tensor(order, device=self.inputs_embeds.device)
+        embeds = self.inputs_embeds.gather(1, index[:, :, None].expand_as(self.inputs_embeds))
+        mask, positions = self.attention_mask.gather(1, index), self.position_ids.gather(1, index)
+        return MultimodalPrompt(embeds, mask, positions, spans)
+
 
 @dataclass(frozen=True)
 class _Row:
