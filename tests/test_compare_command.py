@@ -227,7 +227,7 @@ def test_questions_about_one_picture_share_it_whatever_their_length(answerer, da
                     expected = alone[question.question_id]
                     assert reply.text == expected.text, arm.key
                     assert (reply.receipt and reply.receipt.order) == (expected.receipt and expected.receipt.order)
-                if arm.grid is None:
+                if arm.is_dense:
                     assert rows[0] == len({q.image for q in batch}), f"{arm.key}: one beginning per picture"
     finally:
         del decoder.layers[2].mlp.forward
