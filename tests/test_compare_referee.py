@@ -15,7 +15,7 @@ from vlm_pruner.experiments.bootstrap import PictureBootstrap
 from vlm_pruner.experiments.clock import Cost
 from vlm_pruner.experiments.llava_answerer import _confidence
 from vlm_pruner.experiments.questions import Question
-from vlm_pruner.experiments.referee import TIME, TOKENS, matches
+from vlm_pruner.experiments.referee import FLOOR, TIME, TOKENS, matches
 from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Rules
 
 ASKED = [Question(n, Path(f"{n}.png"), "?", f"kind {n % 2}", "yes") for n in range(400)]
@@ -70,6 +70,15 @@ def test_what_is_not_shown_is_not_claimed():
 def test_an_arm_that_reads_no_picture_is_not_recommended():
     found = {**shares(vlm_pruner=0.3, divprune=0.3), "resize@64": 0.1, "resize@256": 0.1, "random@64": 0.3}
     assert "use neither: no pruned arm is shown to do better than the question alone" in match_of(found).verdict
+
+
+def test_a_smaller_picture_that_is_not_shown_to_be_read_is_not_recommended():
+    """All pruned arms lose to it, and it does not beat the question alone: nothing is to be recommended."""
+    lost = {**shares(vlm_pruner=0.2, divprune=0.1), "resize@256": 0.31, "resize@64": 0.31, "random@64": 0.1}
+    assert "use neither: every pruned arm does worse than the smaller picture, which is not" in match_of(lost).verdict
+    match = match_of({**lost, "resize@256": 0.5, "resize@64": 0.5})
+    assert "At 64 tokens, resize: every pruned arm does worse" in match.verdict
+    assert match.of(ARMS[5], FLOOR).verdict == BETTER and match.of(match.duels[-1].arm, FLOOR).opponent.name == "blind"
 
 
 def test_without_times_it_speaks_of_equal_tokens():

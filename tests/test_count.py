@@ -14,6 +14,7 @@ from transformers.utils import is_torchvision_available
 from tests import checkpoints, families, llava_tiny, tiny_llava_qwen
 from vlm_pruner import asking, cli, methods
 from vlm_pruner.asking.counting import open_counter
+from vlm_pruner.commands.count import table
 from vlm_pruner.errors import PruningError
 
 SIZES = ((84, 84), (140, 60), (70, 170))
@@ -107,3 +108,15 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path, capsys: Any) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     assert cli.main(["count", str(tmp_path / "a.png"), "--model", str(other)]) == 2
     assert "CLIPModel is not supported" in capsys.readouterr().err
+
+
+def test_a_table_of_many_methods_fits_a_terminal() -> None:
+    """Methods beside one another while there is room, one after another when there is not."""
+    names = [f"{name} {keep}" for name in ("vlm-pruner", "pyramiddrop") for keep in ("64", "ratio:0.889", "avg:250")]
+    kept = {name: [[2, 110], [4, 55], [6, 27]] for name in names}
+    counts = [{"file": "a/000000.png", "size": [336, 336], "visual_tokens": 576, "kept": kept}]
+    narrow, wide = table(counts, names[:1]), table(counts, names)
+    assert narrow.splitlines()[0].endswith("vlm-pruner 64") and max(map(len, wide.splitlines())) <= 80
+    lines = wide.splitlines()
+    assert lines[0].split() == ["picture", "pixels", "tokens", "64", "ratio:0.889", "avg:250"]
+    assert lines[1] == "vlm-pruner" and lines[3] == "pyramiddrop" and lines[2] == lines[4]

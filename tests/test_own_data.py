@@ -68,12 +68,16 @@ def test_compare_and_report_with_any_family(family: str, tmp_path: Path, capsys:
     assert kept["random:layer=1@5"] == kept["vlm-pruner:layer=1@5"] == 5
     assert len(results["items"]) == 4
     arms = {arm["key"] for arm in results["arms"]}
+    assert all(0 < record["confidence"] <= 1 for record in records)
     assert {"dense", "blind", "pool"} <= {key.partition("@")[0] for key in arms}
     assert len(records) == 4 * len(arms)
     resized = [arm for arm in results["arms"] if arm["name"] == "resize"]
     if family in (*tiny_qwen.FAMILIES, "llava_original"):
         assert not results["not_run"] and len(resized) >= 2
         assert "Prune or resize" in results["prune_or_resize"][0]["verdict"]
+        printed = (out / "table.txt").read_text()
+        assert all(len(line) <= 80 for line in printed.splitlines() if str(tmp_path) not in line)
+        assert ("which was not timed apart" in " ".join(printed.split())) == (family in tiny_qwen.FAMILIES)
         small = next(arm for arm in resized if arm["key"] == "resize@5")
         assert small["tokens"] in (4, 5) and small["steps"] == [[0, small["tokens"]]]
     else:

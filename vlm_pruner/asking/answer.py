@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
@@ -25,6 +26,7 @@ class Answer:
     prompt_tokens:        of the prompt's text, without the pictures' tokens.
     visual_tokens, kept:  of all pictures, before pruning and from the (last) pruned layer on; equal when dense.
     images:               one receipt per visual span; empty when dense.
+    confidence:           probability of the whole answer, if asked for.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Answer:
     visual_tokens: int
     kept: int
     images: tuple[ImageReceipt, ...] = ()
+    confidence: float | None = None
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -88,6 +91,12 @@ class Watch(BaseStreamer):
 
     def end(self) -> None:
         pass
+
+
+def joint_probability(ids: Sequence[int], logits: Sequence[Tensor]) -> float:
+    """Of the new tokens `ids`, given the logits [1, vocabulary] that each was chosen from."""
+    chosen = [step[0].float().log_softmax(dim=-1)[token] for token, step in zip(ids, logits, strict=True)]
+    return float(torch.stack(chosen).sum().exp())
 
 
 def cache_bytes(cache: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from vlm_pruner import adapters
-from vlm_pruner.asking.answer import Answer, Watch, cache_bytes
+from vlm_pruner.asking.answer import Answer, Watch, cache_bytes, joint_probability
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.methods import Pruner
@@ -76,13 +76,14 @@ class Chat:
         video: Sequence[Image.Image] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         min_new_tokens: int | None = None,
+        confidence: bool = False,
         on_text: Callable[[str], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Answer:
         """Answers a question, pruned by `method` (None: dense).
 
-        min_new_tokens: written even beyond the answer's end, for timing. on_text: called with the text so far after
-        every new token. stop: called after every token; True ends the answer.
+        min_new_tokens: written even beyond the answer's end, for timing. confidence: whether to return it. on_text:
+        called with the text so far after every new token. stop: called after every token; True ends the answer.
         Raises ValueError (PruningError among them) for a question, picture or method that does not fit the model.
         """
         prompt = self.prompt(pictures, question, video)
@@ -93,6 +94,7 @@ class Chat:
             output = self.model.generate(
                 **prompt.inputs, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens,
                 do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, return_dict_in_generate=True,
+                output_logits=confidence,
                 streamer=watch, stopping_criteria=StoppingCriteriaList([halt]),
             )  # fmt: skip
         # Keep the receipts only: the prefill's tensors behind them must not outlive the answer.
@@ -108,6 +110,7 @@ class Chat:
             visual_tokens=prompt.visual_tokens,
             kept=sum(image.n_after for image in images) if images else prompt.visual_tokens,
             images=images,
+            confidence=joint_probability(watch.ids, output.logits) if confidence else None,
         )
 
     def _check_length(self, prompt: Prompt, new_tokens: int) -> None:

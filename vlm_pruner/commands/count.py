@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.commands import options
 from vlm_pruner.console import words
-from vlm_pruner.report.table import WIDTH, render
+from vlm_pruner.report.table import WIDTH, blocks, render
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,8 +83,24 @@ def count(
 
 
 def table(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
-    """The counts as text. A method with several stages shows each: 250>150>50."""
-    rows = [
+    """The counts as text. A method with several stages shows each: 250>150>50. Where that is too wide for a terminal,
+    methods follow one another."""
+    printed = render(["picture", "pixels", "tokens", *methods], _rows(counts, methods))
+    if max(map(len, printed.splitlines())) > WIDTH:
+        budgets = list(dict.fromkeys(name.rpartition(" ")[2] for name in methods))
+        names = dict.fromkeys(name.rpartition(" ")[0] for name in methods)
+        groups = [(name, _rows(counts, [f"{name} {keep}" for keep in budgets])) for name in names]
+        printed = blocks(["picture", "pixels", "tokens", *budgets], groups)
+    kept = {name: counts[0]["kept"][name] for name in methods}
+    where = ", ".join(
+        f"{name}: from layer {'>'.join(str(layer) for layer, _ in steps)}" for name, steps in kept.items()
+    )
+    notes = textwrap.wrap(f"tokens: visual tokens, dense; below a method those that it keeps. {where}", WIDTH)
+    return "\n".join([printed, "", *notes])
+
+
+def _rows(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[list[str]]:
+    return [
         [
             Path(one["file"]).name,
             "x".join(map(str, one["size"])),
@@ -93,9 +109,3 @@ def table(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
         ]
         for one in counts
     ]
-    kept = {name: counts[0]["kept"][name] for name in methods}
-    where = ", ".join(
-        f"{name}: from layer {'>'.join(str(layer) for layer, _ in steps)}" for name, steps in kept.items()
-    )
-    notes = textwrap.wrap(f"tokens: visual tokens, dense; below a method those that it keeps. {where}", WIDTH)
-    return "\n".join([render(["picture", "pixels", "tokens", *methods], rows), "", *notes])

@@ -74,10 +74,13 @@ class ChatAnswerer(LlavaAnswerer):
             chat, shrink = self._shrunk(shown)
             pictures = [shrink(picture) for picture in pictures]
         answer = chat.ask(
-            pictures, question.text, method, max_new_tokens=exactly or self.max_new_tokens, min_new_tokens=exactly
-        )
+            pictures, question.text, method, max_new_tokens=exactly or self.max_new_tokens, min_new_tokens=exactly,
+            confidence=exactly is None,
+        )  # fmt: skip
         receipt = answer.images[0] if len(answer.images) == 1 else None
-        return Reply(answer.text, answer.seconds, answer.kv_bytes, answer.kept, receipt, answer.tokens)
+        return Reply(
+            answer.text, answer.seconds, answer.kv_bytes, answer.kept, receipt, answer.tokens, answer.confidence
+        )
 
     def _shrunk(self, sight: Sight) -> tuple[asking.Chat, Shrinker]:
         """The model with a processor of its own, which does not enlarge small pictures."""

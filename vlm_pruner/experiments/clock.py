@@ -24,15 +24,18 @@ SIZES = 12  # of smaller pictures that are timed
 
 @dataclass(frozen=True)
 class Cost:
-    """Median seconds: of the vision tower with its projector, of the prefill, and of each later token."""
+    """Median seconds: of the vision tower with its projector, of the prefill, and of each later token.
 
-    vision: float
+    vision: None where the tower runs within the prefill and is part of its time.
+    """
+
+    vision: float | None
     prefill: float
     token: float
 
     @property
     def first_token(self) -> float:
-        return self.vision + self.prefill
+        return (self.vision or 0.0) + self.prefill
 
     def answer(self, tokens: float) -> float:
         """Seconds of a whole answer of so many tokens."""
@@ -44,16 +47,22 @@ class Cost:
 
 def measure(answerer: LlavaAnswerer, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Cost]:
     """By arm's key. Each question is one turn of all arms; the first turn, which pays for set-up, does not count."""
-    seconds: dict[str, list[tuple[float, float, float]]] = {arm.key: [] for arm in arms}
+    seconds: dict[str, list[tuple[float | None, float, float]]] = {arm.key: [] for arm in arms}
     for turn, question in enumerate([questions[0], *questions]):
         for arm in turned(arms, turn):
             measured = _once(answerer, arm, question)
             if turn:
                 seconds[arm.key].append(measured)
-    return {key: Cost(*(median(part) for part in zip(*own, strict=True))) for key, own in seconds.items()}
+    return {key: _medians(own) for key, own in seconds.items()}
 
 
-def _once(answerer: LlavaAnswerer, arm: Arm, question: Question) -> tuple[float, float, float]:
+def _medians(measured: Sequence[tuple[float | None, float, float]]) -> Cost:
+    vision, prefill, token = zip(*measured, strict=True)
+    apart = [seconds for seconds in vision if seconds is not None]
+    return Cost(median(apart) if apart else None, median(prefill), median(token))
+
+
+def _once(answerer: LlavaAnswerer, arm: Arm, question: Question) -> tuple[float | None, float, float]:
     answerer.forget()
     method = arm.method_for(0)
     (first,) = answerer.answer([question], method, arm.shown, exactly=1)

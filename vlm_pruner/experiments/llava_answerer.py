@@ -46,7 +46,8 @@ class Reply:
 
     seconds, kv_bytes: the batch's generation time and cache, divided by the batch's size. kept: visual tokens from the
     pruned layer on. receipt: None for the dense model. tokens: new ones, the end included. confidence: the probability
-    of the whole answer, if known. vision_seconds: of the batch's tower and projector, divided by the batch's size.
+    of the whole answer, if known. vision_seconds: of the batch's tower and projector, divided by the batch's size; None
+    where `seconds` include them.
     """
 
     text: str
@@ -56,7 +57,7 @@ class Reply:
     receipt: ImageReceipt | None = None
     tokens: int = 0
     confidence: float | None = None
-    vision_seconds: float = 0.0
+    vision_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -94,10 +94,11 @@ def matches(
         made = PictureBootstrap(
             [q.image for q in questions], [q.kind for q in questions], rules.resamples, rules.seed, rules.level
         )
+        pairs = [(arm, kind, other) for arm in pruned for kind, other in _opponents(arm, arms, rivals).items()]
+        pairs += _floors_of_opponents(pairs, arms)
         duels = [
             Duel(arm, kind, other, made.over_kinds(_minus(correct[arm.key], correct[other.key]), DIFFERENCE))
-            for arm in pruned
-            for kind, other in _opponents(arm, arms, rivals).items()
+            for arm, kind, other in pairs
         ]
         splits = _splits(arms, questions, correct, rules)
         found.append(Match(name, len(questions), duels, splits, costs))
@@ -114,6 +115,13 @@ def _opponents(arm: Arm, arms: Sequence[Arm], rivals: Mapping[str, Arm]) -> dict
         if other.name == BLIND:
             found[FLOOR] = other
     return found
+
+
+def _floors_of_opponents(pairs: Sequence[tuple[Arm, str, Arm]], arms: Sequence[Arm]) -> list[tuple[Arm, str, Arm]]:
+    """Smaller pictures against the question alone: one that is not shown to beat it is not recommended either."""
+    blind = next((arm for arm in arms if arm.name == BLIND), None)
+    smaller = {other.key: other for _, _, other in pairs if other.name == RESIZE}
+    return [] if blind is None else [(other, FLOOR, blind) for other in smaller.values()]
 
 
 def budget_of(arm: Arm) -> str:
@@ -184,6 +192,11 @@ def _at_budget(match: Match, budget: str) -> str:
         return f"At {label}, prune with {best.arm.label}, which beats {_opponent(best)} by {_points(best)}{others}."
     if all(duel.verdict == WORSE for duel in own):
         closest = max(own, key=lambda duel: duel.interval.mean)
+        if not _above_floor(match, closest.opponent):
+            return (
+                f"At {label}, use neither: every pruned arm does worse than the smaller picture, which is not shown to "
+                "do better than the question alone."
+            )
         return (
             f"At {label}, resize: every pruned arm does worse, {closest.arm.label} least so, by {_points(closest)} "
             f"against {_opponent(closest)}."

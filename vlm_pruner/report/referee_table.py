@@ -27,7 +27,7 @@ def text(done: Experiment) -> str:
 
 
 def _duels(match: Match) -> str:
-    arms = list({duel.arm.key: duel.arm for duel in match.duels}.values())
+    arms = list({duel.arm.key: duel.arm for duel in match.duels if duel.arm.method is not None}.values())
     groups = []
     for budget in dict.fromkeys(budget_of(arm) for arm in arms):
         split = next((split for split in match.splits if split.budget == budget), None)
@@ -73,7 +73,11 @@ def _costs(match: Match, cells: dict[str, Cell]) -> str:
 def _cost_row(cell: Cell, cost: Cost | None) -> list[str]:
     arm, length = cell.arm, cell.length
     name = f"{short_name(arm)} {budget_of(arm)}" if arm.has_budget else arm.label
-    seconds = ["", "", ""] if cost is None else [f"{1000 * s:.1f}" for s in (cost.vision, cost.prefill, cost.token)]
+    seconds = (
+        ["", "", ""]
+        if cost is None
+        else ["" if s is None else f"{1000 * s:.1f}" for s in (cost.vision, cost.prefill, cost.token)]
+    )
     whole = "" if cost is None or length is None else f"{1000 * cost.answer(length):.1f}"
     error = "" if cell.calibration is None else _error(cell)
     return [name, *seconds, "" if length is None else f"{length:.1f}", whole, error]
@@ -100,6 +104,8 @@ def _notes(done: Experiment) -> Sequence[str]:
         "cost: ms of tower and projector, of the prefill and of each later token; tokens: of an answer; answer: their "
         "sum; ECE: expected calibration error of the answers' probabilities in points, 10 bins",
     ]
+    if any(cost.vision is None for match in done.matches for cost in match.costs.values()):
+        said.append("prefill: with the vision tower, which was not timed apart")
     return [line for note in said for line in wrapped(note)]
 
 
