@@ -1,7 +1,7 @@
 # The steps of CI one by one; `bash scripts/test.sh` creates the environment and runs them all.
 PYTHON ?= .venv/bin/python
 
-.PHONY: format check test test-vllm bench-check docs clean
+.PHONY: format check test test-vllm test-zero3 bench-check docs clean
 
 format:
 	$(PYTHON) -m ruff format .
@@ -15,6 +15,9 @@ test:
 
 test-vllm:
 	bash scripts/test_vllm.sh
+
+test-zero3:
+	bash scripts/test_zero3.sh
 
 bench-check:
 	$(PYTHON) benchmarks/bench_check.py

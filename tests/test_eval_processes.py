@@ -9,15 +9,18 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from eval_stub import stub_engine
+from eval_stub import StubEngine, stub_engine
 from PIL import Image
 from test_eval_engine import checkpoint, data  # noqa: F401  (fixtures)
 
-from llava.eval import evaluate, model_vqa_loader, parts
+from llava.eval import divided, evaluate, model_vqa_loader, parts
 from llava.eval.answers import AnswerFile
+from llava.eval.evaluate import build_parser
 from llava.eval.processes import Team, this_process
+from llava.eval.runner import Reply
 from vlm_pruner.linefile import read_lines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,10 +36,13 @@ def world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(world: Path, *more: str, answers: str = "answers.jsonl") -> int:
+def flags_of(world: Path, *more: str, answers: str = "answers.jsonl") -> list[str]:
     paths = ["--model-path", "stub", "--image-folder", str(world / "images"), "--answers-file", str(world / answers)]
-    flags = [*paths, "--question-file", str(world / "questions.jsonl"), *more]
-    return evaluate.main(model_vqa_loader.TASK, flags, stub_engine)
+    return [*paths, "--question-file", str(world / "questions.jsonl"), *more]
+
+
+def run(world: Path, *more: str, answers: str = "answers.jsonl") -> int:
+    return evaluate.main(model_vqa_loader.TASK, flags_of(world, *more, answers=answers), stub_engine)
 
 
 @pytest.fixture
@@ -81,6 +87,42 @@ def test_the_merged_file_is_that_of_one_process(world: Path, apart: pytest.Monke
     assert codes == [1] + [0] * (size - 1), "the first process counts the failed item"
     assert (world / "shared.jsonl").read_bytes() == (world / "answers.jsonl").read_bytes()
     assert not parts.left_behind(world / "shared.jsonl")
+
+
+@pytest.mark.parametrize("size", [2, 3, 13])
+def test_processes_that_share_a_model_call_it_equally_often(world: Path, apart: pytest.MonkeyPatch, size: int) -> None:
+    """Under ZeRO-3. One picture is missing and shares differ, yet nobody waits for a call that another never makes."""
+    assert run(world, "--allow-errors", "1") == 0
+    barrier = threading.Barrier(size)
+    apart.setattr(Team, "wait", lambda team: barrier.wait(60))
+    apart.setattr(divided, "check", lambda team: None)
+    apart.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    me, calls = threading.local(), [0] * size
+    apart.setattr(evaluate, "this_process", lambda: me.team)
+    generate = StubEngine.generate
+
+    def counted(engine: StubEngine, batch: Any) -> list[Reply]:
+        calls[me.team.rank] += 1
+        return generate(engine, batch)
+
+    apart.setattr(StubEngine, "generate", counted)
+
+    def play(rank: int) -> int:
+        me.team = Team(rank, size)
+        return run(world, "--batch-size", "2", answers="shared.jsonl")
+
+    with ThreadPoolExecutor(size) as pool:
+        assert list(pool.map(play, range(size))) == [1] + [0] * (size - 1)
+    share = -(-11 // size)
+    assert calls == [-(-share // 2)] * size
+    assert (world / "shared.jsonl").read_bytes() == (world / "answers.jsonl").read_bytes()
+
+
+def test_nothing_to_ask_is_no_call(world: Path, apart: pytest.MonkeyPatch) -> None:
+    """Every picture is missing, so no process has anything that could stand in for a question."""
+    (world / "images" / "a.png").unlink()
+    items = model_vqa_loader.TASK.read(build_parser(model_vqa_loader.TASK).parse_args(flags_of(world)))
+    assert divided.steps(StubEngine(world / "images"), items, Team(0, 2), 1) is None
 
 
 def test_a_lost_share_is_not_taken_for_done(

@@ -128,6 +128,17 @@ def test_a_compiled_model_is_refused_before_anything_changes(some, compiling):
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_model_with_divided_heads_is_refused(some):
+    """scripts/test_zero3.sh shows with two processes that transformers sets this, and what would go wrong."""
+    model = some.build()
+    model._tp_size = 2
+    with pytest.raises(PruningError, match="among 2 processes by tensor parallelism"), vp.prune(model, METHOD):
+        pass
+    model._tp_size = 1
+    with vp.prune(model, METHOD):
+        pass
+
+
 def test_a_compiled_decoder_inside_is_refused():
     model = qwen2_5_vl().build()
     model.model.language_model = torch.compile(model.model.language_model, backend="eager")

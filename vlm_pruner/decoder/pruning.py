@@ -33,6 +33,7 @@ from vlm_pruner.decoder.image_states import ImageState, plan, too_small
 from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
 from vlm_pruner.decoder.positions import offset_of, positions_after_padding, rotary_positions
 from vlm_pruner.decoder.refusals import (
+    check_heads_are_whole,
     check_not_checkpointed,
     check_not_compiled,
     check_not_packed,
@@ -454,6 +455,7 @@ class Pruning(DecoderPruning):
     def _install(self) -> None:
         entry, decoder = self._adapter.entry, self._adapter.decoder
         check_not_compiled([self.model, entry, decoder], decoder.layers)
+        check_heads_are_whole(self.model)
         super()._install()
         self._undo.append(run_compiled_versions_eagerly())
         self._undo.append(guard(entry, "forward", self._around_entry))

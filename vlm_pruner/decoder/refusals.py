@@ -34,6 +34,17 @@ def _compiled(module: nn.Module, remedy: str) -> PruningError:
     )
 
 
+def check_heads_are_whole(model: nn.Module) -> None:
+    """Raises PruningError for a model whose attention heads transformers has divided among processes (tp_plan)."""
+    processes = getattr(model, "_tp_size", None) or 1
+    if processes > 1:
+        raise PruningError(
+            f"{type(model).__name__} is divided among {processes} processes by tensor parallelism: each has other "
+            "attention heads, and so other keys, by which it would keep other tokens than the rest; leave tp_plan out, "
+            "and divide the model by layers (device_map='auto') or by DeepSpeed ZeRO-3 (docs/scale.md)"
+        )
+
+
 def check_not_checkpointed(layers: Iterable[nn.Module]) -> None:
     """Raises PruningError if a backward pass would run the layers a second time."""
     if any(True for layer in layers if layer.training and getattr(layer, "gradient_checkpointing", False)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vlm_pruner.llava.eval import divided
 from vlm_pruner.llava.eval.batch import Prepared, generate_arguments, image_positions
 from vlm_pruner.llava.eval.errors import UsageError
-from vlm_pruner.llava.eval.processes import this_process
+from vlm_pruner.llava.eval.processes import this_process, under_deepspeed
 from vlm_pruner.llava.eval.prompts import build_prompt
 from vlm_pruner.llava.mm_utils import get_model_name_from_path, process_images, tokenizer_image_token
 from vlm_pruner.llava.model.builder import load_pretrained_model
@@ -153,19 +153,18 @@ def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
 
 
 def _load(args: argparse.Namespace) -> Checkpoint:
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise UsageError(
-            "accelerate was started with DeepSpeed, but answer generators do not divide a model among processes: each"
-            " would load all of it; leave --use_deepspeed out, and give --device-map auto if one GPU is too small"
-        )
     device = _device(args.device, this_process().local_rank)
     dtype = DTYPES.get(args.dtype) or (torch.float16 if device.type == "cuda" else torch.float32)
     name = get_model_name_from_path(args.model_path)
-    try:
-        tokenizer, model, processor, _ = load_pretrained_model(
+
+    def load() -> tuple[Any, Any, Any, int]:
+        return load_pretrained_model(
             args.model_path, args.model_base, name, device=device, torch_dtype=dtype,
             attn_implementation=args.attn_implementation, device_map=_device_map(args.device_map),
         )  # fmt: skip
+
+    try:
+        tokenizer, model, processor, _ = divided.load(load, dtype) if under_deepspeed() else load()
     except ImportError as error:
         blamed = "flash" in str(error).lower() and args.attn_implementation == "flash_attention_2"
         what = f"--attn_implementation {args.attn_implementation}" if blamed else f"--model-path {args.model_path}"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.console import OneLineParser, one_line
-from vlm_pruner.llava.eval import options, parts, runner
+from vlm_pruner.llava.eval import divided, options, parts, runner
 from vlm_pruner.llava.eval.answers import AnswerFile, finished
-from vlm_pruner.llava.eval.processes import this_process
+from vlm_pruner.llava.eval.processes import Team, this_process, under_deepspeed
 from vlm_pruner.llava.eval.questions import Item, chunk
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory
     options.check_arguments(args)
     items = chunk(task.read(args), args.num_chunks, args.chunk_idx)[: args.limit]
     description = describe(task, args, method)
+    divided.check(this_process())
     with this_process() as team:
         if team.leads and (team.size > 1 or parts.left_behind(args.answers_file)):
             parts.merge(args.answers_file, description, args.retry_errors)
@@ -84,10 +85,35 @@ def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory
         team.wait()
         done = finished(args.answers_file)
         with AnswerFile(parts.part_of(args.answers_file, team), description) as answers:
-            mine = team.share([item for item in items if item.index not in done])
-            _answer(task, args, mine, answers, lambda: engine_factory(args, method), quiet=not team.leads)
+            left = [item for item in items if item.index not in done]
+            answer = _answer_in_step if under_deepspeed() else _answer_share
+            answer(task, args, left, answers, lambda: engine_factory(args, method), team)
         team.wait()
         return _conclude(task, args, items, parts.merge(args.answers_file, description)) if team.leads else 0
+
+
+def _answer_share(
+    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
+    load: Callable[[], runner.Engine[Any]], team: Team,
+) -> None:  # fmt: skip
+    """Answers this process's share of ``items`` with a model of its own."""
+    _answer(task, args, team.share(items), answers, load, quiet=not team.leads)
+
+
+def _answer_in_step(
+    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
+    load: Callable[[], runner.Engine[Any]], team: Team,
+) -> None:  # fmt: skip
+    """Answers this process's share of ``items`` with its part of a model that is divided among all processes."""
+    if not items:
+        return
+    engine = load()
+    for group in divided.alike(items):
+        steps = divided.steps(engine, group, team, args.batch_size)
+        runner.run(
+            engine, team.share(group), answers, args.batch_size, task.reply_field, title=task.name,
+            quiet=not team.leads, steps=steps,
+        )  # fmt: skip
 
 
 def _answer(

@@ -38,9 +38,12 @@ class Team:
 
     def __enter__(self) -> Team:
         if self.size > 1:
+            import torch.cuda
             import torch.distributed
 
-            torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+            # The parts of a divided model travel between GPUs; answers and waiting need no GPU.
+            gpus = under_deepspeed() and torch.cuda.is_available()
+            torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -48,6 +51,11 @@ class Team:
             import torch.distributed
 
             torch.distributed.destroy_process_group()
+
+
+def under_deepspeed() -> bool:
+    """Whether accelerate was started with DeepSpeed, so that the processes share one model."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 
 
 def this_process() -> Team:

@@ -50,27 +50,49 @@ class Prepared(Generic[P]):
     error: str | None
 
 
+@dataclass(frozen=True)
+class Steps(Generic[P]):
+    """Calls of a model that is divided among processes, which all have to make them together.
+
+    calls: of each process. size: questions in each call. spare: asked in place of questions that a process does not
+    have; the replies are thrown away.
+    """
+
+    calls: int
+    size: int
+    spare: P
+
+    def fill(self, batch: Sequence[P]) -> list[P]:
+        return [*batch, *[self.spare] * (self.size - len(batch))]
+
+
 def run(
     engine: Engine[P], items: Sequence[Item], answers: AnswerFile, batch_size: int = 1, reply_field: str = "text",
-    title: str = "", workers: int = 2, quiet: bool = False,
+    title: str = "", workers: int = 2, quiet: bool = False, steps: Steps[P] | None = None,
 ) -> None:  # fmt: skip
     """Answers the items that ``answers`` lacks and writes each batch when it is done."""
     missing = [item for item in items if item.index not in answers.done]
     with _progress(len(items), len(missing), title, quiet) as bar:
         for batch in _batches(_prepare_ahead(engine, missing, 2 * batch_size + workers, workers), batch_size):
-            answers.append(_answer(engine, batch, reply_field))
+            answers.append(_answer(engine, batch, reply_field, steps))
             bar.update(len(batch))
             if answers.errors:
                 bar.set_postfix(failed=len(answers.errors), refresh=False)
+    if steps is not None:
+        for _ in range(steps.calls - -(-len(missing) // batch_size)):
+            engine.generate(steps.fill([]))
 
 
 def _progress(items: int, missing: int, title: str, quiet: bool) -> tqdm:
     return tqdm(total=items, initial=items - missing, desc=title, unit="q", dynamic_ncols=True, disable=quiet)
 
 
-def _answer(engine: Engine[P], batch: Sequence[Prepared[P]], reply_field: str) -> list[Line]:
+def _answer(
+    engine: Engine[P], batch: Sequence[Prepared[P]], reply_field: str, steps: Steps[P] | None = None
+) -> list[Line]:
     ready = [prepared.tensors for prepared in batch if prepared.tensors is not None]
-    replies = iter(engine.generate(ready) if ready else [])
+    asked = ready if steps is None else steps.fill(ready)
+    replies = iter(engine.generate(asked) if asked else [])
     return [
         _failed(prepared.item, prepared.error, engine.model_id, reply_field)
         if prepared.tensors is None
@@ -106,7 +128,8 @@ def _answer_id(model_id: str, item: Item, text: str) -> str:
     return shortuuid.uuid(name=key.encode("utf-8", "replace").decode())
 
 
-def _prepare(engine: Engine[P], item: Item) -> Prepared[P]:
+def prepare(engine: Engine[P], item: Item) -> Prepared[P]:
+    """The item with its tensors, or with the reason why it cannot be asked."""
     if isinstance(item, BrokenQuestion):
         return Prepared(item, None, item.error)
     try:
@@ -123,7 +146,7 @@ def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers
     pending: deque[Future[Prepared[P]]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(_prepare, engine, item))
+            pending.append(pool.submit(prepare, engine, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:

@@ -19,6 +19,7 @@ from transformers import (
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from vlm_pruner.llava.model import layouts
 from vlm_pruner.llava.model.checkpoint import (
@@ -81,7 +82,8 @@ def load_model(
     """
     source = open_checkpoint(model_path, vision_tower)
     tensors = collect_tensors(source)
-    if device_map is None and torch.device(device).type != "cpu" and importlib.util.find_spec("accelerate"):
+    straight = torch.device(device).type != "cpu" and importlib.util.find_spec("accelerate")
+    if device_map is None and straight and not is_deepspeed_zero3_enabled():
         device_map = {"": str(device)}  # straight to the device, without a full copy in main memory
     model, info = model_class(source.config).from_pretrained(
         None,
