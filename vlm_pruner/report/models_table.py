@@ -7,6 +7,7 @@ questions, so nothing is paired across them: a verdict counts if every model's o
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from vlm_pruner.experiments.verdicts import REFERENCES, UNCLEAR
 from vlm_pruner.report import table
 from vlm_pruner.report.compare_table import MARKS, NAMES, SHORT, by_budget, short
 from vlm_pruner.report.paper_results import TableError
+from vlm_pruner.report.table import WIDTH
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def terminal(found: Sequence[Judged]) -> str:
         ["accuracy by kind", *(SHORT.get(kind, kind) for kind in kinds)],
         _by_budget(own, lambda row: [short(row.label), *(_range(row.kinds[kind]) for kind in kinds)]),
     )
-    return "\n\n".join([whole, parts, "\n".join(notes(found))])
+    said = [textwrap.fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes(found)]
+    return "\n\n".join([whole, parts, "\n".join(said)])
 
 
 def markdown(found: Sequence[Judged]) -> str:
