@@ -202,10 +202,12 @@ def test_d2pruners_quotient_and_pivots(prior: str) -> None:
     quotient = last / (average + 1e-7)
     wanted = sorted(range(48), key=lambda token: -float(quotient[token]))[:9]
     assert make("d2pruner", prior, keep_tokens=9, threshold=-2.0).choose(view(own, 9)).order.tolist() == wanted
-    # 0.7 of 9 tokens are 6.3, of 5 tokens 3.5, which rounds to 4: the first that may not repeat another is the fifth.
+    # 0.7 of 5 tokens are 3.5 pivots, which rounds to 4. Of the others only the 31st repeats none of them.
+    ranking = sorted(range(48), key=lambda token: -float(quotient[token]))
     own["hidden"] = torch.ones(48, WIDTH)
+    own["hidden"][ranking[30]] = -1.0
     chosen = make("d2pruner", prior, keep_tokens=5).choose(view(own, 5)).order.tolist()
-    assert chosen == sorted(range(48), key=lambda token: -float(quotient[token]))[:5]
+    assert chosen == [*ranking[:4], ranking[30]]
 
 
 def test_evs_reads_the_projectors_output() -> None:
