@@ -141,6 +141,16 @@ def test_a_clone_named_by_the_environment_gives_the_embedded_model(installed: Pa
     assert done.stdout.strip() == str(ROOT / "playground" / "mini" / "checkpoint"), done.stderr
 
 
+def test_a_clone_that_the_command_runs_in_gives_the_embedded_model(installed: Path) -> None:
+    """As after `pip install .`, whose command does not look for modules in the working folder."""
+    code = "sys.path.remove('')\nimport vlm_pruner.experiments.mini as mini\n"
+    code += "mini.check_checkpoint(mini.CHECKPOINT)\nprint(mini.__file__, mini.CHECKPOINT)"
+    done = run(installed, ROOT, code)
+    assert done.stdout.split() == [
+        str(installed / "vlm_pruner" / "experiments" / "mini.py"), str(ROOT / "playground" / "mini" / "checkpoint")
+    ], done.stderr  # fmt: skip
+
+
 def test_a_wheel_below_a_foreign_repository_claims_no_commit(installed: Path) -> None:
     subprocess.run(["git", "init", "-q", "."], cwd=installed.parent, check=True)
     done = run(installed, installed.parent, "from vlm_pruner.provenance import git_hash; print(git_hash())")

@@ -11,7 +11,24 @@ from pathlib import Path
 from typing import Any
 
 INSTALLED = Path(__file__).resolve().parents[1]  # the clone, or the folder that a wheel was installed into
-ROOT = Path(os.environ.get("VLM_PRUNER_CLONE") or INSTALLED).expanduser().resolve()  # of the clone
+
+
+def _clone() -> Path:
+    """The clone: the one that the environment names, else the one that this package runs from, else the working folder.
+
+    `INSTALLED` if none of these is one.
+    """
+    if named := os.environ.get("VLM_PRUNER_CLONE"):
+        return Path(named).expanduser().resolve()
+    parts = ("playground/mini/__init__.py", "vlm_pruner/provenance.py")
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # removed meanwhile
+        here = INSTALLED
+    return next((folder for folder in (INSTALLED, here) if all((folder / part).is_file() for part in parts)), INSTALLED)
+
+
+ROOT = _clone()
 CLONE = (
     "git clone https://github.com/Casey-bit/VLMPruner and run the command there, or set VLM_PRUNER_CLONE to its folder"
 )
