@@ -18,9 +18,9 @@ import torch
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments import opening
+from vlm_pruner.experiments.answerer import Answerer, Reply
 from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 
 Record = Mapping[str, Any]
@@ -68,14 +68,14 @@ def rounds_of(
     return rounds
 
 
-def answer(answerer: LlavaAnswerer, one: Round) -> list[Record]:
+def answer(answerer: Answerer, one: Round) -> list[Record]:
     """Answers one round, arm by arm, with the first layers computed once."""
     depth = max((arm.method.layer for arm in one.arms if arm.method is not None), default=0)
     with answerer.replay(depth, one.prefixes):
         return [record for arm in one.arms for record in _records(answerer, one, arm)]
 
 
-def _records(answerer: LlavaAnswerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
+def _records(answerer: Answerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
     replies = answerer.answer(one.batch, arm.method_for(one.turn), *_shown(arm))
     return [_record(arm, one.benchmark, *pair, timed) for pair in zip(one.batch, replies, strict=True)]
 
@@ -103,7 +103,7 @@ def _record(arm: Arm, benchmark: str, question: Question, reply: Reply, timed: b
     }
 
 
-def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None:
+def refusal(answerer: Answerer, arm: Arm, question: Question) -> str | None:
     """Why the arm cannot run on this model, found by trying; None if it can."""
     try:
         answerer.answer([question], arm.method_for(0), *_shown(arm))
@@ -113,7 +113,7 @@ def refusal(answerer: LlavaAnswerer, arm: Arm, question: Question) -> str | None
 
 
 def run(
-    worker: Worker, answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, processes: int, advance: Advance
+    worker: Worker, answerer: Answerer, rounds: Sequence[Round], journal: Journal, processes: int, advance: Advance
 ) -> None:
     """Answers the rounds. Records reach the journal when a round is done."""
     done = (answer(answerer, one) for one in rounds) if processes == 1 else _in_parallel(worker, rounds, processes)
@@ -122,7 +122,7 @@ def run(
         advance(len(records))
 
 
-def run_timed(answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal, advance: Advance) -> None:
+def run_timed(answerer: Answerer, rounds: Sequence[Round], journal: Journal, advance: Advance) -> None:
     """Answers the rounds with rotating order of arms. The very first call, which pays for set-up, does not count."""
     for number, one in enumerate(rounds):
         if number == 0:
@@ -133,7 +133,7 @@ def run_timed(answerer: LlavaAnswerer, rounds: Sequence[Round], journal: Journal
             advance(len(records))
 
 
-_mine: LlavaAnswerer | None = None  # of a process of the pool
+_mine: Answerer | None = None  # of a process of the pool
 
 
 def _start(worker: Worker) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -21,8 +20,8 @@ from vlm_pruner.asking.processed import ProcessedChat
 from vlm_pruner.asking.smaller import Shrinker, takes_any_size
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
+from vlm_pruner.experiments.answerer import ANSWER_TOKENS, Answerer, Reply
 from vlm_pruner.experiments.arms import NO_PICTURE, Grid, ModelFacts
-from vlm_pruner.experiments.llava_answerer import ANSWER_TOKENS, LlavaAnswerer, Reply
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.sights import Sight
@@ -32,12 +31,11 @@ from vlm_pruner.methods.random import RandomPruner
 ONE_GRID = ("stretch", "pad", "crop")  # ways in which every picture lies on the same grid
 
 
-class ChatAnswerer(LlavaAnswerer):
-    """Asks questions of one picture each. An answer's `seconds` include the vision tower."""
+class ChatAnswerer(Answerer):
+    """A model behind a `Chat`. An answer's `seconds` include the vision tower."""
 
     def __init__(self, chat: asking.Chat, max_new_tokens: int = ANSWER_TOKENS) -> None:
         self.chat, self.model, self.max_new_tokens = chat, chat.model, max_new_tokens
-        self.vision_seconds, self.pictures = 0.0, 0
         self._smaller: dict[Sight, tuple[asking.Chat, Shrinker]] = {}
         self._where: dict[str, Any] = {"grid": None}
 
@@ -50,12 +48,6 @@ class ChatAnswerer(LlavaAnswerer):
     def where(self) -> dict[str, Any]:
         """How pictures lie on the grid of tokens; no grid if they differ. Known after `facts`."""
         return self._where
-
-    def batches(self, questions: Iterable[Question], size: int, by_picture: bool = False) -> list[list[Question]]:
-        return [[question] for question in questions]
-
-    def replay(self, layers: int, prefixes: bool) -> AbstractContextManager[object]:
-        return nullcontext()
 
     def answer(
         self, batch: Sequence[Question], method: Pruner | None, shown: Grid | Sight | None = None,
@@ -90,6 +82,9 @@ class ChatAnswerer(LlavaAnswerer):
             processor.image_processor = copy.deepcopy(processor.image_processor)
             self._smaller[sight] = ProcessedChat(self.model, processor, self.chat.name), Shrinker(processor, sight)
         return self._smaller[sight]
+
+    def forget(self) -> None:
+        """There is nothing to drop: each answer encodes its picture."""
 
     def picture(self, question: Question) -> Image.Image:
         return read_image(question.image)

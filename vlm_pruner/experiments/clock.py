@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from vlm_pruner.cost.budgets import Budget
+from vlm_pruner.experiments.answerer import Answerer
 from vlm_pruner.experiments.arms import Arm, ModelFacts, resize_arm, turned
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question
 
 DECODED = 4  # tokens after the first that a decoding step is timed over
@@ -45,7 +45,7 @@ class Cost:
         return {**asdict(self), "first_token": self.first_token}
 
 
-def measure(answerer: LlavaAnswerer, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Cost]:
+def measure(answerer: Answerer, arms: Sequence[Arm], questions: Sequence[Question]) -> dict[str, Cost]:
     """By arm's key. Each question is one turn of all arms; the first turn, which pays for set-up, does not count."""
     seconds: dict[str, list[tuple[float | None, float, float]]] = {arm.key: [] for arm in arms}
     for turn, question in enumerate([questions[0], *questions]):
@@ -62,7 +62,7 @@ def _medians(measured: Sequence[tuple[float | None, float, float]]) -> Cost:
     return Cost(median(apart) if apart else None, median(prefill), median(token))
 
 
-def _once(answerer: LlavaAnswerer, arm: Arm, question: Question) -> tuple[float | None, float, float]:
+def _once(answerer: Answerer, arm: Arm, question: Question) -> tuple[float | None, float, float]:
     answerer.forget()
     method = arm.method_for(0)
     (first,) = answerer.answer([question], method, arm.shown, exactly=1)
@@ -99,7 +99,7 @@ class Timing:
 
 
 def timing(
-    answerer: LlavaAnswerer, arms: Sequence[Arm], facts: ModelFacts, questions: Sequence[Question], path: Path,
+    answerer: Answerer, arms: Sequence[Arm], facts: ModelFacts, questions: Sequence[Question], path: Path,
     about: Mapping[str, Any],
 ) -> Timing:  # fmt: skip
     """Measures, or reads from `path` what a run of the same arms has measured: a resumed run needs the same rivals.

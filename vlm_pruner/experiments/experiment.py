@@ -20,10 +20,10 @@ from tqdm import tqdm
 from vlm_pruner.asking.opening import check_device
 from vlm_pruner.console import shown
 from vlm_pruner.experiments import answering, clock, opening, verdicts
+from vlm_pruner.experiments.answerer import Answerer
 from vlm_pruner.experiments.arms import RESIZE, Arm, ModelFacts, NotRun
 from vlm_pruner.experiments.clock import Timing
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question, QuestionSet
 from vlm_pruner.experiments.referee import Match, matches
 from vlm_pruner.experiments.timings import Measured, measure
@@ -77,7 +77,7 @@ class Experiment:
     """
 
     settings: Settings
-    answerer: LlavaAnswerer
+    answerer: Answerer
     facts: ModelFacts
     arms: list[Arm]
     not_run: list[NotRun]
@@ -142,7 +142,7 @@ def run(
 
 
 def _timing(
-    settings: Settings, answerer: LlavaAnswerer, arms: Sequence[Arm], facts: ModelFacts, questions: Sequence[Question]
+    settings: Settings, answerer: Answerer, arms: Sequence[Arm], facts: ModelFacts, questions: Sequence[Question]
 ) -> Timing:
     if not settings.clock or not any(arm.name == RESIZE for arm in arms):
         return Timing()
@@ -183,7 +183,7 @@ def _digest(benchmark: QuestionSet) -> str:
 
 
 def _answer(
-    settings: Settings, answerer: LlavaAnswerer, arms: Sequence[Arm], benchmarks: Sequence[QuestionSet],
+    settings: Settings, answerer: Answerer, arms: Sequence[Arm], benchmarks: Sequence[QuestionSet],
     header: dict[str, Any],
 ) -> Journal:  # fmt: skip
     total = len(arms) * sum(len(benchmark.questions) for benchmark in benchmarks)
@@ -199,7 +199,7 @@ def _answer(
 
 
 def fill(
-    settings: Settings, answerer: LlavaAnswerer, journal: Journal, rounds: Sequence[answering.Round], total: int
+    settings: Settings, answerer: Answerer, journal: Journal, rounds: Sequence[answering.Round], total: int
 ) -> None:
     """Lets the rounds' arms answer, and writes it into the open journal. total: answers when it is full."""
     processes = min(_processes(settings), max(1, len(rounds)))

@@ -24,6 +24,7 @@ from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
+from vlm_pruner.experiments.answerer import ANSWER_TOKENS, Answerer, Reply
 from vlm_pruner.experiments.arms import NO_PICTURE, ModelFacts
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.replay import Replay
@@ -35,29 +36,6 @@ from vlm_pruner.llava.model.builder import load_pretrained_model
 from vlm_pruner.llava.model.multimodal_prompt import MultimodalPrompt, prepare_prompt
 from vlm_pruner.llava.sights import Grid, Sight
 from vlm_pruner.methods import Pruner
-from vlm_pruner.receipts import ImageReceipt
-
-ANSWER_TOKENS = 16  # at most: the questions ask for a word, a phrase or a letter
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer and what it cost.
-
-    seconds, kv_bytes: the batch's generation time and cache, divided by the batch's size. kept: visual tokens from the
-    pruned layer on. receipt: None for the dense model. tokens: new ones, the end included. confidence: the probability
-    of the whole answer, if known. vision_seconds: of the batch's tower and projector, divided by the batch's size; None
-    where `seconds` include them.
-    """
-
-    text: str
-    seconds: float
-    kv_bytes: int
-    kept: int
-    receipt: ImageReceipt | None = None
-    tokens: int = 0
-    confidence: float | None = None
-    vision_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,16 +52,13 @@ class _Prepared:
         return self.question_ids == tuple(q.question_id for q in batch) and self.images == tuple(q.image for q in batch)
 
 
-class LlavaAnswerer:
-    """Asks questions of one picture each. `vision_seconds` and `pictures` add up the time spent before generation, on
-    pictures of full size."""
+class LlavaAnswerer(Answerer):
+    """A LLaVA in the original layout whose pictures all have one grid."""
 
     def __init__(self, tokenizer: Any, model: Any, image_processor: Any, max_new_tokens: int = ANSWER_TOKENS) -> None:
         self.checkpoint = Checkpoint("", tokenizer, model, image_processor)
         self.model = model
         self.max_new_tokens = max_new_tokens
-        self.vision_seconds = 0.0
-        self.pictures = 0
         self._prepared: dict[Grid | None, _Prepared] = {}  # of one batch, by the grid of its pictures
 
     @classmethod
@@ -99,11 +74,9 @@ class LlavaAnswerer:
 
     @property
     def where(self) -> dict[str, Any]:
-        """How pictures lie on the grid of tokens, for a result file."""
         return {"grid": [self.side, self.side]}
 
     def replay(self, layers: int, prefixes: bool) -> AbstractContextManager[object]:
-        """While open, what the arms have in common is computed once; see `Replay`."""
         return Replay(self.model.get_model(), layers, prefixes)
 
     def batches(self, questions: Iterable[Question], size: int, by_picture: bool = False) -> list[list[Question]]:
@@ -127,11 +100,6 @@ class LlavaAnswerer:
         self, batch: Sequence[Question], method: Pruner | None, shown: Grid | Sight | None = None,
         exactly: int | None = None,
     ) -> list[Reply]:  # fmt: skip
-        """Greedy answers to a batch of equally long prompts. Raises PruningError for a method that does not fit.
-
-        shown: rows and columns of visual tokens to shrink pictures to; (0, 0) shows none. A Sight is for families of
-        any size. exactly: new tokens, even beyond the answer's end, for timing.
-        """
         assert not isinstance(shown, Sight), "pictures of this model have one size"
         prepared = self._prepare(batch, shown)
         prompt = prepared.prompt
@@ -166,13 +134,11 @@ class LlavaAnswerer:
         return replies
 
     def picture(self, question: Question) -> Image.Image:
-        """The picture as the vision tower's grid covers it."""
         picture = read_image(question.image)
         padded = getattr(self.model.config, "image_aspect_ratio", None) == "pad"
         return expand2square(picture, (122, 116, 104)) if padded else picture
 
     def forget(self) -> None:
-        """Drops the batch's encoded pictures, so that the next answer encodes them again."""
         self._prepared = {}
 
     def _prepare(self, batch: Sequence[Question], grid: Grid | None) -> _Prepared:

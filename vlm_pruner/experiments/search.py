@@ -18,10 +18,10 @@ from typing import Any
 from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.errors import PruningError
 from vlm_pruner.experiments import answering, experiment, opening
+from vlm_pruner.experiments.answerer import Answerer
 from vlm_pruner.experiments.arms import DENSE, Arm, ModelFacts, dense_arm, make_arm
 from vlm_pruner.experiments.experiment import Settings
 from vlm_pruner.experiments.journal import Journal, say_how_it_starts
-from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
 from vlm_pruner.experiments.questions import Question, QuestionSet
 from vlm_pruner.experiments.retention import Judge, Retention
 from vlm_pruner.methods import maker
@@ -166,7 +166,7 @@ def run(settings: Settings, asked: QuestionSet, names: Iterable[str], goal: Goal
 
 class _Runner:
     def __init__(
-        self, settings: Settings, answerer: LlavaAnswerer, journal: Journal, name: str,
+        self, settings: Settings, answerer: Answerer, journal: Journal, name: str,
         parts: tuple[list[Question], list[Question]], goal: Goal,
     ) -> None:  # fmt: skip
         self.settings, self.answerer, self.journal, self.name, self.goal = settings, answerer, journal, name, goal

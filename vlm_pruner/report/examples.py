@@ -14,7 +14,7 @@ from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.questions import Question, kinds_of
 
 if TYPE_CHECKING:
-    from vlm_pruner.experiments.llava_answerer import LlavaAnswerer
+    from vlm_pruner.experiments.answerer import Answerer
 
 KINDS = ("reading", "attribute")
 FIRST_SHOWN = ("vlm-pruner", "random")
@@ -22,7 +22,7 @@ SIDE = 384
 
 
 def draw_examples(
-    answerer: LlavaAnswerer, arms: Sequence[Arm], questions: Sequence[Question], records: Iterable[Mapping[str, Any]]
+    answerer: Answerer, arms: Sequence[Arm], questions: Sequence[Question], records: Iterable[Mapping[str, Any]]
 ) -> Drawing:
     """One question of each of two kinds: the first that the run's first arm, usually dense, answered right.
 
@@ -53,7 +53,7 @@ def choose_arms(arms: Sequence[Arm]) -> list[Arm]:
     return [arm for arm in arms if arm.is_dense] + least[:2]
 
 
-def _example(answerer: LlavaAnswerer, arms: Sequence[Arm], question: Question, key: bool) -> Drawing:
+def _example(answerer: Answerer, arms: Sequence[Arm], question: Question, key: bool) -> Drawing:
     """A row: the question, and for each arm what it kept, and what it answered."""
     picture, panels = answerer.picture(question), []
     for arm in arms:
