@@ -232,3 +232,21 @@ def test_vidcom2_takes_frames_of_unequal_size_and_in_any_order() -> None:
     other = {**shown, "layout": shown["layout"].part(mixed), "hidden": shown["hidden"][mixed],
              "keys": shown["keys"][mixed], "embeddings": shown["embeddings"][mixed]}  # fmt: skip
     assert mixed[method.choose(view(other, 12)).order].tolist() == straight.order.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("scope", {"layer": 0, "alpha": 1.0}),
+        ("holov", {"layer": 0, "runs": 16, "compat": None}),
+        ("mmtok", {"layer": 0, "features": "patches", "suffix": 0}),
+        ("v2drop", {"layer": 2}),
+        ("mmr", {"balance": 0.5}),
+        ("d2pruner", {"layer": 2, "pivots": 0.7, "alpha": 1.0, "threshold": 0.8}),
+        ("evs", {"layer": 0}),
+        ("vidcom2", {"layer": 0, "temperature": 0.01}),
+    ],
+)
+def test_defaults_are_the_published_ones(name: str, published: dict[str, Any]) -> None:
+    defaults = {field.name: field.default for field in fields(vp.methods.get(name))}
+    assert {setting: defaults[setting] for setting in published} == published
