@@ -69,9 +69,10 @@ def test_coverage_of_nothing_and_of_equal_things_repeats_no_token():
 # MMTok
 
 
-@pytest.mark.parametrize(("words", "tokens"), [(1, 2), (3, 17), (7, 23)])
-def test_mmtok(words, tokens):
-    text, image, features = random(words, 5), random(tokens, 5, seed=1), random(tokens, 7, seed=2)
+@pytest.mark.parametrize(("words", "tokens", "alike"), [(1, 2, 0), (3, 17, 0), (7, 23, 0), (5, 19, 2)])
+def test_mmtok(words, tokens, alike):
+    """alike: makes words and tokens similar, so that words do not decide alone and the picture's weight shows."""
+    text, image, features = random(words, 5) + alike, random(tokens, 5, seed=1) + alike, random(tokens, 7, seed=2)
     rows = []
     for rowed, columns, temperature, share in ((text, image, 0.02, 1.0), (features, features, 0.2, 0.5)):
         for row in rowed:
