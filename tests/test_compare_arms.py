@@ -139,7 +139,7 @@ def check_match(match, results, records):
     first = {key: cost["vision"] + cost["prefill"] for key, cost in match["costs"].items()}
     duels = {(duel["arm"], duel["kind"]): duel for duel in match["duels"]}
     for key, kind in duels:
-        assert key.split("@")[0] in ("random", "pool", "vlm-pruner")
+        assert key.split("@")[0] in ("random", "pool", "vlm-pruner") or (key.startswith("resize@") and kind == "blind")
         duel, opponent = duels[key, kind], duels[key, kind]["opponent"]
         kinds = {item["kind"] for item in results["items"]}
         per_kind = [
@@ -158,7 +158,9 @@ def check_match(match, results, records):
             assert first[opponent] <= first[key] or opponent == min(sizes, key=lambda k: int(k.split("@")[1]))
         if kind == "blind":
             assert opponent == "blind@0"
-    assert {kind for _, kind in duels} == {"equal tokens", "equal time", "blind"} and len(duels) == 3 * 6
+    assert {kind for _, kind in duels} == {"equal tokens", "equal time", "blind"}
+    smaller = {duel["opponent"] for duel in match["duels"] if duel["opponent"].startswith("resize@")}
+    assert len(duels) == 3 * 6 + len(smaller) and {(key, "blind") for key in smaller} <= set(duels)
     for split in match["splits"]:
         other = f"resize@{split['budget']}"
         fails = [q for q in asked if right["dense@16", q] and not right[other, q]]
