@@ -187,11 +187,15 @@ def test_mmtok_reads_words_embeddings_and_patches() -> None:
         assert chosen.order.tolist() == wanted.tolist()
 
 
-def test_v2drop_reads_the_change_of_a_state() -> None:
+@pytest.mark.parametrize("tokens", [48, 10])
+def test_v2drop_reads_the_change_of_a_state(tokens: int) -> None:
+    """At every stage, however few tokens are left."""
     own = content(3, False)
-    change = [float(((a - b) ** 2).sum()) for a, b in zip(own["hidden"], own["hidden_before"], strict=True)]
-    wanted = sorted(range(48), key=lambda token: -change[token])[:9]
-    assert vp.methods.get("v2drop")(keep_tokens=9).choose(view(own, 9)).order.tolist() == wanted
+    hidden, before = own["hidden"][:tokens], own["hidden_before"][:tokens]
+    change = [float(((a - b) ** 2).sum()) for a, b in zip(hidden, before, strict=True)]
+    wanted = sorted(range(tokens), key=lambda token: -change[token])[:9]
+    shown = View(hidden, hidden, own["layout"].part(torch.arange(tokens)), 9, hidden_before=before)
+    assert vp.methods.get("v2drop")(keep_tokens=9).choose(shown).order.tolist() == wanted
 
 
 def test_d2pruners_quotient_and_pivots(prior: str) -> None:
