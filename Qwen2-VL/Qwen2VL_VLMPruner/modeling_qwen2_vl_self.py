@@ -22,7 +22,7 @@ _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|v
 _BY_POSITION = "by_position"  # from the model with the head, which sees labels, to the one that prunes
 
 
-class VLMPruner(MethodOwner, Qwen2VLModel):
+class VLMPruner(Qwen2VLModel, MethodOwner):
     """transformers' Qwen2-VL; with a `method` its decoder drops visual tokens before layer `method.layer`.
 
         model.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default

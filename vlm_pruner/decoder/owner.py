@@ -8,7 +8,7 @@ from vlm_pruner.receipts import Receipt
 
 
 class MethodOwner:
-    """Goes before a transformers class in a model's bases, and gives it `method` and `receipts`."""
+    """A base beside a transformers class; gives a model `method` and `receipts`."""
 
     _pruning: DecoderPruning | None = None
 
