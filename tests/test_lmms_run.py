@@ -510,5 +510,3 @@ def test_smaller_pictures_and_none(tasks: Path, qwen: Path, monkeypatch: pytest.
     whole, quarter, five, none = seen.values()
     assert len(whole) == 2 and all(0.17 * w <= q <= 0.25 * w for w, q in zip(whole, quarter, strict=True))
     assert all(0 < count <= 5 for count in five) and none == [0, 0]
-    with pytest.raises(ArgumentError, match="method=blind works with vlm_pruner_hf"):
-        get_model("vlm_pruner_llava").create_from_arg_string(f"pretrained={EMBEDDED},method=blind,device=cpu", {})

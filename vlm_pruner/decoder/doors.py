@@ -30,7 +30,9 @@ def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], 
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
         return around(original, args, kwargs)
 
-    guarded.__signature__ = _with_self(inspect.signature(original))  # type: ignore[attr-defined]
+    guarded.__signature__ = (  # type: ignore[attr-defined]
+        signature_of(getattr(type(owner), name)) if own is _NOTHING else _with_self(inspect.signature(original))
+    )
     method = MethodType(guarded, owner)
     vars(owner)[name] = method
 
@@ -42,6 +44,12 @@ def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], 
             vars(owner)[name] = own
 
     return undo
+
+
+@functools.lru_cache(maxsize=256)
+def signature_of(function: Call) -> inspect.Signature:
+    """Of a function of a class. Remembered: to work it out takes longer than to open the rest of a context."""
+    return inspect.signature(function)
 
 
 def _with_self(signature: inspect.Signature) -> inspect.Signature:

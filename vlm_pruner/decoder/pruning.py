@@ -7,7 +7,6 @@ stage on hold a shorter cache than those before, and get masks of that length.
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,14 @@ from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.decoder.calibration import check_additive
 from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
-from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly
+from vlm_pruner.decoder.doors import (
+    Call,
+    Hook,
+    guard,
+    refuse_copies,
+    run_compiled_versions_eagerly,
+    signature_of,
+)
 from vlm_pruner.decoder.graphs import LayerGraphs, check_graphs
 from vlm_pruner.decoder.image_states import ImageState, plan, too_small
 from vlm_pruner.decoder.layer_call import LayerCall, tokens_in
@@ -230,7 +236,7 @@ class DecoderPruning:
             hooks.append((self.decoder, self._before_decoder))
         if (FROM_FIRST_LAYER | FROM_QUESTION) & self.method.needs:
             hooks.append((layers[0], self._before_layer_0))
-        deepstack = "deepstack_visual_embeds" in inspect.signature(self.decoder.forward).parameters
+        deepstack = "deepstack_visual_embeds" in signature_of(type(self.decoder).forward).parameters
         if deepstack:
             hooks += [(layer, self._add_deepstack) for layer in layers[first + 1 :]]
         last = max(self._stages)
