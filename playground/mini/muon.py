@@ -60,3 +60,13 @@ class Muon(torch.optim.Optimizer):
             scale = (update.shape[0] / update.shape[1]) ** 0.5 if tall else 1.0
             weight.mul_(1 - lr * weight_decay)
             weight.add_(direction.mT if tall else direction, alpha=-lr * scale)
+
+
+def step_all(optimisers: Iterable[tuple[torch.optim.Optimizer, float]], share: float) -> None:
+    """Steps each (optimiser, peak rate) at `share` of its peak; AdamW's gradients are clipped to norm 1."""
+    for optimiser, peak in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = peak * share
+            if isinstance(optimiser, torch.optim.AdamW):
+                nn.utils.clip_grad_norm_(group["params"], 1.0)
+        optimiser.step()

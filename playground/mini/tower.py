@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from playground.mini.first_recipe import TOWER_BATCH, side_losses
 from playground.mini.lessons import HEADS, IGNORE, patch_labels
 from playground.mini.model import MiniModel, to_pixels
-from playground.mini.muon import Muon
+from playground.mini.muon import Muon, step_all
 from playground.mini.team import Team
 from playground.mini.world import (
     COLOR_NAMES,
@@ -176,13 +176,8 @@ class TowerTrainer:
         learned = [w for w in self.learned if w.grad is not None]
         for weight, grad in zip(learned, self.team.mean([w.grad for w in learned]), strict=True):
             weight.grad = grad.nan_to_num_(0.0, 0.0, 0.0)
-        share = self.rate()
-        for optimiser, peak in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = peak * share
-                if isinstance(optimiser, torch.optim.AdamW):
-                    nn.utils.clip_grad_norm_(group["params"], 1.0)
-            optimiser.step()
+        step_all(self.optimisers, self.rate())
+        for optimiser, _ in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
 

@@ -56,7 +56,7 @@ from playground.mini.course import LAST, NOUNS, REST, REST_LAST, SCENES, Lesson,
 from playground.mini.export import export_decoder, export_tower
 from playground.mini.helps import POINT_LAYERS, Helps
 from playground.mini.model import MiniModel, Watch, save_whole, to_pixels
-from playground.mini.muon import Muon
+from playground.mini.muon import Muon, step_all
 from playground.mini.questions import MAX_COUNT
 from playground.mini.team import ALONE, Team
 from playground.mini.tokenizer import build
@@ -333,17 +333,11 @@ class Trainer:
             self.say({"alarm": "states of these kinds outgrow the others", "median": middle, **loud})
 
     def _update(self) -> None:
-        share = self.rate()
         grads = self.team.mean([torch.zeros_like(w) if w.grad is None else w.grad for w in self.learned])
         self.shown["lost"].append(1.0 - nn.utils.get_total_norm(grads).isfinite().float())
         for weight, grad in zip(self.learned, grads, strict=True):
             weight.grad = grad.nan_to_num_(0.0, 0.0, 0.0)  # one bad step must not end a run; `lost` tells
-        for optimiser, peak in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = peak * share
-                if isinstance(optimiser, torch.optim.AdamW):
-                    nn.utils.clip_grad_norm_(group["params"], 1.0)
-            optimiser.step()
+        step_all(self.optimisers, self.rate())
         for rank, matrices in enumerate(self.shares):
             self.team.send(matrices, rank)
         self.model.zero_grad(set_to_none=True)
