@@ -182,7 +182,7 @@ def test_answers_to_other_questions_are_noticed(
     [
         (lambda labels: labels[1:], "labels"),
         (lambda labels: [*labels, labels[0]], "labels"),
-        (lambda labels: [{**labels[0], "image": "COCO_val2014_000000000001.jpg"}, *labels[1:]], "part at question 1"),
+        (lambda labels: [{**labels[0], "image": "COCO_val2014_000000000001.jpg"}, *labels[1:]], "differ at question 1"),
         (lambda labels: [*labels[:-1], {**labels[-1], "text": "Is there a unicorn?"}], "a unicorn?"),
     ],
     ids=["fewer", "more", "another picture", "another object"],

@@ -49,7 +49,7 @@ class Coverage:
 
     def notes(self, missing: str, repeated: str = "the last one counts") -> tuple[str, ...]:
         """Caveats for readers of the score. missing, repeated: how the scorer treats such questions."""
-        told = (
+        noted = (
             (self.failed, f"of {self.replies} items failed while generating and count as empty replies"),
             (self.missing, f"of {self.questions} questions have no reply: {missing}"),
             (self.repeated, f"of {self.replies} replies answer a question once more: {repeated}"),
@@ -57,7 +57,7 @@ class Coverage:
             (self.strayed, f"of {self.replies} prompts do not hold the question that the benchmark has under their id:"
              " are answers and data of the same release?"),
         )  # fmt: skip
-        return tuple(f"{count} {text}" for count, text in told if count)
+        return tuple(f"{count} {text}" for count, text in noted if count)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ class Table:
 
     def render(self) -> str:
         cells = [self.columns, *(tuple(_cell(value) for value in row) for row in self.rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        lines = ["  ".join(_align(text, widths[i], i) for i, text in enumerate(row)).rstrip() for row in cells]
-        return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        cells.insert(1, tuple("-" * width for width in widths))
+        lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells]
+        return "\n".join(line.rstrip() for line in lines)
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,9 @@ class Score:
 
     def as_json(self) -> dict[str, Any]:
         """Everything except items and uploads, ready for ``json.dump``."""
-        headline = {"name": self.headline.name, "value": self.headline.value, "stderr": self.headline.stderr}
         return {
             "benchmark": self.benchmark,
-            "headline": headline,
+            "headline": asdict(self.headline),
             "metrics": self.metrics,
             "stderr": self.stderr,
             "n": self.n,
@@ -122,7 +122,3 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _align(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column == 0 else text.rjust(width)

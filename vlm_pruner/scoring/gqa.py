@@ -38,7 +38,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     items = [
         _item(name, question, replies.get(name), f"{path}, question {name!r}") for name, question in questions.items()
     ]
-    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, path)
+    coverage = check_prompts(replies.items(), lambda name: questions[name].get("question"), coverage, path)
     return _summary(items, coverage)
 
 

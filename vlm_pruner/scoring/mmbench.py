@@ -95,7 +95,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
             raise ScoreError(f"{path}, row {number}: index {row['index']!r} is not a whole number")
     indices = {row["index"]: row["question"] for row in rows}
     replies, coverage = read_answers(answers, allow_errors).join(indices, id_of, path)
-    coverage = check_prompts(replies, indices.__getitem__, coverage, path)
+    coverage = check_prompts(replies.items(), indices.__getitem__, coverage, path)
     items = [_item(row, replies[row["index"]].reply if row["index"] in replies else None) for row in rows]
     _check_answers(rows, path, items)
     return _summary(items, coverage)

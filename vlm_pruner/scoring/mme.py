@@ -47,11 +47,11 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     truth = _read_truth(Path(data).expanduser())
     read = read_answers(answers, allow_errors)
     for answer in read.readable:
-        task, picture, question = _key(answer)
+        where, (task, picture, question) = f"{answers}, line {answer.line}", _key(answer)
+        if task not in SUBTASKS:
+            raise ScoreError(f"{where}: question id {answer.question_id!r} begins with none of MME's subtasks")
         if (task, picture, question) not in truth:
-            raise ScoreError(
-                f"{answers}, line {answer.line}: {task} has no picture {picture!r} with the question {question!r}"
-            )
+            raise ScoreError(f"{where}: {task} has no picture {picture!r} with the question {question!r}")
     replies, coverage = read.join(truth, _key, data)
     items = [_item(key, expected, replies.get(key)) for key, expected in truth.items()]
     absent = [task for task in SUBTASKS if not any(key[0] == task for key in truth)]
@@ -74,9 +74,8 @@ def _read_truth(data: Path) -> dict[Key, str]:
 
 
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    lines = [line for line in read_text(path).split("\n") if line.strip()]
     pairs = []
-    for line in lines:
+    for line in filter(str.strip, read_text(path).split("\n")):
         question, tab, answer = line.rpartition("\t")
         answer = answer.strip().lower().replace(".", "")
         if not tab or answer not in ("yes", "no"):
@@ -89,8 +88,6 @@ def _read_pairs(path: Path) -> list[tuple[str, str]]:
 
 def _key(answer: Answer) -> Key:
     parts = str(answer.question_id).split("/")
-    if parts[0] not in SUBTASKS:
-        raise ScoreError(f"line {answer.line}: question id {answer.question_id!r} begins with none of MME's subtasks")
     return parts[0], Path(parts[-1]).stem, question_key(answer.prompt)
 
 

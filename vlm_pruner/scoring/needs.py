@@ -47,10 +47,10 @@ class File:
 class Needs:
     """All files of one benchmark.
 
-    folder: the benchmark's, below that of all benchmarks. script: its name in scripts/v1_5/eval. questions: what is
-    asked; None where the scorer's table holds the questions. labels: what the scorer reads.
-    pictures: folders, one below the other or the questions' base; the first that exists counts, and its source.
-    image_field: the picture's path in a question. only: pictures whose path starts otherwise are not needed.
+    folder: the benchmark's own, in the folder of all benchmarks. script: its name in scripts/v1_5/eval. questions: the
+    question file. labels: what the scorer reads besides. pictures: folders to which the questions' picture paths may be
+    relative; the first that exists counts. picture_files: where the pictures come from. image_field: the key of the
+    picture's path in a question. only: the start of the paths that are needed.
     """
 
     folder: str

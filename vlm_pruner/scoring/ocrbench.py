@@ -8,17 +8,9 @@ from typing import Any
 
 from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
 from vlm_pruner.scoring.needs import File, Needs
-from vlm_pruner.scoring.records import (
-    Record,
-    check_failed,
-    field,
-    id_of,
-    read_answers,
-    read_json,
-    reply_error,
-)  # fmt: skip
+from vlm_pruner.scoring.records import Record, check_failed, field, id_of, read_answers, read_json, reply_error
 from vlm_pruner.scoring.release import check_prompts
-from vlm_pruner.scoring.stats import binomial_stderr, ratio
+from vlm_pruner.scoring.stats import binomial_stderr, percent, ratio
 
 QUESTIONS = File("OCRBench/OCRBench.json", "OCRBench (OCRBench.json)", 1000, others=("OCRBench.json",))
 NEEDS = Needs(
@@ -87,7 +79,7 @@ def _join(data: str | Path, path: str | Path, allow_errors: int) -> tuple[list[R
     source = QUESTIONS.find(data)
     questions = {str(field(entry, "id", f"{source}: an entry")): entry for entry in read_json(source, list)}
     replies, coverage = read_answers(path, allow_errors).join(questions, id_of, source)
-    coverage = check_prompts(replies, lambda name: questions[name].get("question"), coverage, source)
+    coverage = check_prompts(replies.items(), lambda name: questions[name].get("question"), coverage, source)
     return [
         {**entry, **({"predict": replies[name].reply} if name in replies else {})} for name, entry in questions.items()
     ], coverage
@@ -116,12 +108,15 @@ def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
         "accuracy_per_dataset": {name: ratio(sum(points), len(points)) for name, points in per_dataset.items()},
         "correct_per_type": per_type,
     }
+    notes = list(coverage.notes("they count as wrong"))
     if len(items) == WHOLE:
         recognition = sum(per_type[name] for name in RECOGNITION)
         metrics.update(text_recognition=recognition, final_score=correct, per_type=per_type)
+    else:
+        notes.append(f"{len(items)} entries, not {WHOLE}: scaled points are not the published benchmark's")
     share = ratio(correct, len(items))
     error = binomial_stderr(share, len(items))
-    rows = [(name, size, per_type[name], *_percent(per_type[name], size)) for name, size in sizes.items()]
+    rows = [(name, size, per_type[name], *percent(per_type[name], size)) for name, size in sizes.items()]
     rows.append(("all", len(items), correct, 100 * share, 100 * error))
     return Score(
         benchmark="ocrbench",
@@ -131,17 +126,6 @@ def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
         headline=Headline("points per 1000", 1000 * share, 1000 * error),
         table=Table(("type", "n", "correct", "%", "s.e."), tuple(rows)),
         coverage=coverage,
-        notes=(*coverage.notes("they count as wrong"), *_size(len(items))),
+        notes=tuple(notes),
         items=items,
-    )
-
-
-def _percent(points: int, size: int) -> tuple[float, float]:
-    share = ratio(points, size)
-    return 100 * share, 100 * binomial_stderr(share, size)
-
-
-def _size(entries: int) -> list[str]:
-    return (
-        [] if entries == WHOLE else [f"{entries} entries, not {WHOLE}: scaled points are not the published benchmark's"]
     )

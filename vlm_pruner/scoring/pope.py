@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,8 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, question
     for answer in read.readable:
         if answer.question_id not in positions:
             raise ScoreError(f"{answers}: question id {answer.question_id!r} is not in the question file {path}")
-    # Of two lines with one id the later counts, as after appending to a file.
     replies, coverage = read.join(positions, lambda answer: answer.question_id, path)
-    coverage = check_prompts(replies, lambda key: positions[key][1].get("text"), coverage, path)
+    coverage = check_prompts(replies.items(), lambda key: positions[key][1].get("text"), coverage, path)
     items = [_item(answer, positions[key][0], expected[key]) for key, answer in replies.items()]
     return _summary(items, labels, coverage, answers)
 
@@ -80,10 +79,8 @@ def _positions(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Re
     positions: dict[Any, tuple[Place, Record]] = {}
     for number, question in enumerate(questions, start=1):
         where = f"{path}, question {number}"
-        category, question_id = (
-            field(question, "category", where, str),
-            field(question, "question_id", where, (int, str)),
-        )
+        category = field(question, "category", where, str)
+        question_id = field(question, "question_id", where, (int, str))
         if question_id in positions:
             raise ScoreError(f"{path}: question id {question_id!r} occurs twice; answers could not be told apart")
         positions[question_id] = ((category, counts[category]), question)
@@ -94,13 +91,9 @@ def _positions(questions: list[Record], path: Path) -> dict[Any, tuple[Place, Re
 def _check_same_questions(
     positions: dict[Any, tuple[Place, Record]], labels: dict[str, list[Record]], path: Path, folder: Path
 ) -> None:
-    """Positions join questions and labels, so both must have as many of them, about the same pictures and objects."""
+    """Position joins questions and labels, so both files must list the same questions, as far as they tell."""
     remedy = f"use the labels of {RELEASE}, which the published scores used"
-    asked = {
-        category: sum(place[0] == category for place, _ in positions.values())
-        for (category, _), _ in positions.values()
-    }
-    for category, count in asked.items():
+    for category, count in Counter(category for (category, _), _ in positions.values()).items():
         found, file = len(labels.get(category, ())), folder / f"coco_pope_{category}.json"
         if found != count:
             raise ScoreError(
@@ -112,7 +105,7 @@ def _check_same_questions(
         asks, labelled = str(question.get("text") or ""), str(label.get("text") or "")
         if (picture and other and picture != other) or (asks and labelled and not holds(asks, labelled)):
             raise ScoreError(
-                f"{path} and {folder} part at question {place + 1} of {category!r}: {picture}, {asks!r} is asked and"
+                f"{path} and {folder} differ at question {place + 1} of {category!r}: {picture}, {asks!r} is asked and"
                 f" {other}, {labelled!r} labelled; {remedy}"
             )
 
@@ -159,6 +152,10 @@ def _summary(items: list[dict[str, Any]], categories: Iterable[str], coverage: C
     rows = [(category, int(row["samples"]), *(100 * row[rate] for rate in RATES), 100 * errors[category]["f1"])
             for category, row in per_category.items()]  # fmt: skip
     rows.append(("mean", n, *(100 * means[rate] for rate in RATES), 100 * mean_errors["f1"]))
+    absent = [
+        f"no labels of category {category}: the mean is not that of all three"
+        for category in ("adversarial", "popular", "random") if category not in per_category
+    ]  # fmt: skip
     return Score(
         benchmark="pope",
         metrics={"per_category": per_category, "mean_over_categories_derived": means},
@@ -167,11 +164,6 @@ def _summary(items: list[dict[str, Any]], categories: Iterable[str], coverage: C
         headline=Headline("F1", 100 * means["f1"], 100 * mean_errors["f1"]),
         table=Table(("category", "n", "accuracy", "precision", "recall", "F1", "yes", "F1 s.e."), tuple(rows)),
         coverage=coverage,
-        notes=(*_absent(per_category), *coverage.notes("they are left out")),
+        notes=(*absent, *coverage.notes("they are left out")),
         items=items,
     )
-
-
-def _absent(categories: Iterable[str]) -> list[str]:
-    absent = [name for name in ("adversarial", "popular", "random") if name not in categories]
-    return [f"no labels of category {name}: the mean is not that of all three" for name in absent]

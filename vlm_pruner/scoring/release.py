@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,15 +18,13 @@ def holds(prompt: str, question: str) -> bool:
 
 
 def check_prompts(
-    replies: Mapping[K, Answer] | Iterable[tuple[K, Answer]], question: Callable[[K], object], coverage: Coverage,
-    data: object,
-) -> Coverage:  # fmt: skip
-    """Adds to `coverage` the number of prompts that ask something else. question: the benchmark's text; "" if unknown.
+    replies: Iterable[tuple[K, Answer]], question: Callable[[K], object], coverage: Coverage, data: object
+) -> Coverage:
+    """Adds to `coverage` the number of prompts that ask something else. question: its text in the benchmark, if known.
 
     Raises ScoreError if more than half of them do: the labels then belong to other questions.
     """
-    pairs = list(replies.items() if isinstance(replies, Mapping) else replies)
-    asked = [(answer, text) for key, answer in pairs if answer.prompt and isinstance(text := question(key), str)]
+    asked = [(answer, text) for key, answer in replies if answer.prompt and isinstance(text := question(key), str)]
     strayed = [(answer, text) for answer, text in asked if not holds(answer.prompt, text)]
     if 2 * len(strayed) > len(asked):
         answer, text = strayed[0]

@@ -10,7 +10,7 @@ from vlm_pruner.scoring.base import Coverage, Headline, Score, Table
 from vlm_pruner.scoring.needs import GUIDE, File, Needs
 from vlm_pruner.scoring.records import Answer, field, id_of, read_answers, read_json
 from vlm_pruner.scoring.release import check_prompts
-from vlm_pruner.scoring.stats import binomial_stderr, ratio
+from vlm_pruner.scoring.stats import percent
 
 PROBLEMS = File("problems.json", "ScienceQA (data/scienceqa)", 21208)
 SPLITS = File("pid_splits.json", "ScienceQA (data/scienceqa)")
@@ -52,7 +52,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, split: s
     ids = [str(pid) for pid in field(read_json(splits_path, dict), split, splits_path, list)]
     replies, coverage = read_answers(answers, allow_errors).join(ids, id_of, f"split {split!r}")
     asked = {pid: field(problems, pid, problems_path, dict) for pid in ids}
-    coverage = check_prompts(replies, lambda pid: asked[pid].get("question"), coverage, problems_path)
+    coverage = check_prompts(replies.items(), lambda pid: asked[pid].get("question"), coverage, problems_path)
     items = [_item(pid, asked[pid], replies.get(pid), f"{problems_path}, problem {pid}") for pid in ids]
     return _summary(items, coverage)
 
@@ -73,22 +73,22 @@ def _item(pid: str, problem: object, reply: Answer | None, where: str) -> dict[s
 def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     pictured = [item for item in items if item["with_image"]]
     correct, img_correct = (sum(item["correct"] for item in part) for part in (items, pictured))
-    share, img_share = ratio(correct, len(items)), ratio(img_correct, len(pictured))
-    error, img_error = binomial_stderr(share, len(items)), binomial_stderr(img_share, len(pictured))
+    accuracy, error = percent(correct, len(items))
+    img_accuracy, img_error = percent(img_correct, len(pictured))
     return Score(
         benchmark="scienceqa",
         metrics={
-            "total": len(items), "correct": correct, "accuracy_percent": 100 * share,
-            "img_total": len(pictured), "img_correct": img_correct, "img_accuracy_percent": 100 * img_share,
+            "total": len(items), "correct": correct, "accuracy_percent": accuracy,
+            "img_total": len(pictured), "img_correct": img_correct, "img_accuracy_percent": img_accuracy,
         },
-        stderr={"accuracy_percent": 100 * error, "img_accuracy_percent": 100 * img_error},
+        stderr={"accuracy_percent": error, "img_accuracy_percent": img_error},
         n=len(items),
-        headline=Headline("image accuracy", 100 * img_share, 100 * img_error),
+        headline=Headline("image accuracy", img_accuracy, img_error),
         table=Table(
             ("questions", "n", "correct", "accuracy", "s.e."),
             (
-                ("all", len(items), correct, 100 * share, 100 * error),
-                ("with a picture", len(pictured), img_correct, 100 * img_share, 100 * img_error),
+                ("all", len(items), correct, accuracy, error),
+                ("with a picture", len(pictured), img_correct, img_accuracy, img_error),
             ),
         ),
         coverage=coverage,

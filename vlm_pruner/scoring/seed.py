@@ -12,7 +12,7 @@ from vlm_pruner.scoring.base import Coverage, Headline, Score, ScoreError, Table
 from vlm_pruner.scoring.needs import GUIDE, File, Needs
 from vlm_pruner.scoring.records import Answer, Record, field, read_answers, read_json
 from vlm_pruner.scoring.release import check_prompts
-from vlm_pruner.scoring.stats import binomial_stderr, ratio
+from vlm_pruner.scoring.stats import percent
 
 LABELS = File("SEED-Bench.json", "SEED-Bench", 19242, key="questions", others=("SEED*.json",))
 NEEDS = Needs(
@@ -30,7 +30,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     names = {field(types, name, f"{path}, 'question_type'", int): name for name in types}
     questions = {_lookup_id(entry, path): entry for entry in field(annotations, LABELS.key, path, list)}
     replies, coverage = read_answers(answers, allow_errors).join(questions, _raw_id, path)
-    coverage = check_prompts(replies, lambda key: questions[key].get("question"), coverage, path)
+    coverage = check_prompts(replies.items(), lambda key: questions[key].get("question"), coverage, path)
     items = [_item(question, names, replies.get(key), path) for key, question in questions.items()]
     return _summary(items, coverage)
 
@@ -71,8 +71,8 @@ def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
         per_type[item["type"]].append(item["correct"])
         per_medium["total"].append(item["correct"])
         per_medium["image" if item["data_type"] == "image" else "video"].append(item["correct"])
-    media = {name: _percent(correct) for name, correct in per_medium.items()}
-    types = {name: _percent(correct) for name, correct in per_type.items()}
+    media = {name: percent(sum(correct), len(correct)) for name, correct in per_medium.items()}
+    types = {name: percent(sum(correct), len(correct)) for name, correct in per_type.items()}
     rows = [(name, len({**per_type, **per_medium}[name]), *values) for name, values in {**types, **media}.items()]
     headline = media["image"] if per_medium["image"] else media["total"]
     return Score(
@@ -94,12 +94,6 @@ def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
         items=items,
         uploads={"seed_upload.jsonl": partial(_upload, items)} if not coverage.missing else {},
     )
-
-
-def _percent(correct: list[bool]) -> tuple[float, float]:
-    """Accuracy and its standard error, in percent."""
-    share = ratio(sum(correct), len(correct))
-    return 100 * share, 100 * binomial_stderr(share, len(correct))
 
 
 def _upload(items: list[dict[str, Any]]) -> bytes:

@@ -16,6 +16,12 @@ def binomial_stderr(share: float, n: int) -> float:
     return math.sqrt(share * (1.0 - share) / n) if n else 0.0
 
 
+def percent(hits: int, n: int) -> tuple[float, float]:
+    """The share of n independent items and its standard error, both in percent."""
+    share = ratio(hits, n)
+    return 100 * share, 100 * binomial_stderr(share, n)
+
+
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 

@@ -29,19 +29,18 @@ CONTRACTIONS = (
 )
 
 
-def _without_one_apostrophe(form: str) -> list[str]:
-    return [form[:i] + form[i + 1 :] for i, letter in enumerate(form) if letter == "'"]
-
-
-REPAIRED = {lacking: form for form in CONTRACTIONS.split() for lacking in _without_one_apostrophe(form)}
+REPAIRED = {
+    form[:i] + form[i + 1 :]: form for form in CONTRACTIONS.split() for i, letter in enumerate(form) if letter == "'"
+}
 REPAIRED["somebody'd"] = "somebodyd"  # reversed in the official table
 
 
 def normalise(text: str) -> str:
     """Brings a reply or a human answer into the form used for comparison."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    text = text.replace("\n", " ").replace("\t", " ").strip()
-    return _normalise_words(_remove_punctuation(text))
+    text = _remove_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+    words = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(REPAIRED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def _remove_punctuation(text: str) -> str:
@@ -51,11 +50,6 @@ def _remove_punctuation(text: str) -> str:
         beside_space = f"{mark} " in text or f" {mark}" in text
         result = result.replace(mark, "" if beside_space else " ")
     return PERIOD.sub("", result, count=PERIODS_REMOVED)
-
-
-def _normalise_words(text: str) -> str:
-    words = [NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(REPAIRED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def soft_score(prediction: str, answers: Sequence[str]) -> float:
