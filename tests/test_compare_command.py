@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vlm_pruner as vp
 from tests.every_method import of_pictures, of_videos
 from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
 from vlm_pruner.cli import main
@@ -21,6 +22,8 @@ from vlm_pruner.experiments import answering, clock
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
 from vlm_pruner.experiments.replay import Replay
+from vlm_pruner.experiments.shared_choice import once_per_picture
+from vlm_pruner.methods.view import View
 
 MEASURED: dict[str, clock.Cost] = {}  # what `everything` measured
 FILES = ["accuracy.png", "answers.jsonl", "results.json", "table.md", "table.txt"]
@@ -192,7 +195,7 @@ def test_rows_that_begin_alike_share_the_beginning(answerer, data):  # noqa: F81
         for arm in make_arms(["dense", *of_pictures(), "fastv:layer=1"], [6], answerer.facts(questions)):
             alone, before = answerer.answer(batch, arm.method), len(rows)
             with Replay(decoder, 2, prefixes=True):
-                shared = answerer.answer(batch, arm.method)
+                shared = answerer.answer(batch, arm.method and once_per_picture(arm.method))
             assert [reply.text for reply in shared] == [reply.text for reply in alone], arm.key
             assert [reply.receipt and reply.receipt.order for reply in shared] == [
                 reply.receipt and reply.receipt.order for reply in alone
@@ -244,6 +247,47 @@ def test_shared_beginnings_agree_to_rounding(answerer):  # noqa: F811
     torch.testing.assert_close(shared.last_hidden_state, alone.last_hidden_state, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(cache_of(shared).layers, cache_of(alone).layers, strict=True):
         torch.testing.assert_close((ours.keys, ours.values), (theirs.keys, theirs.values), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("new_tokens", [3, 40])
+def test_answers_longer_than_the_room_in_a_cache_are_the_same(answerer, data, new_tokens):  # noqa: F811
+    batch = answerer.batches(read_questions(data / "mini" / "questions.jsonl"), 3)[0]
+    method = vp.CentrifugalPruner(keep_tokens=6)
+    alone = answerer.answer(batch, method, exactly=new_tokens)
+    with Replay(answerer.model.get_model(), 2, prefixes=True):
+        shared = answerer.answer(batch, method, exactly=new_tokens)
+    assert [reply.text for reply in shared] == [reply.text for reply in alone]
+    assert [reply.kv_bytes for reply in shared] == [reply.kv_bytes for reply in alone]
+
+
+def test_a_method_chooses_once_for_neighbouring_rows_that_show_the_same():
+    asked = []
+
+    class Counting(vp.CentrifugalPruner):
+        def choose(self, view):
+            asked.append(view)
+            return super().choose(view)
+
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(12, 8, generator=generator) for _ in range(2))
+    grid = vp.TokenLayout.grid(3, 4)
+    rows = [(one, one, 0), (one, one, 0), (other, one, 0), (other, other, 0), (other, other, 1), (one, one, 0)]
+    views = [View(hidden.clone(), keys.clone(), grid, budget=6, start=start) for hidden, keys, start in rows]
+    views += [View(one, one, vp.TokenLayout.grid(4, 3), budget=6), View(one, one, vp.TokenLayout.grid(4, 3), budget=7)]
+    method = Counting(keep_tokens=6)
+    alone = method.choose_all(views)
+    asked.clear()
+    shared = once_per_picture(method).choose_all(views)
+    assert [view is views[row] for view, row in zip(asked, [0, 2, 3, 4, 5, 6, 7], strict=True)] == [True] * 7
+    assert [choice.order.tolist() for choice in shared] == [choice.order.tolist() for choice in alone]
+
+
+def test_a_method_that_reads_the_question_chooses_for_every_row():
+    for name in vp.methods.names():
+        kind = vp.methods.get(name)
+        if kind.needs:
+            method = object.__new__(kind)
+            assert once_per_picture(method) is method
 
 
 def test_another_batch_is_not_answered_from_memory(answerer, data):  # noqa: F811

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -135,7 +135,7 @@ class DecoderPruning:
         self._graphs = None
         if self._cuda_graphs:
             self._graphs = LayerGraphs(self.decoder, self._stages, self._thread, self._finish, self._warn_once)
-        self._calls: dict[int, int] = {}  # thread inside a call of the model -> depth of nesting
+        self._calling: set[int] = set()  # threads inside a call of the model
         self._undo: list[Call] = []
         self._warned: set[str] = set()
 
@@ -164,34 +164,36 @@ class DecoderPruning:
         with self._lock:
             self._open = False
             self._end_of_thread()
-            if not self._calls:
+            if not self._calling:
                 self._remove()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> AbstractContextManager[None]:
         """Wraps a call of the model; opens the context for its duration if it is not open."""
+        inside_another = threading.get_ident() in self._calling
+        return nullcontext() if inside_another else self._outermost_call()
+
+    @contextmanager
+    def _outermost_call(self) -> Iterator[None]:
         thread = threading.get_ident()
         with self._lock:
             if not self._undo:
                 self._install_or_undo()
-            self._calls[thread] = self._calls.get(thread, 0) + 1
+            self._calling.add(thread)
         try:
             yield
         finally:
             with self._lock:
-                self._calls[thread] -= 1
-                if not self._calls[thread]:
-                    del self._calls[thread]
-                    self._thread.run = Run()
-                    if self._graphs:
-                        self._graphs.begin()
-                if not self._open and not self._calls:
+                self._calling.discard(thread)
+                self._thread.run = Run()
+                if self._graphs:
+                    self._graphs.begin()
+                if not self._open and not self._calling:
                     self._end_of_thread()
                     self._remove()
 
     def _active(self) -> bool:
         """Whether this thread's calls are pruned."""
-        return self._open or threading.get_ident() in self._calls
+        return self._open or threading.get_ident() in self._calling
 
     def _end_of_thread(self) -> None:
         self._thread.run, self._thread.answer, self._thread.by_position = Run(), None, None

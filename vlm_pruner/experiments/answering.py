@@ -22,6 +22,7 @@ from vlm_pruner.experiments.answerer import Answerer, Reply
 from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.experiments.questions import Question
+from vlm_pruner.experiments.shared_choice import once_per_picture
 
 Record = Mapping[str, Any]
 Advance = Callable[[int], object]  # called with the number of new answers
@@ -76,7 +77,10 @@ def answer(answerer: Answerer, one: Round) -> list[Record]:
 
 
 def _records(answerer: Answerer, one: Round, arm: Arm, timed: bool = False) -> list[Record]:
-    replies = answerer.answer(one.batch, arm.method_for(one.turn), *_shown(arm))
+    method = arm.method_for(one.turn)
+    if method is not None and one.prefixes and not timed:
+        method = once_per_picture(method)
+    replies = answerer.answer(one.batch, method, *_shown(arm))
     return [_record(arm, one.benchmark, *pair, timed) for pair in zip(one.batch, replies, strict=True)]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from vlm_pruner.decoder.cache_names import cache_of, with_cache
 
@@ -59,11 +60,12 @@ class Replay:
         every: list[Any] = list(decoder.get_submodule("layers").children())
         self._layers = every if prefixes else every[:layers]
         self._remember, self._prefixes = layers, prefixes
-        self._last: dict[int, _Prefill] = {}
         self.hits = 0
+        self.forget()
 
     def forget(self) -> None:
-        self._last = {}
+        self._last: dict[int, _Prefill] = {}
+        self._before: tuple[Tensor | None, Tensor | None, _Prefixes | None] = None, None, None  # of the layer before
 
     def __enter__(self) -> Replay:
         for number, layer in enumerate(self._layers):
@@ -84,7 +86,10 @@ class Replay:
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):
                 return forward(hidden_states, **kwargs)
             output, keys, values = self._computed(number, forward, hidden_states, kwargs)
-            cache.update(keys, values, layer.self_attn.layer_idx)
+            number_there = layer.self_attn.layer_idx
+            if type(cache.layers[number_there]) is DynamicLayer:
+                cache.layers[number_there] = _WithRoom()
+            cache.update(keys, values, number_there)
             return output
 
         return remembering
@@ -95,14 +100,20 @@ class Replay:
         if last is not None and last.fits(hidden, mask, phases):
             self.hits += 1
             return last.computed
-        prefixes = _Prefixes.of(hidden, phases, mask) if self._prefixes else None
+        prefixes = self._common(hidden, phases, mask) if self._prefixes else None
         if prefixes is None:
             computed = _through(forward, hidden, kwargs, _States())
         else:
             computed = prefixes.through(forward, hidden, phases, kwargs)
+        self._before = computed[0], mask, prefixes
         if number < self._remember and (last is None or hidden.shape[1] >= last.hidden.shape[1]):
             self._last[number] = _Prefill(hidden, mask, phases, computed)
         return computed
+
+    def _common(self, hidden: Tensor, phases: Phases, mask: Tensor | None) -> _Prefixes | None:
+        """What rows have in common. They still have it in the next layer, so that only a first layer looks."""
+        output, own, prefixes = self._before
+        return prefixes if output is hidden and own is mask else _Prefixes.of(hidden, phases, mask)
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,32 @@ def _through(forward: Forward, hidden: Tensor, kwargs: dict[str, Any], states: _
     output = forward(hidden, **with_cache(kwargs, states))
     assert states.keys is not None and states.values is not None
     return output, states.keys, states.values
+
+
+class _WithRoom(DynamicLayer):
+    """A cache layer with room for an answer: a step writes its token there, where others copy the whole cache."""
+
+    ROOM = 16  # tokens; longer answers are cached as usual
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        stop = start + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._stores = [_roomy(part, self.ROOM) for part in (key_states, value_states)]
+        elif stop > self._stores[0].shape[-2]:
+            grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
+            return grown
+        for store, part in zip(self._stores, (key_states, value_states), strict=True):
+            store[..., start:stop, :] = part
+        self.keys, self.values = (store[..., :stop, :] for store in self._stores)
+        return self.keys, self.values
+
+
+def _roomy(part: Tensor, room: int) -> Tensor:
+    """Uninitialised, [B, heads, T + room, head size] for `part` [B, heads, T, head size]."""
+    rows, heads, tokens, size = part.shape
+    return part.new_empty(rows, heads, tokens + room, size)
 
 
 class _States:

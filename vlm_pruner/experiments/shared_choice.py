@@ -1,0 +1,44 @@
+"""Chooses once for all rows of a batch that show the same picture, which several questions about it do.
+
+Only for methods that choose by a picture's own hidden states and keys: the question cannot change their choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.view import View
+
+
+def once_per_picture(method: Pruner) -> Pruner:
+    """A method that chooses as `method` does, and whose choices for equal neighbouring rows are one."""
+    if method.needs:
+        return method
+    sharing: Pruner = object.__new__(_sharing(type(method)))
+    vars(sharing).update(vars(method))
+    return sharing
+
+
+def _sharing(kind: type[Pruner]) -> type[Pruner]:
+    def choose_all(self: Pruner, views: Sequence[View]) -> list[Selection]:
+        firsts: list[View] = []
+        which = []
+        for view in views:
+            if not firsts or not _same(firsts[-1], view):
+                firsts.append(view)
+            which.append(len(firsts) - 1)
+        chosen = kind.choose_all(self, firsts)
+        return [chosen[number] for number in which]
+
+    return type(kind.__name__, (kind,), {"choose_all": choose_all})
+
+
+def _same(one: View, other: View) -> bool:
+    """Whether the method sees the same of both."""
+    tensors = ((view.layout.coords, view.keys, view.hidden) for view in (one, other))
+    return (one.budget, one.start, one.layout.diagonal) == (other.budget, other.start, other.layout.diagonal) and all(
+        torch.equal(mine, its) for mine, its in zip(*tensors, strict=True)
+    )
