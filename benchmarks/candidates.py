@@ -61,7 +61,7 @@ def farthest(
     order = list(start)
     similarity = (features @ features[start].T).amax(dim=1)
     distance = torch.cdist(places, places[start]).amin(dim=1)
-    taken = torch.zeros(len(features), dtype=torch.bool)
+    taken = torch.zeros(len(features), dtype=torch.bool, device=features.device)
     taken[start] = True
     for step in range(len(start), budget):
         score = similarity * (1 + weights[step] * distance)
@@ -88,10 +88,10 @@ class Farthest(Candidate):
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
         last = self.spatial_weight if self.last_weight is None else self.last_weight
-        weights = torch.linspace(self.spatial_weight, last, view.budget).tolist()
+        weights = torch.linspace(self.spatial_weight, last, view.budget, device="cpu").tolist()
         pivots = choose_pivots(view.keys.float(), min(self.pivots, view.budget))
         bonus = self.saliency * salience(view.hidden.float()) if self.saliency else None
-        return farthest(features, view.layout.coords / view.layout.diagonal, pivots, view.budget, weights, bonus)
+        return farthest(features, view.layout.normalised(features), pivots, view.budget, weights, bonus)
 
 
 def salience(hidden: Tensor) -> Tensor:
@@ -109,15 +109,15 @@ class Coverage(Candidate):
 
     def choose_order(self, features: Tensor, view: View) -> Tensor:
         kernel = (features @ features.T).clamp(min=0) ** self.power
-        covered = torch.zeros(len(features))
+        covered = kernel.new_zeros(len(kernel))
         order = []
         for _ in range(view.budget):
             gain = (kernel - covered[:, None]).clamp(min=0).sum(dim=0)
-            gain[torch.tensor(order, dtype=torch.long)] = -1
+            gain[torch.tensor(order, dtype=torch.long, device=features.device)] = -1
             token = int(gain.argmax())
             order.append(token)
             covered = torch.maximum(covered, kernel[:, token])
-        return torch.tensor(order)
+        return torch.tensor(order, device=kernel.device)
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class Residual(Candidate):
             rest = rest - self.damp * (rest @ direction)[:, None] * direction
         for _ in range(view.budget - len(order)):
             size = rest.square().sum(dim=1)
-            size[torch.tensor(order, dtype=torch.long)] = -1
+            size[torch.tensor(order, dtype=torch.long, device=features.device)] = -1
             token = int(size.argmax())
             order.append(token)
             direction = normalize(rest[token], dim=0)
             rest = rest - self.damp * (rest @ direction)[:, None] * direction
-        return torch.tensor(order)
+        return torch.tensor(order, device=rest.device)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Packing(Candidate):
 
 def _fitted(method: Candidate, features: Tensor, view: View, bonus: Tensor) -> Tensor:
     """The order at the lowest threshold, found by halving, at which one pass still fills the budget."""
-    places = view.layout.coords / view.layout.diagonal
+    places = view.layout.normalised(features)
     pivots = choose_pivots(view.keys.float(), min(method.pivots, view.budget))
     low, high, best = -1.5, 1.5, pivots
     for _ in range(12):
@@ -197,7 +197,7 @@ def _first_round(
         if len(order) == budget:
             break
         if token not in taken and similarity[token] * (1 + weight * distance[token]) - bonus[token] < threshold:
-            order.append(torch.tensor(token))
+            order.append(torch.tensor(token, device=pivots.device))
             similarity = torch.maximum(similarity, features @ features[token])
             distance = torch.minimum(distance, (places - places[token]).norm(dim=1))
     return torch.stack(order)
@@ -223,7 +223,7 @@ class Aggregation(CentrifugalPruner):
         weight = selection.similarity.clamp(min=0)
         weight = weight.where(weight >= self.cutoff, 0) ** self.power
         if self.reach:
-            coords = view.layout.coords
+            coords = view.layout.coords.to(weight.device)
             apart = (coords - coords[selection.indices[selection.nearest]]).norm(dim=1)
             weight = weight.where(apart <= self.reach, 0)
         return Selection(selection.indices, selection.order, selection.nearest, weight, selection.pivots)
@@ -234,8 +234,8 @@ class Aggregation(CentrifugalPruner):
         assert selection.nearest is not None and selection.similarity is not None
         weight = selection.similarity.clone()
         weight[selection.indices] = 1
-        total = torch.zeros(len(selection.indices)).index_add_(0, selection.nearest, weight)
-        mean = torch.zeros(len(selection.indices), hidden.shape[1])
+        total = weight.new_zeros(len(selection.indices)).index_add_(0, selection.nearest, weight)
+        mean = weight.new_zeros(len(selection.indices), hidden.shape[1])
         mean.index_add_(0, selection.nearest, hidden * weight[:, None])
         return mean / total[:, None]
 
@@ -256,8 +256,8 @@ class Looked(Candidate):
     needs: ClassVar[frozenset[str]] = frozenset({"attend_next", "text_hidden"})
 
     def relevance(self, view: View) -> Tensor:
-        assert view.attend_next is not None and view.text_hidden is not None
-        queries = torch.tensor([-1]) if self.rows == "last" else torch.arange(len(view.text_hidden))
+        rows = [-1] if self.rows == "last" else range(len(view.text_hidden))
+        queries = torch.tensor(rows, device="cpu")
         looked = view.attend_next(queries).mean(dim=0)  # [Q, N]
         looked = looked.amax(dim=0) if self.rows == "max" else looked.mean(dim=0)
         return looked / looked.max()
@@ -273,9 +273,8 @@ class Looked(Candidate):
         )
         start = torch.cat([start, pivots[~torch.isin(pivots, start)]])
         weights = [self.spatial_weight] * view.budget
-        return farthest(
-            features, view.layout.coords / view.layout.diagonal, start, view.budget, weights, self.attention * relevance
-        )
+        bonus = self.attention * relevance
+        return farthest(features, view.layout.normalised(features), start, view.budget, weights, bonus)
 
 
 @dataclass(frozen=True)
@@ -299,9 +298,9 @@ class LookedResidual(Looked):
         order: list[int] = []
         for _ in range(view.budget):
             size = rest.square().sum(dim=1)
-            size[torch.tensor(order, dtype=torch.long)] = -1
+            size[torch.tensor(order, dtype=torch.long, device=features.device)] = -1
             token = int(size.argmax())
             order.append(token)
             direction = normalize(rest[token], dim=0)
             rest = rest - (rest @ direction)[:, None] * direction
-        return torch.tensor(order)
+        return torch.tensor(order, device=rest.device)

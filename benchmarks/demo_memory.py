@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vlm_pruner.asking import load
 from vlm_pruner.experiments.mini import CHECKPOINT

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import vlm_pruner as vp
 from vlm_pruner.speed.summary import over_rounds

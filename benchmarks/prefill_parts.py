@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 
 import torch
 from torch import nn
 from transformers import DynamicCache
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import vlm_pruner as vp
 from vlm_pruner import adapters

@@ -36,6 +36,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from vlm_pruner.llava.export import export
 from vlm_pruner.provenance import environment
 from vlm_pruner.speed.models import PUBLISHED
