@@ -216,6 +216,7 @@ def test_stages_of_shallow_decoders():
         ("pyramiddrop", {"ratios": (0.25, 0.5, 0.1)}, "must not rise"),
         ("pyramiddrop", {"keep_tokens": 9, "stages": (3, 2)}, "ascending"),
         ("pyramiddrop", {}, "exactly one"),
+        ("pyramiddrop", {"ratios": (0.5, 0.25, 0.125), "newlines": "kept"}, "newlines='kept' is not one of"),
         ("sparsevlm", {"keep_tokens": 65, "compat": "released"}, "keep_tokens=65 .* 192, 128, 64 only"),
         ("sparsevlm", {"keep_tokens": 64, "share": 1.0}, "share=1.0"),
         ("sparsevlm", {"keep_tokens": 64, "compat": "paper"}, "compat='paper'"),

@@ -6,11 +6,12 @@ import difflib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 from vlm_pruner import kernels
@@ -40,8 +41,9 @@ class Selection:
     pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
     into:       long [N], position in `indices` of the row that each token became a part of (a kept token: its own),
                 or -1 for a token that is lost; None for methods that merge nothing, or into `nearest`.
+    merged:     [c, d], rows that replace those of the last c tokens of `order`; None for methods that make no rows.
 
-    `of(order)` builds one that merges nothing.
+    `of(order)` builds one from the order alone.
     """
 
     indices: Tensor
@@ -50,6 +52,7 @@ class Selection:
     similarity: Tensor | None = None
     pivots: Tensor | None = None
     into: Tensor | None = None
+    merged: Tensor | None = None
 
     @classmethod
     def of(cls, order: Tensor, **more: Any) -> Self:
@@ -103,11 +106,10 @@ class Pruner:
     requires: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        _check_budget(self.reduction_ratio, self.keep_tokens)
+        self._check_budget()
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
-        if self.newlines not in NEWLINES:
-            raise PruningError(f"newlines={self.newlines!r} is not one of {', '.join(map(repr, NEWLINES))}")
+        self._check_choice("newlines", *NEWLINES)
         if self.videos_only and self.per_frame:
             raise PruningError(f"per_frame=True: {self.name} compares the frames of a video; use per_frame=False")
         if self.newlines != "prunable" and self.released:
@@ -123,9 +125,22 @@ class Pruner:
                 "use layer=1 or higher"
             )
 
+    def _check_budget(self) -> None:
+        ratio, tokens = self.reduction_ratio, self.keep_tokens
+        if (ratio is None) == (tokens is None):
+            raise PruningError(
+                f"give exactly one of reduction_ratio and keep_tokens, not reduction_ratio={ratio} and "
+                f"keep_tokens={tokens}"
+            )
+        if ratio is not None and not 0 <= ratio < 1:
+            raise PruningError(
+                f"reduction_ratio={ratio} must be at least 0 and below 1: it is the share of tokens removed"
+            )
+        if tokens is not None:
+            self._check_whole("keep_tokens")
+
     def _check_calibration(self) -> None:
-        if self.calibrate not in (None, *CALIBRATIONS):
-            raise PruningError(f"calibrate={self.calibrate!r} is not one of None, {', '.join(map(repr, CALIBRATIONS))}")
+        self._check_choice("calibrate", None, *CALIBRATIONS)
         if not (math.isfinite(self.size_power) and self.size_power >= 0):
             raise PruningError(f"size_power={self.size_power} must be a finite number of at least 0; 0 ignores sizes")
         if self.calibrate is None and self.size_power != 1:
@@ -137,6 +152,21 @@ class Pruner:
             raise PruningError(
                 f"calibrate={self.calibrate!r}: the released code calibrates nothing; leave one of them out"
             )
+
+    def _check_choice(self, name: str, *choices: str | None) -> None:
+        if getattr(self, name) not in choices:
+            raise PruningError(f"{name}={getattr(self, name)!r} is not one of {', '.join(map(repr, choices))}")
+
+    def _check_whole(self, *names: str, least: int = 1) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise PruningError(f"{name}={value!r} must be a whole number of at least {least}")
+
+    def _check_share(self, name: str, meaning: str) -> None:
+        """meaning: completes the message."""
+        if not 0 <= getattr(self, name) <= 1:
+            raise PruningError(f"{name}={getattr(self, name)} must be between 0 and 1{meaning}")
 
     def suits(self, layout: TokenLayout) -> bool:
         """Whether the method prunes an image or a video of this layout; others stay whole."""
@@ -198,8 +228,12 @@ class Pruner:
         return [self.choose(view) for view in views]
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        """Rows [R, d] that enter `layer`, in the order of `selection.indices`. By default the kept rows, unchanged."""
-        return hidden[selection.indices]
+        """Rows [R, d] that enter `layer`, in the order of `selection.indices`: of `hidden` [N, d], or `merged` ones."""
+        rows = hidden[selection.indices]
+        if selection.merged is not None:
+            replaced = selection.order[len(selection.order) - len(selection.merged) :]
+            rows[torch.searchsorted(selection.indices, replaced)] = selection.merged.to(rows.dtype)
+        return rows
 
     def assigned(self, hidden: Tensor, selection: Selection) -> Tensor:
         """Long [N], position in `selection.indices` of the kept token that each of `hidden` [N, d] counts towards.
@@ -217,26 +251,6 @@ class Pruner:
     def config(self) -> dict[str, Any]:
         """The method's fields, ready for JSON."""
         return asdict(self)
-
-
-def default_layer(method: type[Pruner]) -> int:
-    """The layer before which `method` drops tokens unless it is told otherwise."""
-    layer: Any = next(entry.default for entry in fields(method) if entry.name == "layer")
-    return int(layer)
-
-
-def _check_budget(reduction_ratio: float | None, keep_tokens: int | None) -> None:
-    if (reduction_ratio is None) == (keep_tokens is None):
-        raise PruningError(
-            f"give exactly one of reduction_ratio and keep_tokens, not reduction_ratio={reduction_ratio} "
-            f"and keep_tokens={keep_tokens}"
-        )
-    if reduction_ratio is not None and not 0 <= reduction_ratio < 1:
-        raise PruningError(
-            f"reduction_ratio={reduction_ratio} must be at least 0 and below 1: it is the share of tokens removed"
-        )
-    if keep_tokens is not None and (not isinstance(keep_tokens, int) or keep_tokens < 1):
-        raise PruningError(f"keep_tokens={keep_tokens!r} must be a whole number of at least 1")
 
 
 GROUP = "vlm_pruner.methods"  # entry points under which an installed package offers methods

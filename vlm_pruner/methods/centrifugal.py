@@ -47,14 +47,10 @@ class CentrifugalPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compat not in (None, "released"):
-            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        self._check_choice("compat", None, "released")
         if self.token_batch is None:
             object.__setattr__(self, "token_batch", 16 if self.compat else 1)
-        for name in ("pivots", "token_batch", "channels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise PruningError(f"{name}={value!r} must be a whole number of at least 1")
+        self._check_whole("pivots", "token_batch", "channels")
         if self.keep_tokens is not None and self.keep_tokens < self.pivots:
             raise PruningError(
                 f"keep_tokens={self.keep_tokens} is less than pivots={self.pivots}, and pivots are always kept; "
@@ -69,8 +65,7 @@ class CentrifugalPruner(Pruner):
             raise PruningError(f"threshold_step={self.threshold_step} must be above 0, or the budget is never reached")
         if not (math.isfinite(self.spatial_weight) and self.spatial_weight >= 0):
             raise PruningError(f"spatial_weight={self.spatial_weight} must be at least 0; 0 ignores distances")
-        if not 0 <= self.self_weight <= 1:
-            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 merges nothing")
+        self._check_share("self_weight", "; 1 merges nothing")
 
     @property
     def least_tokens(self) -> int:

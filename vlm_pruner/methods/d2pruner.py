@@ -127,9 +127,8 @@ class D2Pruner(Pruner):
                 "d2pruner needs the model's average attention: make it with vlm-pruner prior PICTURES --out "
                 "prior.json, and pass prior=prior.json"
             )
-        for name in ("pivots", "alpha"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PruningError(f"{name}={getattr(self, name)} must be between 0 and 1")
+        self._check_share("pivots", ": it is a share of the budget")
+        self._check_share("alpha", "; 1 ignores nearness")
         if not math.isfinite(self.threshold):
             raise PruningError(f"threshold={self.threshold} must be a finite number, such as 0.8")
         self._read()

@@ -72,8 +72,7 @@ class DartPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compat not in (None, "released"):
-            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        self._check_choice("compat", None, "released")
         if self.image_pivots < 0 or self.text_pivots < 0 or self.image_pivots + self.text_pivots < 1:
             raise PruningError(
                 f"image_pivots={self.image_pivots} and text_pivots={self.text_pivots} must not be negative, and "

@@ -31,5 +31,4 @@ class DivPruner(Pruner):
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
         features = view.embeddings.to(torch.promote_types(view.embeddings.dtype, torch.float32))
-        order = sample_farthest(features, view.budget)
-        return Selection.of(order)
+        return Selection.of(sample_farthest(features, view.budget))

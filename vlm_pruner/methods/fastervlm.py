@@ -26,5 +26,4 @@ class FasterVLMPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        order = attention_order(view.cls_attention[:, None], view.budget)
-        return Selection.of(order)
+        return Selection.of(attention_order(view.cls_attention[:, None], view.budget))

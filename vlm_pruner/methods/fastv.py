@@ -34,5 +34,4 @@ class FastVPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        order = attention_order(view.attend(torch.tensor([-1], device="cpu")), view.budget)
-        return Selection.of(order)
+        return Selection.of(attention_order(view.attend(torch.tensor([-1], device="cpu")), view.budget))

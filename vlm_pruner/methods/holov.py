@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
@@ -67,10 +66,8 @@ class HoloVPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.runs, int) or self.runs < 1:
-            raise PruningError(f"runs={self.runs!r} must be a whole number of at least 1")
-        if self.compat not in (None, "released"):
-            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        self._check_whole("runs")
+        self._check_choice("compat", None, "released")
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 
-from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.coverage import marginal_relevance
@@ -31,8 +30,7 @@ class MMRPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.balance <= 1:
-            raise PruningError(f"balance={self.balance} must be between 0 and 1; 1 looks at importance alone")
+        self._check_share("balance", "; 1 looks at importance alone")
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
@@ -40,5 +38,4 @@ class MMRPruner(Pruner):
         least, most = attention.aminmax()
         importance = (attention - least) / (most - least).clamp(min=torch.finfo(attention.dtype).tiny)
         features = view.hidden.to(torch.promote_types(view.hidden.dtype, torch.float32))
-        order = marginal_relevance(features, importance.to(features), view.budget, self.balance)
-        return Selection.of(order)
+        return Selection.of(marginal_relevance(features, importance.to(features), view.budget, self.balance))

@@ -53,13 +53,11 @@ class MMTokPruner(Pruner):
     needs: ClassVar[frozenset[str]] = frozenset({"embeddings", "text_embeddings", "patch_features"})
 
     def __post_init__(self) -> None:
-        if self.features not in ("patches", "embeddings"):
-            raise PruningError(f"features={self.features!r} must be 'patches' or 'embeddings'")
+        self._check_choice("features", "patches", "embeddings")
         if self.features == "embeddings":
             object.__setattr__(self, "needs", type(self).needs - {"patch_features"})
         super().__post_init__()
-        if not isinstance(self.suffix, int) or self.suffix < 0:
-            raise PruningError(f"suffix={self.suffix!r} must be a whole number of at least 0")
+        self._check_whole("suffix", least=0)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
+from vlm_pruner.selection.standing import group_means
 
 
 @register("pool")
@@ -33,10 +34,7 @@ class PoolPruner(Pruner):
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         assert selection.nearest is not None
-        sums = hidden.new_zeros(len(selection.indices), hidden.shape[1], dtype=torch.float32)
-        sums.index_add_(0, selection.nearest, hidden.float())
-        counts = torch.bincount(selection.nearest, minlength=len(sums))
-        return (sums / counts[:, None]).to(hidden.dtype)
+        return group_means(hidden.float(), selection.nearest, len(selection.indices)).to(hidden.dtype)
 
 
 def pooling_cells(layout: TokenLayout, budget: int) -> list[int]:
@@ -56,8 +54,7 @@ def cell_middles(coords: Tensor, cell: Tensor, count: int) -> Tensor:
 
     coords: [N, 2 or 3]. cell: long [N], each token's.
     """
-    sums = torch.zeros(count, coords.shape[1], device="cpu").index_add_(0, cell, coords.cpu())
-    means = sums / torch.bincount(cell, minlength=count)[:, None]
+    means = group_means(coords.cpu(), cell, count)
     apart = (coords.cpu() - means[cell]).pow(2).sum(dim=1)
     order = apart.argsort(stable=True)
     order = order[cell[order].argsort(stable=True)]  # by cell, then by distance

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
+from vlm_pruner.selection.standing import places_of
 
 
 def class_attention(query: Tensor, keys: Tensor) -> Tensor:
@@ -119,8 +119,7 @@ class PruMergePruner(Pruner):
         super().__post_init__()
         if self.layer != 0:
             raise PruningError(f"layer={self.layer}: PruMerge makes new input tokens, so it works with layer=0 only")
-        if not isinstance(self.neighbours, int) or self.neighbours < 0:
-            raise PruningError(f"neighbours={self.neighbours!r} must be a whole number of at least 0")
+        self._check_whole("neighbours", least=0)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
@@ -131,8 +130,4 @@ class PruMergePruner(Pruner):
         into = None
         if self.calibrate and self.neighbours:
             into = places_of(order, absorbers_of(keys[1:], order, self.neighbours))
-        return MergedSelection.of(order, merged=view.project(rows), into=into)
-
-    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        assert isinstance(selection, MergedSelection)
-        return selection.rows(hidden)
+        return Selection.of(order, merged=view.project(rows), into=into)

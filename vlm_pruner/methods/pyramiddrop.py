@@ -43,23 +43,19 @@ class PyramidDropPruner(Pruner):
             if list(self.stages) != sorted(set(self.stages)) or not self.stages:
                 raise PruningError(f"stages={self.stages} must be different layers in ascending order")
             object.__setattr__(self, "layer", self.stages[0])
-        if self.ratios is None:
-            super().__post_init__()
-        else:
-            self._check_ratios(self.ratios)
+        super().__post_init__()
 
-    def _check_ratios(self, ratios: tuple[float, ...]) -> None:
+    def _check_budget(self) -> None:
+        ratios, stages = self.ratios, len(self.stages or (0, 0, 0))
+        if ratios is None:
+            super()._check_budget()
+            return
         if self.keep_tokens is not None or self.reduction_ratio is not None:
             raise PruningError("give either ratios or a budget (keep_tokens or reduction_ratio), not both")
-        if len(ratios) != len(self.stages or (0, 0, 0)):
-            raise PruningError(
-                f"ratios={ratios} must have one number for each of {len(self.stages or (0, 0, 0))} stages"
-            )
+        if len(ratios) != stages:
+            raise PruningError(f"ratios={ratios} must have one number for each of {stages} stages")
         if list(ratios) != sorted(ratios, reverse=True) or not all(0 < ratio <= 1 for ratio in ratios):
             raise PruningError(f"ratios={ratios} must not rise, and must lie above 0 and up to 1")
-        if self.layer < 0:
-            raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
-        self._check_calibration()
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return self.stages or stage_layers(self.layer, depth, (0, 1 / 3, 2 / 3))
@@ -78,5 +74,4 @@ class PyramidDropPruner(Pruner):
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
-        order = attention_order(view.attend_next(torch.tensor([-1], device="cpu")), view.budget)
-        return Selection.of(order)
+        return Selection.of(attention_order(view.attend_next(torch.tensor([-1], device="cpu")), view.budget))

@@ -42,10 +42,8 @@ class ResidualPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.channels, int) or self.channels < 1:
-            raise PruningError(f"channels={self.channels!r} must be a whole number of at least 1")
-        if not 0 <= self.self_weight <= 1:
-            raise PruningError(f"self_weight={self.self_weight} must be between 0 and 1; 1 merges nothing")
+        self._check_whole("channels")
+        self._check_share("self_weight", "; 1 merges nothing")
 
     @torch.no_grad()
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
@@ -94,8 +92,7 @@ class QuestionResidualPruner(ResidualPruner):
         super().__post_init__()
         if not 0 <= self.attention < float("inf"):
             raise PruningError(f"attention={self.attention} must be at least 0; 0 ignores the question")
-        if self.favour not in ("attended", "unattended"):
-            raise PruningError(f"favour={self.favour!r} must be 'attended' or 'unattended'")
+        self._check_choice("favour", "attended", "unattended")
 
     def select(self, hidden: Tensor, keys: Tensor, layout: TokenLayout, budget: int) -> Selection:
         return Pruner.select(self, hidden, keys, layout, budget)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
 from vlm_pruner.selection.ranking import largest
+from vlm_pruner.selection.standing import group_means, places_of
 
 
 def text_raters(visual: Tensor, text: Tensor) -> Tensor:
@@ -60,9 +60,7 @@ def recycle(hidden: Tensor, scores: Tensor, keep: int, share: float = 0.3, most:
     if not count:
         return Recycled(kept, recycled[:0], recycled[:0], recycled[:0], hidden[:0])
     centres, cluster = density_peaks(hidden[recycled], count)
-    size = torch.bincount(cluster, minlength=count).to(hidden.dtype)
-    total = hidden.new_zeros(count, hidden.shape[1]).index_add_(0, cluster, hidden[recycled])
-    return Recycled(kept, recycled, recycled[centres], cluster, total / size[:, None])
+    return Recycled(kept, recycled, recycled[centres], cluster, group_means(hidden[recycled], cluster, count))
 
 
 def clusters(recycled: int) -> int:
@@ -98,8 +96,7 @@ class SparseVLMPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.compat not in (None, "released"):
-            raise PruningError(f"compat={self.compat!r} must be None or 'released'")
+        self._check_choice("compat", None, "released")
         if self.compat and self.keep_tokens not in _PUBLISHED:
             raise PruningError(
                 f"keep_tokens={self.keep_tokens} with compat='released': numbers are published for "
@@ -138,8 +135,4 @@ class SparseVLMPruner(Pruner):
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
         absorbers = torch.full_like(scores, -1, dtype=torch.long)
         absorbers[made.recycled] = made.centres[made.cluster]
-        return MergedSelection.of(order, merged=made.merged, into=places_of(order, absorbers))
-
-    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        assert isinstance(selection, MergedSelection)
-        return selection.rows(hidden)
+        return Selection.of(order, merged=made.merged, into=places_of(order, absorbers))

@@ -15,6 +15,7 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
 from vlm_pruner.selection.shares import allocate
+from vlm_pruner.selection.standing import group_means
 
 
 def frame_weights(uniqueness: Tensor, temperature: float) -> Tensor:
@@ -31,7 +32,7 @@ def vidcom2_order(features: Tensor, frame: Tensor, budget: int, temperature: flo
     count = int(frame[-1]) + 1
     unit = normalize(features, dim=1)
     sizes = torch.bincount(frame, minlength=count)
-    means = unit.new_zeros(count, unit.shape[1]).index_add_(0, frame, features) / sizes[:, None]
+    means = group_means(features, frame, count)
     to_video = unit @ normalize(features.mean(dim=0), dim=0)
     to_frame = (unit * normalize(means, dim=1)[frame]).sum(dim=1)
     uniqueness = -unit.new_zeros(count).index_add_(0, frame, to_video) / sizes

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
-from vlm_pruner.methods.merged import MergedSelection, places_of
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
+from vlm_pruner.selection.standing import group_means, places_of
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ def contextual_rows(hidden: Tensor, zipped: Zipped) -> Tensor:
     hidden: [N, c], the patches' states.
     """
     members = zipped.slot >= 0
-    slot = zipped.slot[members]
-    count = torch.bincount(slot, minlength=len(zipped.targets)).clamp(min=1).to(hidden.dtype)
-    total = hidden.new_zeros(len(zipped.targets), hidden.shape[1]).index_add_(0, slot, hidden[members])
-    return hidden[zipped.targets] + total / count[:, None]
+    return hidden[zipped.targets] + group_means(hidden[members], zipped.slot[members], len(zipped.targets))
 
 
 @register("visionzip", "VisionZip", arxiv="2412.04467")
@@ -83,21 +80,15 @@ class VisionZipPruner(Pruner):
         super().__post_init__()
         if self.layer != 0:
             raise PruningError(f"layer={self.layer}: VisionZip makes new input tokens, so it works with layer=0 only")
-        if not 0 <= self.contextual <= 1:
-            raise PruningError(f"contextual={self.contextual} must be between 0 and 1: it is a share of the budget")
+        self._check_share("contextual", ": it is a share of the budget")
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
         contextual = round(view.budget * self.contextual)
         if not contextual:
-            order = largest(view.cls_attention.sum(dim=0), view.budget)
-            return MergedSelection.of(order)
+            return Selection.of(largest(view.cls_attention.sum(dim=0), view.budget))
         zipped = zip_patches(view.cls_attention, view.patch_keys.float(), view.budget - contextual, contextual)
         order = torch.cat([zipped.dominant, zipped.targets])
         rows = contextual_rows(view.patch_features.float(), zipped)
         absorbers = torch.where(zipped.slot < 0, -1, zipped.targets[zipped.slot])
-        return MergedSelection.of(order, merged=view.project(rows), into=places_of(order, absorbers))
-
-    def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-        assert isinstance(selection, MergedSelection)
-        return selection.rows(hidden)
+        return Selection.of(order, merged=view.project(rows), into=places_of(order, absorbers))

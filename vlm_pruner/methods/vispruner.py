@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
@@ -54,13 +53,11 @@ class VisPruner(Pruner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.important <= 1:
-            raise PruningError(f"important={self.important} must be between 0 and 1: it is a share of the budget")
+        self._check_share("important", ": it is a share of the budget")
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
         ranking = largest(view.cls_attention.mean(dim=0), len(view.layout))
         attended = int(view.budget * self.important)
         diverse = thin_out(view.patch_features.float(), ranking[attended:], view.budget - attended)
-        order = torch.cat([ranking[:attended], diverse])
-        return Selection.of(order)
+        return Selection.of(torch.cat([ranking[:attended], diverse]))

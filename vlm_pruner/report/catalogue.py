@@ -12,7 +12,6 @@ from vlm_pruner import methods
 from vlm_pruner.adapters.families import FAMILIES, Family
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner
-from vlm_pruner.methods.base import default_layer
 from vlm_pruner.methods.view import FROM_TOWER
 from vlm_pruner.report import table
 from vlm_pruner.report.table import WIDTH, render
@@ -61,14 +60,13 @@ def entry(method: type[Pruner]) -> Entry:
 
 
 def _before(method: type[Pruner]) -> str:
-    first = default_layer(method)
     try:
         layers: tuple[int, ...] = method(keep_tokens=64).layers(DEPTH)
     except PruningError:  # it takes more than a budget
-        layers = (first,)
+        layers = (method.layer,)
     if len(layers) > 1:
         return f"{_NUMBERS.get(len(layers), len(layers))} layers from {layers[0]} on"
-    return f"layer {first}" if first else "the decoder"
+    return f"layer {method.layer}" if method.layer else "the decoder"
 
 
 def _does(method: type[Pruner]) -> str:
