@@ -81,7 +81,7 @@ def test_steps_follow_each_other_and_only_drop():
 
 def test_a_mixture_of_experts_computes_few_and_reads_what_is_touched():
     shape = DecoderShape(1, 10, 7, heads=1, key_value_heads=1, head_size=10, experts=(8, 2))
-    assert shape.mlp_weights() == 10 * (3 * 7 * 8 + 8)
+    assert shape.mlp_weights(100) == 10 * (3 * 7 * 8 + 8)
     assert shape.mlp_weights(1) == 10 * (3 * 7 * 2 + 8)
     dense = DecoderShape(1, 10, 14, heads=1, key_value_heads=1, head_size=10)
     assert layer_flops(shape, 5) == layer_flops(dense, 5) + 2 * 5 * 10 * 8  # two experts of 7, and the router

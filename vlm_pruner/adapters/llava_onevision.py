@@ -18,7 +18,8 @@ from vlm_pruner.adapters.llava_next import pairs
 from vlm_pruner.adapters.llava_next_video import LlavaNextVideoAdapter
 from vlm_pruner.geometry.anyres import limited_grid
 from vlm_pruner.geometry.fit import Fit
-from vlm_pruner.geometry.layout import Lines, TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
+from vlm_pruner.geometry.videos import video_layout
 
 
 class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
@@ -46,17 +47,10 @@ class LlavaOnevisionAdapter(LlavaNextVideoAdapter):
         return self._base_alone() if len(features) == self._side**2 + 1 else super()._read_off(features)
 
     def _base_alone(self) -> TokenLayout:
-        return _with_newline(TokenLayout.grid(self._side, self._side))
+        return TokenLayout.grid(self._side, self._side).with_newlines(self._side**2)
 
     def _frame_side(self) -> int:
         return math.ceil(self._side / 2)
 
     def _video(self, frames: int) -> TokenLayout:
-        return _with_newline(super()._video(frames))
-
-
-def _with_newline(layout: TokenLayout) -> TokenLayout:
-    """`layout` plus one token, a step to the right of its last."""
-    newline = layout.coords[-1:].clone()
-    newline[:, -2] += 1
-    return TokenLayout(torch.cat([layout.coords, newline]), layout.diagonal, Lines.of(1, len(layout)))
+        return video_layout(frames, self._frame_side(), "one_token")

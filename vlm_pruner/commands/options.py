@@ -14,10 +14,11 @@ from PIL import Image
 from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_checkpoint
 
 if TYPE_CHECKING:
-    from vlm_pruner.cost.budgets import Budget, Make
+    from vlm_pruner.cost.budgets import Budget
     from vlm_pruner.cost.flops import DecoderShape
     from vlm_pruner.geometry.frame_sizes import PixelLimits
     from vlm_pruner.methods import Pruner
+    from vlm_pruner.methods.words import Make
 
 BUDGETS = "64 (tokens kept), ratio:0.889 (share removed), avg:64 (mean over layers), flops:0.3 (share of dense)"
 

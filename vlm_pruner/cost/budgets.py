@@ -12,14 +12,16 @@ states.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.accounting import Accounting
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner
+from vlm_pruner.methods.words import Make
 
 TEXT = 64  # text tokens of a prompt if neither the budget nor the caller gives them; LLaVA's prompts have 50 to 90
 CONVENTIONS = "64 (tokens), ratio:0.889 (share removed), avg:64 (mean over layers) or flops:0.3 (share of the dense)"
@@ -76,9 +78,6 @@ class Setting:
     accounting: Accounting | None = None
 
 
-Make = Callable[..., Pruner]  # builds the method from keep_tokens=n or from reduction_ratio=r
-
-
 def plain(budget: Budget, make: Make) -> Pruner:
     """Builds the method for a budget that needs no model. Raises PruningError for one that does."""
     if budget.kind == "tokens":
@@ -107,34 +106,24 @@ def solve(budget: Budget, make: Make, visual: int, shape: DecoderShape, text: in
 
 
 def _nearest(budget: Budget, make: Make, visual: int, cost: Callable[[Pruner], Accounting]) -> Pruner:
-    best: Pruner | None = None
-    least: tuple[float, Pruner] | None = None
-    for method in _settings(make, visual):
-        spent = _measure(budget, cost(method))
-        if spent <= budget.value * (1 + 1e-12):
-            best = method
-        if least is None or spent < least[0]:
-            least = spent, method
-    if best is None:
-        assert least is not None  # _settings raises if there is none
-        raise PruningError(_unreachable(budget, least, cost))
-    return best
+    """The method with the largest keep_tokens that stays within the budget."""
+    spent = [(_measure(budget, cost(method)), method) for method in _settings(make, visual)]
+    within = [method for share, method in spent if share <= budget.value * (1 + 1e-12)]
+    if not within:
+        raise PruningError(_unreachable(budget, min(spent, key=itemgetter(0)), cost))
+    return within[-1]
 
 
-def _settings(make: Make, visual: int) -> Iterator[Pruner]:
+def _settings(make: Make, visual: int) -> list[Pruner]:
     """The method with each keep_tokens that it accepts, ascending. Raises the method's own error if it accepts none."""
-    refused: PruningError | None = None
-    found = False
+    found: list[Pruner] = []
     for tokens in range(1, visual + 1):
         try:
-            method = make(keep_tokens=tokens)
-        except PruningError as error:
-            refused = error
-            continue
-        found = True
-        yield method
-    if not found and refused is not None:
-        raise refused
+            found.append(make(keep_tokens=tokens))
+        except PruningError:
+            if tokens == visual and not found:
+                raise
+    return found
 
 
 def _measure(budget: Budget, account: Accounting) -> float:

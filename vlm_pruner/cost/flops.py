@@ -73,10 +73,10 @@ class DecoderShape:
         """Parameters of one layer's q, k, v and output matrices."""
         return self.hidden * (2 * self.queries + 2 * self.keys)
 
-    def mlp_weights(self, tokens: int | None = None) -> int:
-        """Parameters of one layer's MLP, router included: all of them, or at most those that `tokens` tokens touch."""
+    def mlp_weights(self, tokens: int) -> int:
+        """Parameters of one layer's MLP, router included, that `tokens` tokens touch at most."""
         experts, used = self.experts
-        touched = 1 if not experts else experts if tokens is None else min(experts, used * tokens)
+        touched = min(experts, used * tokens) if experts else 1
         return self.hidden * (3 * self.intermediate * touched + experts)
 
 
@@ -177,35 +177,29 @@ class Machine:
 
 
 def prefill_seconds(
-    shape: DecoderShape,
-    tokens: Iterable[int],
-    machine: Machine,
-    *,
-    bytes_per_number: int,
-    batch: int = 1,
+    shape: DecoderShape, tokens: Iterable[int], machine: Machine, *, bytes_per_number: int, batch: int = 1
 ) -> float:
     """Shortest possible prefill whose layers run on `tokens` tokens of each row. Selection is not included."""
-    total = sum(
-        machine.seconds(
-            batch * layer_flops(shape, n),
-            layer_bytes(shape, n, bytes_per_number=bytes_per_number, batch=batch),
-        )
-        for n in tokens
-    )
-    head = head_bytes(shape, batch, bytes_per_number=bytes_per_number)
-    return total + machine.seconds(head_flops(shape, batch), head)
+    return _call_seconds(shape, ((n, 0) for n in tokens), machine, bytes_per_number, batch)
 
 
 def step_seconds(
     shape: DecoderShape, cached: Iterable[int], machine: Machine, *, bytes_per_number: int, batch: int = 1
 ) -> float:
     """Shortest possible decoding step with `cached` tokens of each row in the cache of each layer."""
+    return _call_seconds(shape, ((1, n) for n in cached), machine, bytes_per_number, batch)
+
+
+def _call_seconds(
+    shape: DecoderShape, layers: Iterable[tuple[int, int]], machine: Machine, bytes_per_number: int, batch: int
+) -> float:
+    """Shortest possible call of all layers and the head. layers: (new tokens, cached tokens) of each row in each."""
     total = sum(
         machine.seconds(
-            batch * layer_flops(shape, 1, past=n),
-            layer_bytes(shape, 1, bytes_per_number=bytes_per_number, batch=batch, past=n),
+            batch * layer_flops(shape, new, past=past),
+            layer_bytes(shape, new, bytes_per_number=bytes_per_number, batch=batch, past=past),
         )
-        for n in cached
+        for new, past in layers
     )
     head = head_bytes(shape, batch, bytes_per_number=bytes_per_number)
     return total + machine.seconds(head_flops(shape, batch), head)

@@ -15,12 +15,12 @@ from typing import Any
 from vlm_pruner.console import DENSE
 from vlm_pruner.cost import accounting, budgets
 from vlm_pruner.cost.accounting import Accounting
-from vlm_pruner.cost.budgets import Budget, Make
+from vlm_pruner.cost.budgets import Budget
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.sights import BLIND, RESIZE, Grid, Sight, largest_grid
 from vlm_pruner.methods import Pruner, maker
-from vlm_pruner.methods.words import printed_name
+from vlm_pruner.methods.words import Make, printed_name
 
 DRAWS = 1_000_000  # more than the batches of any run, so that runs with neighbouring seeds share no draw
 LABELS = {DENSE: "dense", RESIZE: "resize", BLIND: "blind"}  # of arms that are no methods

@@ -59,18 +59,21 @@ def get_anyres_image_grid_shape(image_size: Size, grid_pinpoints: Pinpoints, pat
     return width // patch_size, height // patch_size
 
 
+def scaled_to_fit(size: Size, canvas: Size) -> tuple[Size, Size]:
+    """(size, left top corner) of a picture scaled to fit a canvas and centred on it."""
+    across, down = canvas[0] / size[0], canvas[1] / size[1]
+    if across < down:
+        width, height = canvas[0], min(math.ceil(size[1] * across), canvas[1])
+    else:
+        width, height = min(math.ceil(size[0] * down), canvas[0]), canvas[1]
+    return (width, height), ((canvas[0] - width) // 2, (canvas[1] - height) // 2)
+
+
 def resize_and_pad_image(image: Image.Image, target_resolution: Size) -> Image.Image:
     """Scales a picture to fit a canvas, centred on black."""
-    width, height = image.size
-    target_width, target_height = target_resolution
-    scale_w, scale_h = target_width / width, target_height / height
-    if scale_w < scale_h:
-        new_width, new_height = target_width, min(math.ceil(height * scale_w), target_height)
-    else:
-        new_width, new_height = min(math.ceil(width * scale_h), target_width), target_height
-    canvas = Image.new("RGB", (target_width, target_height), (0, 0, 0))
-    corner = ((target_width - new_width) // 2, (target_height - new_height) // 2)
-    canvas.paste(image.resize((new_width, new_height)), corner)
+    canvas = Image.new("RGB", target_resolution, (0, 0, 0))
+    size, corner = scaled_to_fit(image.size, target_resolution)
+    canvas.paste(image.resize(size), corner)
     return canvas
 
 

@@ -7,7 +7,6 @@ picture. Nothing here needs torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -132,15 +131,14 @@ class Fit:
 
     def _unpadded(self, size: Size) -> Box:
         """The part of the canvas that remains once the black bars are cut off, in pixels of the picture."""
-        from vlm_pruner.geometry.anyres import select_best_resolution, unpadded_region
+        from vlm_pruner.geometry.anyres import scaled_to_fit, select_best_resolution, unpadded_region
 
         canvas = select_best_resolution(size, self.canvases)
         grid = (canvas[1] // self.pixels * self.base, canvas[0] // self.pixels * self.base)
         rows, columns = unpadded_region(grid, size, rounds=self.rounds)
         self._check_grid(size, (rows.stop - rows.start, columns.stop - columns.start))
-        scaled = _scaled(size, canvas)
+        scaled, (left, top) = scaled_to_fit(size, canvas)
         patch = self.pixels / self.base
-        left, top = ((outer - inner) // 2 for outer, inner in zip(canvas, scaled, strict=True))
         across, down = size[0] / scaled[0], size[1] / scaled[1]
         return (
             (columns.start * patch - left) * across,
@@ -169,14 +167,6 @@ class Fit:
             for number, (x, y) in enumerate(corners)
         ]
         return [*views, GridView("overview", whole, self.rows, self.columns, len(views) * tokens)]
-
-
-def _scaled(size: Size, canvas: Size) -> Size:
-    """The picture's size once scaled to fit a canvas."""
-    width, height = canvas[0] / size[0], canvas[1] / size[1]
-    if width < height:
-        return canvas[0], min(math.ceil(size[1] * width), canvas[1])
-    return min(math.ceil(size[0] * height), canvas[0]), canvas[1]
 
 
 def _tile_grid(size: Size, count: int) -> Size:

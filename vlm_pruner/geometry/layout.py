@@ -96,6 +96,14 @@ class TokenLayout:
             self._copies[key] = coords.to(like.device, non_blocking=True)
         return self._copies[key]
 
+    def with_newlines(self, length: int) -> TokenLayout:
+        """With a newline token after every `length` tokens, one step to the right of the last of them."""
+        lines = self.coords.reshape(-1, length, self.coords.shape[1])
+        newlines = lines[:, -1:].clone()
+        newlines[..., -2] += 1
+        coords = torch.cat([lines, newlines], dim=1).flatten(0, 1)
+        return TokenLayout(coords, self.diagonal, Lines.of(len(lines), length))
+
     def part(self, tokens: Tensor) -> TokenLayout:
         """The layout of some of the tokens, long [n]."""
         tokens = tokens.to(self.coords.device)

@@ -13,9 +13,7 @@ D_max is that of a frame's grid, sqrt(2) * side, whatever the newlines.
 
 from __future__ import annotations
 
-import torch
-
-from vlm_pruner.geometry.layout import Lines, TokenLayout
+from vlm_pruner.geometry.layout import TokenLayout
 
 NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
 
@@ -23,16 +21,5 @@ NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
 def video_layout(frames: int, side: int, newlines: str) -> TokenLayout:
     """The layout of a video; `newlines` is one of NEWLINE_POSITIONS."""
     grid = TokenLayout.video(frames, side, side)
-    time, rows = torch.arange(frames, device="cpu"), torch.arange(side, device="cpu")
-    if newlines == "grid":
-        columns = torch.arange(side + 1, device="cpu")
-        coords = torch.cartesian_prod(time, rows, columns)[:, [0, 2, 1]]
-        return TokenLayout(coords.float(), grid.diagonal, Lines.of(frames * side, side))
-    ends = {"frame": time, "one_token": time[-1:], "no_token": time[:0]}[newlines]
-    corners = torch.stack([ends, torch.full_like(ends, side), torch.full_like(ends, side - 1)], dim=1).float()
-    if newlines == "frame":
-        each = grid.coords.reshape(frames, side * side, 3)
-        coords = torch.cat([each, corners[:, None]], dim=1).flatten(0, 1)
-        return TokenLayout(coords, grid.diagonal, Lines.of(frames, side * side))
-    lines = Lines.of(1, len(grid)) if len(corners) else None
-    return TokenLayout(torch.cat([grid.coords, corners]), grid.diagonal, lines)
+    length = {"grid": side, "frame": side**2, "one_token": len(grid), "no_token": 0}[newlines]
+    return grid.with_newlines(length) if length else grid

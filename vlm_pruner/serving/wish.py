@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
 
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods import Pruner, get, names
@@ -67,31 +66,18 @@ def parse(asked: object, gives: frozenset[str] = AT_INPUT) -> Wish | None:
         )
     budget = {key: settings.pop(key) for key in BUDGET if settings.get(key) is not None}
     settings = {key: value for key, value in settings.items() if key not in BUDGET}
-    return _wish(from_words(name, budget, {**settings, "layer": 0}))
-
-
-def parse_text(text: str) -> Wish | None:
-    """The wish of a canonical text; None for an empty one."""
-    return _of_text(text) if text else None
+    method = from_words(name, budget, {**settings, "layer": 0})
+    values = {one.name: getattr(method, one.name) for one in fields(method) if getattr(method, one.name) != one.default}
+    return Wish(method, json.dumps({"method": method.name, **values}, sort_keys=True))
 
 
 @lru_cache(maxsize=1024)
-def _of_text(text: str) -> Wish:
+def parse_text(text: str) -> Wish | None:
+    """The wish of a canonical text; None for an empty one."""
+    if not text:
+        return None
     settings = json.loads(text)
     return Wish(get(settings.pop("method"))(**settings), text)
-
-
-def _wish(method: Pruner) -> Wish:
-    return Wish(method, json.dumps({"method": method.name, **_set_fields(method)}, sort_keys=True))
-
-
-def _set_fields(method: Pruner) -> dict[str, Any]:
-    """The fields that differ from their defaults."""
-    return {
-        one.name: getattr(method, one.name)
-        for one in fields(method)
-        if one.default is MISSING or getattr(method, one.name) != one.default
-    }
 
 
 def fitting(gives: frozenset[str] = AT_INPUT) -> list[str]:

@@ -72,7 +72,7 @@ class KeptPositions:
 
     def _item(self, feature: Any) -> Item:
         where = feature.mm_position
-        pruned = feature.modality == "image" and has_wish(feature.data) is not None
+        pruned = feature.modality == "image" and has_wish(feature.data)
         return Item(where.offset, where.length, self.whole_tokens(feature.data) if pruned else where.length)
 
     def embed_input_ids(

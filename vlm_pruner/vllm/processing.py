@@ -148,7 +148,7 @@ def _refusal(message: str) -> VLLMValidationError:
     return VLLMValidationError(f"{KEY}: {message}", parameter=f"mm_processor_kwargs.{KEY}")
 
 
-def has_wish(data: Mapping[str, Any] | None) -> Tensor | None:
-    """The FIELD of a picture, if it has a wish; otherwise None."""
+def has_wish(data: Mapping[str, Any] | None) -> bool:
+    """Whether a picture's fields hold a wish."""
     field = None if data is None or FIELD not in data else data[FIELD].data
-    return field if isinstance(field, Tensor) and field.numel() else None
+    return isinstance(field, Tensor) and field.numel() > 0
