@@ -62,6 +62,13 @@ def test_the_pages_example_runs(file: Path) -> None:
         words.from_words(f"{file}:ContrastPruner:radius=0", {"keep_tokens": 7})
 
 
+@pytest.mark.parametrize("kind", ["dict[str, int]", "int | str", "torch.Tensor | None"])
+def test_a_setting_of_a_type_that_has_no_words_is_refused(kind: str, file: Path) -> None:
+    file.write_text(EXAMPLE.replace("radius: float", f"radius: {kind}"))
+    with pytest.raises(PruningError, match=r"radius has the type .*(dict|int|Tensor).*; set it in Python"):
+        words.from_words(f"{file}:ContrastPruner:radius=2", {"keep_tokens": 7})
+
+
 @pytest.mark.parametrize("door", [name for name in DOORS if name != "page"])
 def test_every_door_reads_files_but_the_page(door: str, file: Path) -> None:
     method = DOORS[door](f"{file}:ContrastPruner", "radius=3")

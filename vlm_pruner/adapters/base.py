@@ -85,9 +85,7 @@ def grid_fit(layout: TokenLayout, kind: str = "stretch", pixels: int = 0) -> Fit
 
 def named_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A forward call's arguments by name, positional ones included."""
-    if (
-        not args
-    ):  # how `generate` calls at every step: reading the signature would take longer than everything else here
+    if not args:  # so `generate` calls at every step, and reading the signature takes longer than all else here
         return kwargs
     return {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
 
@@ -96,6 +94,13 @@ def encoded(call: dict[str, Any], kind: str) -> Any:
     """Features of the call's images or videos (`kind`), if `generate` has encoded them beforehand; otherwise None."""
     output = (call.get("mm_encoder_outputs") or {}).get(kind)
     return None if output is None else output.pooler_output
+
+
+def picture_count(call: dict[str, Any]) -> int:
+    """Pictures, or tiles of pictures, that the call brings along."""
+    features = encoded(call, "image")
+    pictures = call.get("pixel_values") if features is None else features
+    return 0 if pictures is None else len(pictures)
 
 
 def placeholders(call: dict[str, Any], token_id: int) -> list[list[int]]:

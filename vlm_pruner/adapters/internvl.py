@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from vlm_pruner.adapters.base import Adapter, check_not_cut, encoded, lay_out, named_arguments, placeholders, runs
+from vlm_pruner.adapters.base import Adapter, check_not_cut, lay_out, named_arguments, picture_count, placeholders, runs
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.geometry.layout import TokenLayout, VisualSpan
@@ -29,10 +29,8 @@ class InternVLAdapter(Adapter):
 
     def spans(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[VisualSpan]]:
         call = named_arguments(self.entry, args, kwargs)
-        features = encoded(call, "image")
-        tiles = call.get("pixel_values") if features is None else features
-        layouts = [] if tiles is None else self._layouts(call, len(tiles))
-        return lay_out(call, {self.model.config.image_token_id: layouts})
+        tiles = picture_count(call)
+        return lay_out(call, {self.model.config.image_token_id: self._layouts(call, tiles) if tiles else []})
 
     def fit(self, layout: TokenLayout) -> Fit | None:
         if len(layout) == self._side**2 and layout.coords.shape[1] == 3:

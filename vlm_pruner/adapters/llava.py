@@ -9,12 +9,12 @@ from torch import nn
 from vlm_pruner.adapters.base import (
     Adapter,
     check_one_token_a_patch,
-    encoded,
     grid_fit,
     has_class_token,
     lay_out,
     lay_out_rows,
     named_arguments,
+    picture_count,
     tokens_by_size,
 )
 from vlm_pruner.adapters.clip_tower import ClipTower
@@ -56,7 +56,4 @@ class LlavaAdapter(Adapter):
         call, token_id = named_arguments(self.entry, args, kwargs), self.model.config.image_token_id
         if self._layout is None:
             return lay_out_rows(call, token_id, tokens_by_size(call, self.model.config.vision_config.patch_size))
-        features = encoded(call, "image")
-        pictures = call.get("pixel_values") if features is None else features
-        layouts = [] if pictures is None else [self._layout] * len(pictures)
-        return lay_out(call, {token_id: layouts})
+        return lay_out(call, {token_id: [self._layout] * picture_count(call)})

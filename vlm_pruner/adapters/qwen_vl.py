@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlm_pruner.adapters.base import (
     Adapter,
     check_not_cut,
+    encoded,
     named_arguments,
     placeholder_positions,
     placeholders,
@@ -59,10 +60,10 @@ class QwenVLAdapter(Adapter):
         """Shapes of the images (or videos) in this call. `generate` encodes them first and omits their grids."""
         merge, thw = self._merge, call.get(f"{kind}_grid_thw")
         grids: list[_Shape] = [] if thw is None else [(t, h // merge, w // merge) for t, h, w in thw.tolist()]
-        encoded = (call.get("mm_encoder_outputs") or {}).get(kind)
-        if encoded is None:
+        features = encoded(call, kind)
+        if features is None:
             return grids if call.get(pixels) is not None else []
-        sizes = [len(features) for features in encoded.pooler_output]
+        sizes = list(map(len, features))
         return grids if sizes == [math.prod(grid) for grid in grids] else [(size,) for size in sizes]
 
     def _span(self, where: list[int], shape: _Shape, call: dict[str, Any], row: int) -> VisualSpan:
@@ -84,9 +85,8 @@ def _shape_of(where: list[int], rotary: Tensor | None, row: int) -> _Shape:
     """(t, h, w) of the tokens at `where` [n], derived from their rotary positions, which count rows and columns."""
     n = len(where)
     if rotary is not None and rotary.ndim == 3:
-        first = slice(
-            where[0], where[0] + runs(where)[0]
-        )  # text separates a Qwen3-VL video's frames: one frame gives the shape
+        # Text separates a Qwen3-VL video's frames: the first one gives the shape.
+        first = slice(where[0], where[0] + runs(where)[0])
         h, w = (int(axis.max() - axis.min()) + 1 for axis in rotary[-2:, row, first])
         if n % (h * w) == 0:
             return n // (h * w), h, w

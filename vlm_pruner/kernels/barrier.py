@@ -19,8 +19,9 @@ from torch import Tensor
 
 @triton.jit
 def wait_for_all(counter, passed, C: tl.constexpr):
-    """Waits for all C programs of the image. Returns the number of barriers passed; `counter` counts arrivals.
+    """Waits for all C programs of the image. Returns the number of barriers passed.
 
+    counter: int32 [], arrivals at all barriers; zero at the launch.
     Load other programs' writes past the first-level cache (.cg) afterwards, which does not see them.
     """
     passed += 1
@@ -39,8 +40,3 @@ def programs(like: Tensor, images: int, blocks: int) -> int:
         return 1
     processors = torch.cuda.get_device_properties(like.device).multi_processor_count
     return max(1, min(blocks, processors // images))
-
-
-def counters(like: Tensor, images: int) -> Tensor:
-    """Int [I], zeros: one counter per image, for one launch."""
-    return torch.zeros(images, dtype=torch.int32, device=like.device)

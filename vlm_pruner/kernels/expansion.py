@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vlm_pruner.kernels import WINDOW
-from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
+from vlm_pruner.kernels.barrier import programs, wait_for_all
 from vlm_pruner.selection.expansion import Expansion
 
 _LAST = tl.constexpr(3.0e38)  # score of a token that cannot be judged
@@ -352,9 +352,10 @@ def expand(
     near, free, rank, ranked = torch.empty(4, images, n, dtype=torch.int32, device=device)
     each = programs(features, images, triton.cdiv(n, 64))
     squares = torch.empty(images, each, 2, WINDOW, WINDOW, device=device) if token_batch == 1 else sim
+    arrived = torch.zeros(images, dtype=torch.int32, device=device)
     _expand_kernel[(each, images)](
         features.float().contiguous(), coords.float().contiguous(), pivots.contiguous(), order, indices, nearest, sim,
-        dist, near, free, rank, ranked, squares, counters(features, images), n, q, pivots.shape[1], budget,
+        dist, near, free, rank, ranked, squares, arrived, n, q, pivots.shape[1], budget,
         *_parts(threshold), *_parts(threshold_step), spatial_weight, P=coords.shape[2], B=token_batch, W=WINDOW, BN=64,
         BJ=256, BS=min(1024, triton.next_power_of_2(n)), BQ=32, C=each, num_warps=8,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vlm_pruner.kernels.barrier import counters, programs, wait_for_all
+from vlm_pruner.kernels.barrier import programs, wait_for_all
 
 _NO_TOKEN = tl.constexpr(2**31 - 1)
 
@@ -91,8 +91,9 @@ def choose_pivots(keys: Tensor, count: int) -> Tensor:
     score = torch.empty(images, n, dtype=torch.float32, device=keys.device)
     best = torch.empty(images, 2, each, dtype=torch.float32, device=keys.device)
     best_token = torch.empty(images, 2, each, dtype=torch.int32, device=keys.device)
+    arrived = torch.zeros(images, dtype=torch.int32, device=keys.device)
     _pivots_kernel[(each, images)](
-        keys, pivots, score, best, best_token, counters(keys, images), n, d, count, BLOCK_N=height, BLOCK_D=width,
+        keys, pivots, score, best, best_token, arrived, n, d, count, BLOCK_N=height, BLOCK_D=width,
         C=each, SLOTS=triton.next_power_of_2(each), num_warps=8,
     )  # fmt: skip
     return pivots

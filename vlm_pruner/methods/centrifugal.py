@@ -15,6 +15,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import TokenLayout
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
+from vlm_pruner.selection.batched import stack
 
 
 @register("vlm-pruner", "VLM-Pruner", arxiv="2512.02700")
@@ -99,7 +100,7 @@ class CentrifugalPruner(Pruner):
         chosen: dict[int, Selection] = {}
         for numbers in alike.values():
             group = [views[number] for number in numbers]
-            hidden, keys = (_stacked([getattr(view, name) for view in group]) for name in ("hidden", "keys"))
+            hidden, keys = (stack([getattr(view, name) for view in group]) for name in ("hidden", "keys"))
             made = self._select(hidden, keys, [view.layout for view in group], group[0].budget)
             chosen.update(zip(numbers, made, strict=True))
         return [chosen[number] for number in range(len(views))]
@@ -113,7 +114,7 @@ class CentrifugalPruner(Pruner):
         settings: dict[str, Any] = {name: getattr(self, name) for name in names}
         if self.released:
             settings["stop_when_stuck"] = True
-        coords = _stacked([layout.normalised(features) for layout in layouts])
+        coords = stack([layout.normalised(features) for layout in layouts])
         grown = maths.expand(features, coords, pivots, budget, **settings)
         return [Selection(*parts) for parts in zip(*grown, pivots, strict=True)]
 
@@ -148,8 +149,3 @@ class CentrifugalPruner(Pruner):
                 f"a budget of {budget} is impossible with {n} visual tokens and {self.pivots} pivots; "
                 f"it must be {min(self.pivots, n)} to {n}"
             )
-
-
-def _stacked(parts: list[Tensor]) -> Tensor:
-    """[I, ...]. A single part is not copied."""
-    return parts[0][None] if len(parts) == 1 else torch.stack(parts)

@@ -39,9 +39,8 @@ class PoolPruner(Pruner):
 
 def pooling_cells(layout: TokenLayout, budget: int) -> list[int]:
     """The cell of each of the layout's tokens, numbered from 0 to budget - 1 in reading order; no cell is empty."""
-    columns = [layout.coords[:, axis].tolist() for axis in range(layout.coords.shape[1])]
-    x, y = columns[-2], columns[-1]
-    axes = [*columns[:-2], y, x]  # (frame,) row, column
+    *frame, x, y = layout.coords.T.tolist()
+    axes = [*frame, y, x]
     cells = [0] * len(layout)
     for number, tokens in enumerate(_cut(list(range(len(layout))), axes, budget)):
         for token in tokens:

@@ -19,7 +19,7 @@ from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection import fold
 from vlm_pruner.selection.residual import order_by_residual
-from vlm_pruner.selection.screening import channel_spread, largest_channels, screen_channels
+from vlm_pruner.selection.screening import screened, to_unit
 from vlm_pruner.selection.standing import nearest_kept
 
 UNSEEN = 0.05  # weight of the token least in favour; the one most in favour has 1.05
@@ -51,16 +51,13 @@ class ResidualPruner(Pruner):
 
     def _select(self, hidden: Tensor, weight: Tensor | None, budget: int) -> Selection:
         """weight: [N], the weight of each token's state, or None for equal weights."""
-        chosen = largest_channels(channel_spread(hidden), self.channels)
-        states = hidden.index_select(1, chosen).to(torch.promote_types(hidden.dtype, torch.float32))
+        states = screened(hidden, self.channels)
         rows = states - states.mean(dim=0)
         if not rows.isfinite().all():
             raise PruningError("cannot select visual tokens: their hidden states contain NaN or infinity")
         order = order_by_residual(rows if weight is None else rows * weight.to(rows)[:, None], budget)
         indices = order.sort().values
-        unit = screen_channels(hidden, self.channels)
-        nearest, similarity = nearest_kept(unit, indices)
-        return Selection(indices, order, nearest, similarity)
+        return Selection(indices, order, *nearest_kept(to_unit(states), indices))
 
     def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
         """Kept rows [R, d] after similarity-weighted aggregation, in the order of `selection.indices`."""

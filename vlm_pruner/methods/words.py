@@ -99,7 +99,8 @@ def _refuse_two(field: str, first: Any, second: Any) -> None:
 
 
 def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
-    known = [name for name in _types(method) if name not in BUDGET]
+    types = _types(method)
+    known = [name for name in types if name not in BUDGET]
     if field in BUDGET:
         raise PruningError(f"{spelled}={value} is a budget, not a setting: pass it as the budget")
     if field not in known:
@@ -107,8 +108,7 @@ def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
             f"{spelled}={value}: {spelled} means nothing to method {method.name!r}; leave it out, "
             f"or give one of its settings: {', '.join(known)}"
         )
-    default = next(entry.default for entry in fields(method) if entry.name == field)
-    return read(spelled, value, _types(method)[field], default)
+    return read(spelled, value, types[field], getattr(method, field, MISSING))
 
 
 def _types(method: type[Pruner]) -> dict[str, Any]:
@@ -122,37 +122,33 @@ def read(name: str, value: Any, kind: Any, example: Any = MISSING) -> Any:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if NoneType in kinds and (value is None or str(value).lower() in ("none", "null")):
         return None
-    (plain,) = (one for one in kinds if one is not NoneType)
+    plain = [one for one in kinds if one is not NoneType]
     try:
-        return _reader(plain)(value)
+        reader, described = _reader(*plain)
+    except (KeyError, TypeError):
+        raise PruningError(f"{name} has the type {kind}, which cannot be given as text; set it in Python") from None
+    try:
+        return reader(value)
     except (TypeError, ValueError, OverflowError):
         optional = " or None" if NoneType in kinds else ""
         shown = "" if example is MISSING or example is None else f"; write for example {name}={example}"
-        raise PruningError(f"{name}={value!r} is not {_described(plain)}{optional}{shown}") from None
+        raise PruningError(f"{name}={value!r} is not {described}{optional}{shown}") from None
 
 
-def _reader(kind: Any) -> Callable[[Any], Any]:
+def _reader(kind: Any) -> tuple[Callable[[Any], Any], str]:
+    """A parser of values of the `kind`, which raises ValueError, and the kind in words. KeyError for other kinds."""
     if get_origin(kind) is Literal:
-        return lambda value: _one_of(value, get_args(kind))
+        choices = get_args(kind)
+        return lambda value: choices[choices.index(value)], " or ".join(map(repr, choices))
     if get_origin(kind) is tuple:
-        return lambda value: tuple(_reader(get_args(kind)[0])(part) for part in _parts(value))
-    readers: dict[Any, Callable[[Any], Any]] = {bool: _truth, int: _whole, float: _number, str: str}
-    return readers[kind]
-
-
-def _described(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, get_args(kind)))
-    if get_origin(kind) is tuple:
-        return f"{_described(get_args(kind)[0]).removeprefix('a ')}s with commas between"
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "a name"}[kind]
+        part, described = _reader(get_args(kind)[0])
+        return lambda value: tuple(map(part, _parts(value))), f"{described.removeprefix('a ')}s with commas between"
+    return _READERS[kind]
 
 
 def _truth(value: Any) -> bool:
-    words = {"true": True, "false": False}
-    if isinstance(value, bool):
-        return value
-    return words[value.lower()] if isinstance(value, str) and value.lower() in words else _refuse()
+    word = str(value).lower()
+    return word == "true" if isinstance(value, bool | str) and word in ("true", "false") else _refuse()
 
 
 def _whole(value: Any) -> int:
@@ -167,10 +163,6 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else _refuse()
 
 
-def _one_of(value: Any, choices: tuple[Any, ...]) -> Any:
-    return value if value in choices else _refuse()
-
-
 def _parts(value: Any) -> list[Any]:
     """The parts of "8,16", "(8, 16)" or [8, 16]."""
     if isinstance(value, str):
@@ -180,3 +172,8 @@ def _parts(value: Any) -> list[Any]:
 
 def _refuse() -> Any:
     raise ValueError
+
+
+_READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    bool: (_truth, "True or False"), int: (_whole, "a whole number"), float: (_number, "a number"), str: (str, "a name")
+}  # fmt: skip

@@ -13,9 +13,6 @@ BLOCK_ELEMENTS = 2**21  # 8 MB in float32: fits into a processor's last-level ca
 def row_blocks(matrix: Tensor) -> Iterator[Tensor]:
     """Yields `matrix` [N, d] in blocks of consecutive rows, each in float32 (or float64)."""
     dtype = torch.promote_types(matrix.dtype, torch.float32)
-    if matrix.numel() <= BLOCK_ELEMENTS:
-        yield matrix.to(dtype)
-        return
     for block in matrix.split(max(1, BLOCK_ELEMENTS // matrix.shape[1])):
         yield block.to(dtype)
 

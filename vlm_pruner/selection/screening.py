@@ -10,14 +10,21 @@ from vlm_pruner.selection.blocks import row_blocks
 
 
 def screen_channels(hidden: Tensor, channels: int) -> Tensor:
-    """Unit rows [N, q] on the q = min(channels, d) channels of highest variance of `hidden` [N, d].
+    """Unit rows [N, q] of the `screened` channels: their inner products are the cosine similarities M_ij."""
+    return to_unit(screened(hidden, channels))
 
-    Inner products of the rows are the cosine similarities M_ij. Among equally varying channels the lower index wins.
-    The rows are float32, or float64 if `hidden` is.
+
+def screened(hidden: Tensor, channels: int) -> Tensor:
+    """A copy [N, q] of the q = min(channels, d) channels of highest variance of `hidden` [N, d].
+
+    Among equally varying channels the lower index wins. In float32, or float64 if `hidden` is.
     """
     chosen = largest_channels(channel_spread(hidden), channels)
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    rows = hidden.index_select(1, chosen).to(dtype)
+    return hidden.index_select(1, chosen).to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def to_unit(rows: Tensor) -> Tensor:
+    """Scales `rows` [N, q] to length 1, in place."""
     return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_(min=1e-12))
 
 
