@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from vlm_pruner.asking.answer import joint_probabilities
 from vlm_pruner.experiments import clock
 from vlm_pruner.experiments.arms import ModelFacts, make_arms
 from vlm_pruner.experiments.bootstrap import PictureBootstrap
 from vlm_pruner.experiments.clock import Cost
-from vlm_pruner.experiments.llava_answerer import _confidence
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.referee import FLOOR, TIME, TOKENS, matches
 from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Rules
@@ -164,7 +164,7 @@ def test_calibration_error_is_that_of_its_definition():
 def test_confidence_is_the_probability_up_to_the_end(ends):
     ids = torch.tensor([[3, 2, 0], [4, 5, 6], [7, 1, 1]])
     logits = [torch.randn(3, 9, generator=torch.Generator().manual_seed(n)) for n in range(3)]
-    counts, confidence = _confidence(ids, logits, ends)
+    counts, confidence = joint_probabilities(ids, logits, ends)
     assert counts == {None: [3, 3, 3], 2: [2, 3, 3]}.get(ends if not isinstance(ends, list) else 0, [2, 3, 1])
     for row, count in enumerate(counts):
         wanted = np.prod([float(logits[n][row].softmax(0)[ids[row, n]]) for n in range(count)])

@@ -93,10 +93,19 @@ class Watch(BaseStreamer):
         pass
 
 
-def joint_probability(ids: Sequence[int], logits: Sequence[Tensor]) -> float:
-    """Of the new tokens `ids`, given the logits [1, vocabulary] that each was chosen from."""
-    chosen = [step[0].float().log_softmax(dim=-1)[token] for token, step in zip(ids, logits, strict=True)]
-    return float(torch.stack(chosen).sum().exp())
+def joint_probabilities(
+    ids: Tensor, logits: Sequence[Tensor], ends: int | list[int] | None = None
+) -> tuple[list[int], list[float]]:
+    """Per row of new tokens `ids` [B, n]: how many up to its end, and their joint probability.
+
+    logits: n times [B, vocabulary]. ends: ids that end an answer.
+    """
+    ending = torch.tensor([] if ends is None else ends, device=ids.device).reshape(-1)
+    is_end = torch.isin(ids, ending).long()
+    counts = is_end.cumsum(dim=1) == is_end  # the first end counts too
+    log = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
+    chosen = log.gather(2, ids[:, :, None])[:, :, 0].masked_fill(~counts, 0.0)
+    return counts.sum(dim=1).tolist(), chosen.sum(dim=1).exp().tolist()
 
 
 def cache_bytes(cache: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from vlm_pruner import adapters
-from vlm_pruner.asking.answer import Answer, Watch, cache_bytes, joint_probability
+from vlm_pruner.asking.answer import Answer, Watch, cache_bytes, joint_probabilities
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.methods import Pruner
@@ -97,6 +97,7 @@ class Chat:
                 output_logits=confidence,
                 streamer=watch, stopping_criteria=StoppingCriteriaList([halt]),
             )  # fmt: skip
+        new = output.sequences[:, -len(watch.ids) :]
         # Keep the receipts only: the prefill's tensors behind them must not outlive the answer.
         images = tuple(pruning.receipts[-1].images) if pruning is not None else ()
         return Answer(
@@ -110,7 +111,7 @@ class Chat:
             visual_tokens=prompt.visual_tokens,
             kept=sum(image.n_after for image in images) if images else prompt.visual_tokens,
             images=images,
-            confidence=joint_probability(watch.ids, output.logits) if confidence else None,
+            confidence=joint_probabilities(new, output.logits)[1][0] if confidence else None,
         )
 
     def _check_length(self, prompt: Prompt, new_tokens: int) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers import DynamicCache
 
 from vlm_pruner import adapters, prune
-from vlm_pruner.asking.answer import cache_bytes
+from vlm_pruner.asking.answer import cache_bytes, joint_probabilities
 from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.decoder.towers import TowerOutput, TowerTap
@@ -122,7 +122,7 @@ class LlavaAnswerer(Answerer):
             seconds = (self._now() - started) / len(batch)
         receipts = {} if pruning is None else {image.row: image for image in pruning.receipts[-1].images}
         ids = output.sequences
-        lengths, confidences = _confidence(ids, output.logits, self.model.generation_config.eos_token_id)
+        lengths, confidences = joint_probabilities(ids, output.logits, self.model.generation_config.eos_token_id)
         vision = prepared.seconds / len(batch)
         kv_bytes = cache_bytes(cache) // len(batch)
         replies = []
@@ -211,18 +211,3 @@ class LlavaAnswerer(Answerer):
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
-
-
-def _confidence(
-    ids: torch.Tensor, logits: Sequence[torch.Tensor], ends: int | list[int] | None
-) -> tuple[list[int], list[float]]:
-    """Per row of new tokens `ids` [B, n]: how many up to its end, and their joint probability.
-
-    logits: n times [B, vocabulary]. ends: ids that end an answer.
-    """
-    ending = torch.tensor([] if ends is None else ends, device=ids.device).reshape(-1)
-    ended = torch.isin(ids, ending).long().cumsum(dim=1)
-    counts = (ended - torch.isin(ids, ending).long()) == 0  # the first end counts too
-    log = torch.stack([step.float().log_softmax(dim=-1) for step in logits], dim=1)
-    chosen = log.gather(2, ids[:, :, None])[:, :, 0].masked_fill(~counts, 0.0)
-    return counts.sum(dim=1).tolist(), chosen.sum(dim=1).exp().tolist()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vlm_pruner.methods.base import Pruner, Selection
+from vlm_pruner.methods.base import Pruner, Selection, overriding
 from vlm_pruner.methods.view import View
 
 
@@ -17,12 +17,7 @@ def once_per_picture(method: Pruner) -> Pruner:
     """A method that chooses as `method` does, and whose choices for equal neighbouring rows are one."""
     if method.needs:
         return method
-    sharing: Pruner = object.__new__(_sharing(type(method)))
-    vars(sharing).update(vars(method))
-    return sharing
 
-
-def _sharing(kind: type[Pruner]) -> type[Pruner]:
     def choose_all(self: Pruner, views: Sequence[View]) -> list[Selection]:
         firsts: list[View] = []
         which = []
@@ -30,10 +25,10 @@ def _sharing(kind: type[Pruner]) -> type[Pruner]:
             if not firsts or not _same(firsts[-1], view):
                 firsts.append(view)
             which.append(len(firsts) - 1)
-        chosen = kind.choose_all(self, firsts)
+        chosen = method.choose_all(firsts)
         return [chosen[number] for number in which]
 
-    return type(kind.__name__, (kind,), {"choose_all": choose_all})
+    return overriding(method, choose_all=choose_all)
 
 
 def _same(one: View, other: View) -> bool:

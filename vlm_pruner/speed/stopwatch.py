@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlm_pruner.methods import Pruner
-from vlm_pruner.methods.base import Selection
+from vlm_pruner.methods.base import Selection, overriding
 from vlm_pruner.methods.view import View
 
 _TOWERS = ("vision_tower", "visual", "multi_modal_projector", "mm_projector")
@@ -125,18 +125,13 @@ def tower_parts(model: nn.Module) -> list[nn.Module]:
 
 def timed(method: Pruner, around: Callable[[], Any]) -> Pruner:
     """The same method, which enters `around()` while it selects and merges."""
-    kind = type(method)
 
-    class Timed(kind):  # type: ignore[misc, valid-type]
-        def choose_all(self, views: Sequence[View]) -> list[Selection]:
-            with around():
-                chosen: list[Selection] = super().choose_all(views)
-            return chosen
+    def choose_all(self: Pruner, views: Sequence[View]) -> list[Selection]:
+        with around():
+            return method.choose_all(views)
 
-        def merge(self, hidden: Tensor, selection: Selection) -> Tensor:
-            with around():
-                merged: Tensor = super().merge(hidden, selection)
-            return merged
+    def merge(self: Pruner, hidden: Tensor, selection: Selection) -> Tensor:
+        with around():
+            return method.merge(hidden, selection)
 
-    Timed.__name__ = Timed.__qualname__ = kind.__name__
-    return Timed(**{entry.name: getattr(method, entry.name) for entry in fields(method) if entry.init})
+    return overriding(method, choose_all=choose_all, merge=merge)
