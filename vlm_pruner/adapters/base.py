@@ -131,7 +131,7 @@ def _embeddings() -> PruningError:
 
 
 def check_not_cut(call: dict[str, Any], positions: list[list[int]]) -> None:
-    """For families that end every picture with a word. positions: from `placeholders`.
+    """For families whose pictures end with a text token. positions: from `placeholders`.
 
     Raises PruningError if a row ends with a picture, as in a chunked prefill: each part would count as a whole one.
     """
@@ -144,7 +144,7 @@ def check_not_cut(call: dict[str, Any], positions: list[list[int]]) -> None:
 def lay_out(call: dict[str, Any], visuals: Mapping[int, list[TokenLayout]]) -> list[list[VisualSpan]]:
     """Spans per row. visuals: for each placeholder id, the layouts of all rows' pictures or videos, in order.
 
-    An id without layouts is not visual: without pictures, placeholders are words that a model may generate.
+    An id without layouts is not visual: without pictures, placeholders are tokens that a model may generate.
     """
     spans = rows_without_spans(call)
     for token_id, layouts in visuals.items():
@@ -190,7 +190,7 @@ def tokens_by_size(call: dict[str, Any], pixels: int) -> list[int]:
 
 
 def lay_out_rows(call: dict[str, Any], token_id: int, sizes: list[int]) -> list[list[VisualSpan]]:
-    """Spans per row of pictures whose rows of tokens each end with a word, as the prompts of Pixtral's tower have it.
+    """Spans per row of pictures whose rows of tokens each end with a text token, as in prompts for Pixtral's tower.
 
     sizes: visual tokens of the call's pictures, in order.
     """

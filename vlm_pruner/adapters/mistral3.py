@@ -1,6 +1,6 @@
-"""Mistral 3 (Mistral Small 3.1 and later): pictures of any size, one grid each, with a word after every row.
+"""Mistral 3 (Mistral Small 3.1 and later): pictures of any size, one grid each, with a text token after every row.
 
-The model treats the words that end rows and pictures ([IMG_BREAK], [IMG_END]) as text, so pruning always keeps them.
+The tokens that end rows and pictures ([IMG_BREAK], [IMG_END]) count as text, so pruning always keeps them.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class QwenVLAdapter(Adapter):
         for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
             shapes = self._shapes(call, kind, pixels)
             if not shapes:
-                continue  # the placeholder is a word that the model generated
+                continue  # the model generated the placeholder as text
             where = placeholders(call, self._placeholders[kind])
             check_not_cut(call, where)
             by_row = placeholder_positions(where, [math.prod(shape) for shape in shapes])

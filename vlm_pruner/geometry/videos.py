@@ -18,8 +18,12 @@ from vlm_pruner.geometry.layout import TokenLayout
 NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
 
 
+def newline_run(frames: int, side: int, newlines: str) -> int:
+    """Tokens that a newline ends each time; 0 where there are no newlines."""
+    return {"grid": side, "frame": side**2, "one_token": frames * side**2, "no_token": 0}[newlines]
+
+
 def video_layout(frames: int, side: int, newlines: str) -> TokenLayout:
     """The layout of a video; `newlines` is one of NEWLINE_POSITIONS."""
-    grid = TokenLayout.video(frames, side, side)
-    length = {"grid": side, "frame": side**2, "one_token": len(grid), "no_token": 0}[newlines]
-    return grid.with_newlines(length) if length else grid
+    grid, run = TokenLayout.video(frames, side, side), newline_run(frames, side, newlines)
+    return grid.with_newlines(run) if run else grid

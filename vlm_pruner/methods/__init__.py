@@ -1,7 +1,7 @@
 """Pruning methods, one per file. `get(name)` returns one, `names()` lists them.
 
-A method's file in this folder is found by itself; no list names it. A method that lives elsewhere comes from an
-installed package (entry points in the group `vlm_pruner.methods`) or from a file (`maker("my_file.py:MyPruner")`).
+Every method in this folder is found automatically; no list names them. Methods from elsewhere come from an installed
+package (entry points in the group `vlm_pruner.methods`) or from a file (`maker("my_file.py:MyPruner")`).
 """
 
 from importlib import import_module

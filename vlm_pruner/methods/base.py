@@ -37,7 +37,7 @@ class Selection:
     indices:    long [R], ascending. order: long [R], the same tokens in order of selection.
     nearest:    long [N], position in `indices` of the kept token that each token is most similar to (a kept token
                 points to itself); None for methods that merge nothing.
-    similarity: float [N], similarity of each token to that kept token; None likewise.
+    similarity: float [N], similarity of each token to that kept token; None for methods that merge nothing.
     pivots:     long [P], tokens that selection started from, in order; None for methods without pivots.
     into:       long [N], position in `indices` of the row that each token became a part of (a kept token: its own),
                 or -1 for a token that is lost; None for methods that merge nothing, or into `nearest`.
@@ -73,9 +73,9 @@ class Pruner:
     per_frame:       whether each frame of a video has that budget and is pruned on its own, instead of the whole video.
     renumber:        whether the remaining tokens get consecutive positions. By default they keep their own, which
                      preserves where a token was in the picture; several methods' published code renumbers.
-    newlines:        what becomes of newline tokens (LLaVA-NeXT, LLaVA-OneVision, LLaVA-Video). "prunable": chosen and
-                     counted like any other token. "of-kept-rows": neither chosen nor counted, but kept, in addition to
-                     the budget, where their line keeps a token, as public ports of several methods do.
+    newlines:        how to treat newline tokens (LLaVA-NeXT, LLaVA-OneVision, LLaVA-Video). "prunable": like any other
+                     token. "of-kept-rows": neither chosen nor counted, but kept on top of the budget if their line
+                     keeps a token, as public ports of several methods do.
     calibrate:       what to add to attention in the layers from `layer` on, while prefilling and while decoding.
                      "size": log s for a kept token that stands for s tokens, itself and those merged into it (or, if
                      nothing merges, those most similar to it). "size+distance": also log(2 - D), where D is the mean

@@ -88,7 +88,7 @@ class CentrifugalPruner(Pruner):
     @torch.no_grad()
     def choose_all(self, views: Sequence[View]) -> list[Selection]:
         """Like `choose` for each. The GPU kernels choose from all images of one size in one launch."""
-        # A subclass that chooses in another way is asked image by image.
+        # A subclass with its own choice makes it image by image.
         own = type(self).choose is CentrifugalPruner.choose and type(self).select is CentrifugalPruner.select
         if not own or not all(kernels.loaded(self._backend(view.hidden)) for view in views):
             return super().choose_all(views)

@@ -57,9 +57,7 @@ def cell_middles(coords: Tensor, cell: Tensor, count: int) -> Tensor:
     apart = (coords.cpu() - means[cell]).pow(2).sum(dim=1)
     order = apart.argsort(stable=True)
     order = order[cell[order].argsort(stable=True)]  # by cell, then by distance
-    starts = torch.bincount(cell, minlength=count).cumsum(0).roll(1)
-    starts[0] = 0
-    return order[starts]
+    return order[torch.searchsorted(cell[order], torch.arange(count, device="cpu"))]
 
 
 def _cut(tokens: list[int], axes: Sequence[Sequence[float]], count: int) -> list[list[int]]:

@@ -29,7 +29,7 @@ def stage_budgets(
     """Tokens to keep at each stage, in proportion to `weights` but never more than `tokens`, for a `mean` over layers.
 
     The result falls short of the mean by less than one token, and exceeds it only if a stage would keep none otherwise.
-    Raises PruningError for a stage behind the last layer.
+    Raises PruningError for a stage beyond the last layer.
     """
     if layers[-1] >= depth:
         raise PruningError(

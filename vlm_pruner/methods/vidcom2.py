@@ -26,8 +26,8 @@ def frame_weights(uniqueness: Tensor, temperature: float) -> Tensor:
 def vidcom2_order(features: Tensor, frame: Tensor, budget: int, temperature: float = 0.01) -> Tensor:
     """Order of choice, long [budget]. features: [N, d]. frame: long [N], ascending, each token's frame, from 0.
 
-    A frame is as unique as its tokens are unlike the video's mean, and a token as it is unlike that mean and its
-    frame's: minus the cosines.
+    A frame's uniqueness is minus the mean cosine of its tokens to the video's mean token. A token's score is minus its
+    cosines to that mean and to its frame's mean.
     """
     count = int(frame[-1]) + 1
     unit = normalize(features, dim=1)

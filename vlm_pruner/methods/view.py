@@ -25,7 +25,7 @@ class View:
 
         View(hidden, keys, TokenLayout.grid(24, 24), budget=64, text_hidden=text)
 
-    Reading a field that nobody supplies raises PruningError.
+    Reading a field without a value raises PruningError.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class View:
 
     @cached_property
     def text_embeddings(self) -> Tensor:
-        """[T, d], the text tokens likewise."""
+        """[T, d], the text tokens as inputs of the first decoder layer."""
         raise self.missing("text_embeddings")
 
     @cached_property

@@ -44,7 +44,7 @@ def _total(parts: list[Tensor]) -> Tensor:
 
 
 def largest_channels(spread: Tensor, channels: int) -> Tensor:
-    """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], of equal ones the lowest.
+    """Long [q], ascending: the q = min(channels, d) channels of largest `spread` [d], ties to the lowest index.
 
     NaN counts as the largest, so that it stays visible.
     """

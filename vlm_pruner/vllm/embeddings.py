@@ -17,7 +17,7 @@ from vlm_pruner.vllm.processing import FIELD, wish_of
 
 
 class PrunedEmbeddings(KeptPositions):
-    """Goes before a vLLM model class in the list of bases."""
+    """A mixin: list it before a vLLM model class."""
 
     fixed_size = False
 
@@ -59,7 +59,7 @@ class PrunedEmbeddings(KeptPositions):
     def _prune(self, rows: Tensor, layout: TokenLayout, wish: Wish | None, seen: dict[str, Tensor]) -> Tensor:
         """[R, c] of a picture's rows [N, c], of which the first `hidden_size` channels enter the decoder.
 
-        Behind them Qwen3-VL has what later layers add (DeepStack): kept tokens keep theirs unmerged.
+        Qwen3-VL appends what later layers add (DeepStack): kept tokens keep theirs unmerged.
         """
         if wish is None:
             return rows

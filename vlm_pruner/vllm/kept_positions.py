@@ -1,10 +1,10 @@
 """Kept tokens keep their positions.
 
 vLLM numbers tokens 0, 1, 2, ..., unless a configuration says M-RoPE: then it asks the model once per request, before
-the vision tower runs. So here text gets its position in the un-pruned prompt, which follows from sizes; all tokens of a
-pruned picture get that of its first; and each kept token's offset from there travels behind its embedding.
-`embed_input_ids` takes the offsets off, and `forward` adds them. Nothing is remembered between steps, so chunks of a
-prefill, preemption and cached prefixes need no care.
+the vision tower runs. Here text tokens get their positions in the un-pruned prompt, which follow from sizes, and all
+tokens of a pruned picture get that of its first token. Each kept token's offset from there travels as extra channels of
+its embedding: `embed_input_ids` takes the offsets off, and `forward` adds them. Nothing is remembered between steps, so
+chunks of a prefill, preemption and cached prefixes need no special care.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROOM = 256  # a step may be padded beyond the scheduler's limit
 
 
 class KeptPositions:
-    """Goes before a vLLM model class in the list of bases.
+    """A mixin: list it before a vLLM model class.
 
     Not derived from SupportsMRoPE: the `__init__` of a Protocol would take the place of the model's, and vLLM looks for
     the two members only. A subclass defines `whole_tokens` and, if its decoder has one axis, `unpruned_positions`.
@@ -36,12 +36,12 @@ class KeptPositions:
     decoder_axes = AXES
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        self_keeps = bool(vllm_config.model_config.uses_mrope)
-        check_engine(vllm_config, self_keeps)
+        keeps = bool(vllm_config.model_config.uses_mrope)
+        check_engine(vllm_config, keeps)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.keeps_positions = self_keeps
+        self.keeps_positions = keeps
         self.hidden_size = int(vllm_config.model_config.get_inputs_embeds_size())
-        if self_keeps:
+        if keeps:
             room = vllm_config.scheduler_config.max_num_batched_tokens + _ROOM
             # One buffer for all steps, so that a CUDA graph finds it again.
             self.offsets = torch.zeros(AXES, room, dtype=torch.int64, device=vllm_config.device_config.device)
@@ -56,7 +56,7 @@ class KeptPositions:
         raise NotImplementedError
 
     def unpruned_positions(self, tokens: list[int], features: list[Any]) -> tuple[Tensor, int]:
-        """Positions [3, T] of an un-pruned prompt, and how far the next one lies behind T."""
+        """Positions [3, T] of an un-pruned prompt, and how far beyond T the next position is."""
         return super().get_mrope_input_positions(tokens, features)  # type: ignore[misc]
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
@@ -95,7 +95,7 @@ class KeptPositions:
         return list(rows)
 
     def with_offsets(self, rows: Tensor, offsets: Tensor) -> Tensor:
-        """rows [R, c] with offsets [R, 3] behind them, if the engine keeps positions."""
+        """rows [R, c], with offsets [R, 3] appended as channels if the engine keeps positions."""
         return with_offsets(rows, offsets) if self.keeps_positions else rows
 
     def forward(

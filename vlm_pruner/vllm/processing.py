@@ -37,7 +37,7 @@ class PruningContext(InputProcessingContext):
 
 
 class PruningInfo:
-    """Goes before a model's own ProcessingInfo in the list of bases.
+    """A mixin: list it before a model's own ProcessingInfo.
 
     fixed_size: whether all pictures have the same number of tokens. gives: what methods may need of this model.
     """
@@ -54,7 +54,7 @@ class PruningInfo:
 
 
 class PruningProcessor:
-    """Goes before a model's own MultiModalProcessor in the list of bases."""
+    """A mixin: list it before a model's own MultiModalProcessor."""
 
     info: Any
 

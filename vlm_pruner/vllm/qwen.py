@@ -16,7 +16,7 @@ from vlm_pruner.vllm.processing import PruningInfo, PruningProcessor
 
 
 class ThreeAxes(PrunedEmbeddings):
-    """Positions in time, height and width; a picture's pixels lie behind each other, as its grid says."""
+    """Positions in time, height and width. All pictures share one array of pixels; their grids tell its parts."""
 
     config: Any
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, limited_grid, unpadded_region
-from vlm_pruner.geometry.layout import Lines, Released, TokenLayout, VisualSpan
+from vlm_pruner.geometry.layout import Released, TokenLayout, VisualSpan
 from vlm_pruner.geometry.tiles import base_coords, released_layout, unpadded_layout
 from vlm_pruner.llava.model.llava_config import AnyLlavaConfig
 
@@ -66,7 +66,7 @@ def tiled_view(
     side = square_side(features.shape[1])
     if features.shape[0] == 1:
         base = single_view(features[0])
-        return base if newline is None else _append_newline(base, newline, side)
+        return base if newline is None else _append_newline(base, newline)
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
@@ -132,11 +132,9 @@ def _cut(grid: Tensor, across: int, down: int) -> Tensor:
     return grid.reshape(down, side, across, side, depth).transpose(1, 2).reshape(down * across, side * side, depth)
 
 
-def _append_newline(base: ImageTokens, newline: Tensor, side: int) -> ImageTokens:
-    corner = torch.tensor([[float(side), side - 1.0]])
+def _append_newline(base: ImageTokens, newline: Tensor) -> ImageTokens:
     features = torch.cat([base.features, newline.to(base.features)[None]])
-    coords = torch.cat([base.layout.coords, corner])
-    return ImageTokens(features, TokenLayout(coords, base.layout.diagonal, Lines.of(1, side**2)))
+    return ImageTokens(features, base.layout.with_newlines(len(base.layout)))
 
 
 def _tiles(features: Tensor, image_size: tuple[int, int], tile_pixels: int, config: AnyLlavaConfig) -> tuple[int, int]:

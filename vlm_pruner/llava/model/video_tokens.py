@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, video_layout
+from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, newline_run, video_layout
 from vlm_pruner.llava.model.image_tokens import ImageTokens, square_side
 from vlm_pruner.llava.model.llava_config import LlavaQwenConfig
 
@@ -45,16 +45,18 @@ def video_tokens(features: Tensor, config: LlavaQwenConfig, newline: Tensor | No
     pooled = pool_frames(features, config.mm_spatial_pool_mode)
     frames, side = pooled.shape[:2]
     position = config.mm_newline_position if newline is not None else "no_token"
-    tokens = pooled if newline is None else _with_newlines(pooled, newline.to(pooled), position)
-    return ImageTokens(tokens.reshape(-1, features.shape[-1]), video_layout(frames, side, position))
+    if newline is not None and (run := newline_run(frames, side, position)):
+        runs = pooled.reshape(-1, run, pooled.shape[-1])
+        pooled = torch.cat([runs, newline.to(runs).expand(len(runs), 1, -1)], dim=1)
+    return ImageTokens(pooled.reshape(-1, features.shape[-1]), video_layout(frames, side, position))
 
 
 def count_video(frames: int, side: int, config: LlavaQwenConfig) -> int:
     """N of `video_tokens` for a video of `frames`; `side`: tokens along the tower's edge."""
     position = config.mm_newline_position if config.mm_patch_merge_type == "spatial_unpad" else "no_token"
     s = _pooled_side(side, config.mm_spatial_pool_mode)
-    newlines = {"grid": frames * s, "frame": frames, "one_token": 1, "no_token": 0}[position]
-    return frames * s**2 + newlines
+    run = newline_run(frames, s, position)
+    return frames * s**2 + (frames * s**2 // run if run else 0)
 
 
 def _pooled_side(side: int, mode: str) -> int:
@@ -71,13 +73,3 @@ def pool_frames(features: Tensor, mode: str) -> Tensor:
         pool = functional.avg_pool2d if mode == "average" else functional.max_pool2d
         maps = pool(maps, STRIDE)
     return maps.permute(0, 2, 3, 1)
-
-
-def _with_newlines(frames: Tensor, newline: Tensor, position: str) -> Tensor:
-    """Frames [F, s, s, d] and the newline [d], row by row, as tokens whose last axis is d."""
-    if position == "grid":
-        return torch.cat([frames, newline.expand(*frames.shape[:2], 1, -1)], dim=2)
-    if position == "frame":
-        return torch.cat([frames.flatten(1, 2), newline.expand(frames.shape[0], 1, -1)], dim=1)
-    tokens = frames.flatten(0, 2)
-    return torch.cat([tokens, newline[None]]) if position == "one_token" else tokens
