@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import vlm_pruner as vp
+from vlm_pruner.decoder.views import PrefillView
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.view import FIELDS, View
@@ -151,3 +152,7 @@ def test_a_view_has_what_it_is_given_and_names_what_it_is_not():
             getattr(view(), name)
     with pytest.raises(TypeError, match="no depth_map; it may have attend, attend_next"):
         view(depth_map=text)
+
+
+def test_a_running_decoder_supplies_every_field_of_a_view():
+    assert set(vars(PrefillView)) >= FIELDS

@@ -144,3 +144,14 @@ def test_every_setting_of_every_method_can_be_typed_in(name: str) -> None:
     method = words.from_words(name, {"keep_tokens": 64})
     typed: dict[str, Any] = {field: str(value) for field, value in method.config().items() if field not in words.BUDGET}
     assert words.from_words(name, {"keep_tokens": "64"}, typed) == method
+
+
+@pytest.mark.parametrize("name", vp.methods.names(every=True))
+def test_whole_numbers_are_checked_in_python_too(name: str) -> None:
+    method = vp.methods.get(name)
+    whole = [field for field, kind in words._types(method).items() if kind is int]
+    assert "layer" in whole
+    for field in whole:
+        for value in (2.5, "two", None):
+            with pytest.raises(PruningError, match=f"{field}={value!r} must be a whole number"):
+                method(keep_tokens=KEEP, **{field: value})

@@ -21,20 +21,9 @@ from vlm_pruner.decoder.towers import TowerOutput, TowerTap
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.layout import VisualSpan
 from vlm_pruner.methods.base import Pruner
-from vlm_pruner.methods.view import FROM_TOWER, AttentionRows, View
+from vlm_pruner.methods.view import FIELDS, FROM_TOWER, AttentionRows, View
 
-SUPPLIED = frozenset(
-    {
-        "hidden_before",
-        "text_hidden",
-        "text_keys",
-        "final_norm",
-        "embeddings",
-        "text_embeddings",
-        "attend",
-        "attend_next",
-    }
-)
+SUPPLIED = FIELDS - FROM_TOWER  # without a vision tower
 FROM_FIRST_LAYER = FROM_TOWER | {"embeddings", "text_embeddings"}  # pictures are identified by their embeddings
 FROM_QUESTION = frozenset({"text_hidden", "text_keys", "text_embeddings", "attend", "attend_next"})
 

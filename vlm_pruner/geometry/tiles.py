@@ -14,9 +14,6 @@ tokens form one grid. Both get coordinates in the plane of the original picture:
 Rows and columns count the grid without the black bars; it covers the picture to within one token on each side. D_max is
 sqrt(rows^2 + columns^2). A picture so flat that no row is left (wider than about 70 times its height) has base tokens
 only, on a square grid of their own.
-
-The method keeps or drops newlines like any other token: they count towards N and the budget, and compete by content and
-position. They are nearly identical to one another, so few are kept, and those few represent the rest.
 """
 
 from __future__ import annotations

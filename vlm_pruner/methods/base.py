@@ -6,7 +6,7 @@ import difflib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -106,6 +106,10 @@ class Pruner:
     requires: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if type(entry.default) is int and not isinstance(value, int):
+                raise PruningError(f"{entry.name}={value!r} must be a whole number")
         self._check_budget()
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")

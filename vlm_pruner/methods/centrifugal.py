@@ -57,9 +57,6 @@ class CentrifugalPruner(Pruner):
                 f"keep_tokens={self.keep_tokens} is less than pivots={self.pivots}, and pivots are always kept; "
                 f"keep at least {self.pivots} tokens or lower pivots"
             )
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
         if not math.isfinite(self.threshold):
             raise PruningError(f"threshold={self.threshold} must be a finite number, such as 0.8")
         if not (math.isfinite(self.threshold_step) and self.threshold_step > 0):

@@ -129,8 +129,7 @@ class SparseVLMPruner(Pruner):
         scores = view.attend(raters).mean(dim=(0, 1))
         most = view.budget // 4
         # Counting down from the budget, one kept token less adds at most one merged token: the total is always met.
-        fits = (kept for kept in range(view.budget, 0, -1) if self._total(len(scores), kept, most) <= view.budget)
-        keep = next(fits)
+        keep = next(n for n in range(view.budget, 0, -1) if self._total(len(scores), n, most) <= view.budget)
         made = recycle(view.hidden.float(), scores, keep, self.share, most)
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
         absorbers = torch.full_like(scores, -1, dtype=torch.long)
