@@ -144,7 +144,7 @@ def test_a_video_with_a_family_that_reads_them(qwen: Any, use: Any, photo: str, 
 
 
 def test_no_video_for_llava_and_none_without_the_processors_half(
-    llava: Any, qwen: Any, use: Any, photo: str, tmp_path: Path, capsys: Any
+    llava: Any, qwen: Any, use: Any, tmp_path: Path, capsys: Any
 ) -> None:
     use(llava)
     (tmp_path / "frames").mkdir()

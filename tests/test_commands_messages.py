@@ -124,7 +124,7 @@ def photo(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("keep", ["5", "ratio:0.5", "avg:20", "flops:0.8"])
 def test_every_command_about_a_picture_takes_every_budget(
-    keep: str, checkpoint: Path, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    keep: str, checkpoint: Path, photo: str, tmp_path: Path
 ) -> None:
     """`ask`, `show` and `count` mean the same by the same words."""
     common = ["--model", str(checkpoint), "--keep", keep, "--layer", "1"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from vlm_pruner.cli import main
 
 
-def test_two_processes_give_what_one_gives(tmp_path: Path, capsys) -> None:
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     records = []
     for processes in ("1", "2"):
         out = tmp_path / processes

@@ -80,7 +80,7 @@ def test_the_whole_picture_resized_is_the_whole_picture(loaded, checkpoint, data
     assert whole.generate([whole.prepare(RAGGED[0])])[0].text == dense.generate([dense.prepare(RAGGED[0])])[0].text
 
 
-def test_the_file_says_what_was_shown(checkpoint, data, tmp_path, capsys) -> None:  # noqa: F811
+def test_the_file_says_what_was_shown(checkpoint, data, tmp_path) -> None:  # noqa: F811
     """And another budget is another run."""
     answers = tmp_path / "answers.jsonl"
     assert run(checkpoint, data, answers, *RESIZE, "--reduction_ratio", "0.889") == 0

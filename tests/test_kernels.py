@@ -87,7 +87,7 @@ def test_equal_tokens_come_by_index(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5, 32])
-def test_channels_that_vary_alike_come_by_index(monkeypatch, channels):
+def test_channels_that_vary_alike_come_by_index(channels):
     """Twice the same sixteen channels, and some that do not vary: what is screened must be the lowest of the alike."""
     hidden = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
     hidden[:, 5:9] = 1.0

@@ -184,7 +184,7 @@ def test_a_tokenizer_json_with_its_config_is_enough(tmp_path):
     assert tokenizer_image_token("w1 <image> w2", tokenizer) == [5, -200, 6]
 
 
-def test_a_picture_that_stands_in_a_list_twice_is_encoded_once(monkeypatch):
+def test_a_picture_that_stands_in_a_list_twice_is_encoded_once():
     model = llava_tiny.model()
     first, second = llava_tiny.pixels(0)[0], llava_tiny.pixels(1)[0]
     expected = model.encode_images(torch.stack([first, second, first]))

@@ -408,7 +408,7 @@ def test_limits_on_frames_and_what_the_result_says_of_them(family: str, film: Pa
     assert (plain.inputs()["min_pixels"], plain.inputs()["max_pixels"]) == (256, 4096)  # the checkpoint's
 
 
-def test_a_folder_of_frames_is_a_film(film: Path, tmp_path: Path) -> None:
+def test_a_folder_of_frames_is_a_film(tmp_path: Path) -> None:
     skip_before("5.18", "its Qwen processors need torchvision")
     folder = tiny_qwen_checkpoint.write(tmp_path / "model", "qwen3_vl")
     frames = tmp_path / "frames"

@@ -33,7 +33,7 @@ def test_dropping_at_the_input_is_a_shorter_prompt_with_gaps_in_its_positions(mo
         states = model.model.language_model(
             inputs_embeds=embeddings[:, kept],
             position_ids=torch.tensor([kept]),
-            attention_mask=torch.ones(1, len(kept)).tril().bool().new_ones(len(kept), len(kept)).tril()[None, None],
+            attention_mask=torch.ones(len(kept), len(kept)).tril().bool()[None, None],
         ).last_hidden_state
         torch.testing.assert_close(short, model.lm_head(states), atol=1e-4, rtol=1e-4)
 
@@ -42,9 +42,6 @@ def test_vlm_pruner_at_the_input_takes_embeddings_for_keys(model):
     batch = inputs(prompt(), images=[0])
     with torch.no_grad(), vp.prune(model, METHOD) as pruning:
         model(**batch)
-        tokens = model.get_input_embeddings()(batch["input_ids"])  # only for its shape
-        entered = model.model(**batch, output_hidden_states=True).hidden_states
-    assert entered[0].shape[1] in (tokens.shape[1], tokens.shape[1] - N + 8)
     with torch.no_grad():
         states = model(**batch, output_hidden_states=True).hidden_states[0][0, 5 : 5 + N]
     chosen = METHOD.select(states, states, vp.TokenLayout.grid(5, 5), 8)
@@ -63,13 +60,13 @@ def feed(model, cache, ids, **more):
         return model(input_ids=torch.tensor([ids]), **cache_argument(cache), use_cache=True, **more).logits[0, -1]
 
 
-@pytest.mark.parametrize("method", [METHOD, STAIRS], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [METHOD, vp.RandomPruner(keep_tokens=8, layer=0)], ids=lambda m: m.name)
 def test_tokens_fed_by_hand_go_on_from_the_long_sequence(model, method):
     """The cache's length says less than the positions: without help the decoder would count from the short one."""
     words = text(3, 70)
-    whole = {**inputs([*prompt(), *words], images=[0])}
+    whole = inputs([*prompt(), *words], images=[0])
     for cache in (DynamicCache(), StaticCache(config=model.config.text_config, max_cache_len=64)):
-        with vp.prune(model, vp.RandomPruner(keep_tokens=8, layer=0)):
+        with vp.prune(model, method):
             feed(model, cache, prompt(), pixel_values=image(0))
             stepwise = [feed(model, cache, [word]) for word in words][-1]
             with torch.no_grad():

@@ -58,7 +58,7 @@ def test_export_fits_the_budget(model: MiniModel, tmp_path) -> None:
     assert config["hidden_size"] > 256, "screening 256 channels would screen nothing"
 
 
-def test_opening_is_the_conversation_templates(model: MiniModel) -> None:
+def test_opening_is_the_conversation_templates() -> None:
     from llava.conversation import conv_templates
 
     conversation = conv_templates["vicuna_v1"].copy()

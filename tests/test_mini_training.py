@@ -373,7 +373,7 @@ def test_every_tensor_of_a_step_is_on_the_trainers_device(tmp_path, monkeypatch)
     assert trainer.step == 2 and trainer.told[0][1].right.device.type == "meta"
 
 
-def test_a_run_begins_from_a_checkpoint_and_ships_one(tmp_path, monkeypatch) -> None:
+def test_a_run_begins_from_a_checkpoint_and_ships_one(tmp_path) -> None:
     """Weights survive standardising and folding, but for float16."""
     trainer = Trainer(Recipe(more=True), tmp_path, start=EMBEDDED)
     assert trainer.part() == "rest"
@@ -421,7 +421,7 @@ def _counts(lesson: Lesson) -> list[str]:
     return lesson.answers[lesson.kinds == "count"].tolist()
 
 
-def test_small_means_small(tmp_path) -> None:
+def test_small_means_small() -> None:
     """What is asked about small things names no large one, and nothing that fits two things."""
     from playground.mini import harder
     from playground.mini.benchmarks import scenes

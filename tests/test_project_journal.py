@@ -138,7 +138,7 @@ def test_arms_are_interleaved_and_take_turns(tmp_path: Path) -> None:
     assert counted[0][1] is None and counted[count][1] is not None, "the dense model is not always first"
 
 
-def test_random_draws_anew_for_every_batch(tmp_path: Path) -> None:
+def test_random_draws_anew_for_every_batch() -> None:
     arm = make_arms(["random"], [64], 576)[0]
     assert arm.method_for(0) == arm.method != arm.method_for(1) == arm.method_for(1)
     other = make_arms(["random"], [64], 576, seed=1)[0]

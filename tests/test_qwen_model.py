@@ -109,7 +109,7 @@ def model():
     tiny().model.method = None
 
 
-def golden_runs() -> list[dict]:
+def golden_runs(model) -> list[dict]:
     """Small runs; VLM_PRUNER_WRITE_GOLDEN=1 writes what comes out into the golden file."""
     runs = []
     for settings in (
@@ -119,15 +119,15 @@ def golden_runs() -> list[dict]:
         {"keep_tokens": 6, "layer": 1},
         {"reduction_ratio": 0.7, "layer": 3, "compat": "released"},
     ):
-        tiny().model.method = vp.CentrifugalPruner(**settings)
-        tokens, _ = generate(tiny(), BATCH, NEW)
-        images = tiny().model.receipts[-1].images
+        model.model.method = vp.CentrifugalPruner(**settings)
+        tokens, _ = generate(model, BATCH, NEW)
+        images = model.model.receipts[-1].images
         runs.append({"settings": settings, "orders": [one.order for one in images], "tokens": tokens})
     return runs
 
 
 def test_golden(model):
-    runs = golden_runs()
+    runs = golden_runs(model)
     if os.environ.get("VLM_PRUNER_WRITE_GOLDEN"):
         GOLDEN.write_text("[\n" + ",\n".join(json.dumps(run) for run in runs) + "\n]\n")
     assert runs == json.loads(GOLDEN.read_text())

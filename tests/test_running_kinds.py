@@ -17,11 +17,11 @@ from transformers import DynamicCache, StaticCache
 import vlm_pruner as vp
 from tests import flash, llava_tiny
 from tests.every_method import of_decoder, of_tower
-from tests.families import FAMILIES, ONE, TWO, Picture, text
+from tests.families import FAMILIES, ONE, Picture, text
 from tests.tiny_llava import IMAGE as IMAGE_OF_LLAVA
-from tests.tiny_llava import N, inputs, prompt, tiny_llava
+from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from tests.tiny_qwen import IMAGE
-from vlm_pruner.decoder.cache_names import cache_argument, cache_of
+from vlm_pruner.decoder.cache_names import cache_argument
 from vlm_pruner.errors import CacheError, PruningError
 
 pytestmark = pytest.mark.filterwarnings("ignore::vlm_pruner.decoder.pruning.PruningWarning")
@@ -107,7 +107,8 @@ def test_a_picture_hidden_in_part_counts_what_is_seen(model, method):
     with torch.no_grad(), vp.prune(model, method) as pruning:
         model(**batch)
     (kept,) = pruning.receipts[0].images
-    assert kept.indices == list(range(N - 4, N)) or set(kept.indices) < set(range(N - 4, N))
+    assert set(kept.indices) <= set(range(N - 4, N))
+    assert kept.n_after == min(method.budgets(N, LAYERS)[-1], 4)
 
 
 @methods
@@ -217,16 +218,14 @@ def test_answers_padded_on_the_right_score_as_alone(family, method):
     if "mm_token_type_ids" in left:
         batch["mm_token_type_ids"] = torch.cat([left["mm_token_type_ids"], torch.zeros_like(tail)], 1)
     together = logits(family.model, batch, method)[:, -6:]
-    looks_at_last = method.name in ("fastv", "pyramiddrop")  # pads are hidden, so the last word is each row's own
     for row, (start, answer) in enumerate(zip(prompts, answers, strict=True)):
         alone = logits(family.model, family.inputs([*start, *answer]), method)[0, -len(answer) - 1 :]
         close(together[row, : len(answer) + 1], alone)
-    assert looks_at_last or together.shape[1] == 6
 
 
 @pytest.mark.parametrize("method", [*EVERY, *(vp.RandomPruner(keep_tokens=6, renumber=True, layer=k) for k in (0, 2))])
 def test_a_ragged_batch_goes_on_as_its_rows_do(model, method):
-    """One picture and two, so that rows lose differently many tokens; renumbered ones too (O1, O2)."""
+    """One picture and two, so that rows lose differently many tokens; renumbered ones too."""
     prompts = [prompt(4, 6, 0), [*prompt(2, 3, 1), *prompt(3, 4, 2)]]
     pictures = [[0], [1, 2]]
     asked = {"max_new_tokens": 4, "do_sample": False}
@@ -379,7 +378,7 @@ def test_a_mask_in_a_later_turn_hides_what_it_says(model):
     close(*found)
 
 
-@pytest.mark.parametrize("method", [*EVERY], ids=name)
+@every_method
 def test_without_a_cache_the_prompts_choice_holds_for_the_answer(model, method):
     batch = inputs(prompt(4, 6, 0), prompt(2, 9, 1), images=[0, 1])
     asked = {"max_new_tokens": 5, "do_sample": False, "suppress_tokens": [IMAGE_OF_LLAVA]}  # no picture in an answer
@@ -428,7 +427,7 @@ def test_a_model_that_owns_its_method_can_be_copied(make):
 # Threads and devices
 
 
-@pytest.mark.parametrize("method", [*EVERY], ids=name)
+@every_method
 def test_a_context_closed_while_a_thread_generates(model, method):
     batch, ready, closed, found = inputs(prompt(), images=[0]), threading.Event(), threading.Event(), []
     asked = {"max_new_tokens": 6, "do_sample": False}
@@ -529,15 +528,6 @@ def test_what_the_tower_saw_is_kept_for_one_prefill(method):
     together, *_, first, second = pruning.receipts
     assert [one.order for one in together.images] == [first.images[0].order, second.images[0].order]
     assert pruning._tower.pictures == []
-
-
-def test_two_pictures_are_two_tasks(model):
-    """TWO has pictures of two sizes in most families; a fan-out over all is in test_families_exactness."""
-    family = FAMILIES[2]
-    with torch.no_grad(), vp.prune(family.model, KEEP) as pruning:
-        family.model(**family.inputs(TWO))
-    assert [image.n_after for image in pruning.receipts[0].images] == [6, 6]
-    assert cache_of({"cache": None}) is None
 
 
 def test_pivots_are_counted_in_the_whole_picture_though_a_part_is_hidden(model):

@@ -48,6 +48,14 @@ def model():
     return tiny_llava()
 
 
+@pytest.fixture
+def only_new_objects():
+    """The garbage collector sees only what the test makes: imports have made millions of other objects."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @methods_of_stages
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_receipt_keeps_the_last_stages_order_in_the_whole_picture(family, method, monkeypatch):
@@ -66,7 +74,9 @@ def test_a_receipt_keeps_the_last_stages_order_in_the_whole_picture(family, meth
     for selection in made:
         order, here = here[selection.order], here[selection.indices]
     assert len(made) > 1 and kept.order == order.tolist() and kept.indices == here.tolist()
-    assert kept.order != kept.indices or method.name, "an ascending order would hide a lost one"
+    assert kept.order != kept.indices or type(method) is not TwoThirdsThenOne, (
+        "an ascending order would hide a lost one"
+    )
     assert pruning.receipts[0].tokens_before == batch["input_ids"].shape[1]
 
 
@@ -82,6 +92,7 @@ def test_without_a_cache_every_step_is_a_prefill_of_one_token_more(model, method
 
 
 @methods_of_stages
+@pytest.mark.usefixtures("only_new_objects")
 def test_a_call_that_fails_between_stages_leaves_no_tensor_behind(model, method):
     """The context stays open, and the next call is that of a fresh one."""
     batch, cache = inputs(prompt(), images=[0]), DynamicCache()
@@ -109,18 +120,19 @@ def test_a_call_that_fails_between_stages_leaves_no_tensor_behind(model, method)
 
 def pictures_alive():
     gc.collect()
-    return sum(isinstance(thing, TowerOutput) for thing in gc.get_objects())
+    return sum(type(thing) is TowerOutput for thing in gc.get_objects())
 
 
 @tower_methods
+@pytest.mark.usefixtures("only_new_objects")
 def test_a_towers_pictures_go_with_the_next_prefill_and_with_the_context(model, method):
-    before, held = pictures_alive(), []
+    held = []
     with torch.no_grad(), vp.prune(model, method) as pruning:
         for number in range(3):
             model(**inputs(prompt(), images=[number]))
-            held.append(pictures_alive() - before)
+            held.append(pictures_alive())
     assert held == [1, 1, 1], "pictures of earlier prefills pile up"
-    assert pictures_alive() == before and len(pruning.receipts) == 3
+    assert pictures_alive() == 0 and len(pruning.receipts) == 3
 
 
 def test_pictures_with_equal_first_patches_are_told_apart(model):

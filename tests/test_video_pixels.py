@@ -174,9 +174,7 @@ def test_patches_of_a_video_one_by_one(checkpoint: Path, frames: int) -> None:
 @pytest.mark.parametrize(
     ("frames", "height", "width"), [(4, 30, 50), (5, 64, 64), (2, 90, 33), (6, 8, 200), (3, 12, 12)]
 )
-def test_frames_are_processed_as_transformers_does(
-    checkpoint: Path, frames: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_are_processed_as_transformers_does(checkpoint: Path, frames: int, height: int, width: int) -> None:
     pytest.importorskip("torchvision", reason="compares with transformers' processors, which need it")
     theirs, small = load_processor(str(checkpoint)).video_processor, film(2, 5, 7)
     smooth = np.stack([np.asarray(Image.fromarray(small[k % 2]).resize((width, height))) for k in range(frames)])
