@@ -27,6 +27,13 @@ TEXT = 64  # text tokens of a prompt if neither the budget nor the caller gives 
 CONVENTIONS = "64 (tokens), ratio:0.889 (share removed), avg:64 (mean over layers) or flops:0.3 (share of the dense)"
 _FORM = re.compile(r"(?:(?P<kind>ratio|avg|flops):)?(?P<value>\d+(?:\.\d+)?|\.\d+)(?P<tok>tok)?(?:@(?P<text>\d+))?")
 
+_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "tokens": (lambda n: n >= 1 and n.is_integer(), "tokens are a whole number of at least 1; a share is ratio:{:g}"),
+    "ratio": (lambda share: share < 1, "the share removed must be at least 0 and below 1"),
+    "avg": (lambda mean: mean > 0, "average tokens must be above 0"),
+    "flops": (lambda share: 0 < share <= 1, "the share of the dense FLOPs must be above 0 and at most 1"),
+}
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -42,21 +49,11 @@ class Budget:
         match = _FORM.fullmatch(word.strip())
         if match is None or (match["tok"] and match["kind"]) or (match["text"] and match["kind"] != "flops"):
             raise PruningError(f"budget {word!r} is not understood; write {CONVENTIONS}")
-        budget = cls(match["kind"] or "tokens", float(match["value"]), int(match["text"]) if match["text"] else None)
-        budget._check(word)
-        return budget
-
-    def _check(self, word: str) -> None:
-        if self.kind == "tokens" and (self.value != int(self.value) or self.value < 1):
-            raise PruningError(
-                f"budget {word!r}: tokens are a whole number of at least 1; a share is ratio:{self.value:g}"
-            )
-        if self.kind == "ratio" and not 0 <= self.value < 1:
-            raise PruningError(f"budget {word!r}: the share removed must be at least 0 and below 1")
-        if self.kind == "avg" and self.value <= 0:
-            raise PruningError(f"budget {word!r}: average tokens must be above 0")
-        if self.kind == "flops" and not 0 < self.value <= 1:
-            raise PruningError(f"budget {word!r}: the share of the dense FLOPs must be above 0 and at most 1")
+        kind, value = match["kind"] or "tokens", float(match["value"])
+        allowed, rule = _RULES[kind]
+        if not allowed(value):
+            raise PruningError(f"budget {word!r}: {rule.format(value)}")
+        return cls(kind, value, int(match["text"]) if match["text"] else None)
 
     @property
     def fixed(self) -> bool:

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -134,12 +134,12 @@ class D2Pruner(Pruner):
         self._read()
 
     def _read(self) -> None:
-        prior = Prior.read(self.prior)
+        path, prior = Path(self.prior), Prior.read(self.prior)
         if prior.layer != self.layer:
             raise PruningError(f"layer={self.layer}, but the prior is of layer={prior.layer}; make one for this layer")
-        digest = hashlib.sha256(Path(self.prior).read_bytes()).hexdigest()
-        object.__setattr__(self, "_prior", prior)
-        object.__setattr__(self, "source", {"file": Path(self.prior).name, "sha256": digest})
+        source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, value in {"prior": str(path), "_prior": prior, "source": source}.items():
+            object.__setattr__(self, name, value)
 
     @torch.no_grad()
     def choose(self, view: View) -> Selection:
@@ -149,6 +149,3 @@ class D2Pruner(Pruner):
         pivots = max(1, round(self.pivots * view.budget))
         order = d2_order(score, view.hidden.float(), view.layout, view.budget, pivots, self.alpha, self.threshold)
         return Selection.of(order)
-
-    def config(self) -> dict[str, Any]:
-        return {**super().config(), "prior": str(self.prior)}

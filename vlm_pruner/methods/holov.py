@@ -12,8 +12,7 @@ from torch.nn.functional import normalize
 
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
-from vlm_pruner.selection.ranking import largest
-from vlm_pruner.selection.shares import allocate
+from vlm_pruner.selection.shares import allocate, largest_of_parts
 
 ATTENTION, VARIETY = 1000.0, 0.09  # weights of a token's attention and of its variety, as published
 
@@ -76,6 +75,4 @@ class HoloVPruner(Pruner):
         scores = run_scores(view.patch_features.float(), attention, bounds)
         sizes = [end - start for start, end in pairwise(bounds)]
         shares = allocate(scores, view.budget, sizes, lossy=self.compat is not None)
-        parts = zip(bounds, bounds[1:], shares, strict=False)
-        kept = torch.cat([start + largest(attention[start:end], share) for start, end, share in parts])
-        return Selection.of(kept[largest(attention[kept], len(kept))])
+        return Selection.of(largest_of_parts(attention, sizes, shares))

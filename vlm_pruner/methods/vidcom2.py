@@ -13,8 +13,7 @@ from torch.nn.functional import normalize
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
-from vlm_pruner.selection.ranking import largest
-from vlm_pruner.selection.shares import allocate
+from vlm_pruner.selection.shares import allocate, largest_of_parts
 from vlm_pruner.selection.standing import group_means
 
 
@@ -38,12 +37,7 @@ def vidcom2_order(features: Tensor, frame: Tensor, budget: int, temperature: flo
     uniqueness = -unit.new_zeros(count).index_add_(0, frame, to_video) / sizes
     shares = allocate(frame_weights(uniqueness, temperature) * sizes, budget, sizes.tolist())
     score = -(to_video + to_frame)
-    kept, start = [], 0
-    for size, share in zip(sizes.tolist(), shares, strict=True):
-        kept.append(start + largest(score[start : start + size], share))
-        start += size
-    tokens = torch.cat(kept)
-    return tokens[largest(score[tokens], budget)]
+    return largest_of_parts(score, sizes.tolist(), shares)
 
 
 @register("vidcom2", "VidCom2", arxiv="2505.14454")

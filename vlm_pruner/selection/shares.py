@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor
+
+from vlm_pruner.selection.ranking import largest
 
 
 def allocate(scores: Tensor, budget: int, sizes: list[int], *, lossy: bool = False) -> list[int]:
@@ -25,3 +29,10 @@ def allocate(scores: Tensor, budget: int, sizes: list[int], *, lossy: bool = Fal
     for part, extra in zip(room, more, strict=True):
         kept[part] += extra
     return kept
+
+
+def largest_of_parts(scores: Tensor, sizes: list[int], shares: list[int]) -> Tensor:
+    """Indices of the largest `shares` of each of the consecutive parts of `scores` [N], all in descending order."""
+    parts = zip(accumulate(sizes, initial=0), scores.split(sizes), shares, strict=False)
+    kept = torch.cat([start + largest(part, share) for start, part, share in parts])
+    return kept[largest(scores[kept], len(kept))]
