@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,24 +13,25 @@ import torch
 
 from vlm_pruner.asking.answer import joint_probabilities
 from vlm_pruner.experiments import clock
-from vlm_pruner.experiments.arms import ModelFacts, make_arms
+from vlm_pruner.experiments.arms import Arm, ModelFacts, make_arms
 from vlm_pruner.experiments.bootstrap import PictureBootstrap
 from vlm_pruner.experiments.clock import Cost
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.referee import FLOOR, TIME, TOKENS, matches
-from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Rules
+from vlm_pruner.experiments.verdicts import BETTER, UNCLEAR, WORSE, Cell, Rules
+from vlm_pruner.report import referee_table
 
 ASKED = [Question(n, Path(f"{n}.png"), "?", f"kind {n % 2}", "yes") for n in range(400)]
 ARMS = make_arms(["dense", "blind", "random", "vlm-pruner", "divprune", "resize"], [64], ModelFacts(576))
 
 
-def match_of(shares: dict[str, float], timed: bool = True):
+def match_of(shares: dict[str, float], timed: bool = True, among: Sequence[Arm] = ARMS):
     """Arms that answer a share of the questions right, the same ones as far as possible."""
     order = list(range(len(ASKED)))
     random.Random(0).shuffle(order)
     sizes = [*clock.smaller_pictures(ModelFacts(576))]
     rival = next(one for one in sizes if one.tokens == 256)
-    arms = [*ARMS, rival]
+    arms = [*among, rival]
     records = [
         {"arm": arm.key, "benchmark": "b", "question_id": q.question_id, "correct": order[i] < shares[arm.key] * 400}
         for arm in arms
@@ -85,6 +88,25 @@ def test_without_times_it_speaks_of_equal_tokens():
     match = match_of(shares(), timed=False)
     assert "at equal tokens, not timed" in match.verdict and "the picture resized to 8 x 8 tokens" in match.verdict
     assert match.of(ARMS[3], TOKENS).verdict == BETTER and match.of(ARMS[3], TIME) is None
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_tables_fit_80_columns_and_show_only_what_was_measured(timed):
+    names = ["dense", "blind", "resize", "vlm-pruner:token_batch=16", "vlm-pruner:token_batch=16:threshold=0.7"]
+    arms = make_arms(names, [64], ModelFacts(576))
+    match = match_of(
+        {arm.key: 0.2 for arm in arms} | {"dense@576": 0.9, "resize@64": 0.5, "resize@256": 0.7}, timed, arms
+    )
+    settings = SimpleNamespace(clock=5 * timed, device="cpu", rules=Rules())
+    interval = match.duels[0].interval
+    cells = [Cell("b", arm, interval, {}, None, {}, interval if arm.method else None) for arm in arms]
+    text = referee_table.text(SimpleNamespace(matches=[match], cells=cells, settings=settings))
+    _, duels, costs, notes = text.split("\n\n")
+    assert max(map(len, text.splitlines())) <= 80
+    assert ("time" in duels.splitlines()[0]) == ("prefill" in costs) == ("ms" in notes.split()) == timed
+    assert len(costs.splitlines()) == 1 + (len(arms) if timed else 2), "only arms with a figure have a row"
+    assert all(costs.splitlines()[0].split()[0] and row.split()[-1] for row in costs.splitlines())
+    assert len({row.split()[0] + row.split()[1] for row in duels.splitlines()[2:]}) == 2
 
 
 def test_random_is_never_recommended():

@@ -82,7 +82,7 @@ def test_what_gives_no_spread_is_refused(three: list[Path], tmp_path) -> None:
         models_table.read(three[:1])
     with pytest.raises(TableError, match="judge0 on mini is there twice"):
         models_table.read([three[0], three[0] / "results.json"])
-    with pytest.raises(TableError, match="nothing is not there"):
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
         models_table.read([tmp_path / "nothing"])
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(TableError, match=r"other\.json is no result of vlm-pruner compare"):

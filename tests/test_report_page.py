@@ -51,7 +51,9 @@ def write_results(folder: Path, items: int, pictures: int, size: tuple[int, int]
          "against": {} if arm["settings"] is None else {"dense": {**interval, "verdict": "worse"}}}
         for arm in arms
     ]  # fmt: skip
+    duel = {"arm": "vlm-pruner@64", "kind": "blind", "opponent": "random@64", **interval, "verdict": "better"}
     result = {
+        "prune_or_resize": [{"benchmark": "mini", "verdict": "Prune.", "duels": [duel], "costs": {}}],
         "command": "vlm-pruner compare", "format": 1, "date": "2026-11-23T10:00:00+00:00", "config": {"seed": 0},
         "environment": {"versions": {"torch": "2.13.0"}}, "statistics": {"level": 0.95}, "journal": "answers.jsonl",
         "model": {"path": "playground/mini/checkpoint", "grid": [SIDE, SIDE]}, "items": asked, "arms": arms,
@@ -205,6 +207,8 @@ def test_a_thousand_items_open_in_a_browser_within_two_seconds_and_can_be_filter
             time.sleep(0.05)
         page.find_element("id", "more").click()
         assert len(page.find_elements("css selector", ".card")) == 48
+        titles = [cell.text for cell in page.find_elements("css selector", "#duel-tables th[scope=col]")]
+        assert titles == ["method", "against", "opponent", "difference in points", "verdict"], "nothing was timed"
         assert page.title != "broken"  # a question with HTML in it is text
         assert browser.foreign_requests(page) == [] and browser.console_errors(page) == []
         browser.resize(page, 390, 844)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from vlm_pruner.provenance import ROOT
 
-BAD_INPUT = 2  # exit code
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 DENSE = "dense"  # the model without pruning, in commands, records and tables
 COLUMNS = 80  # of the terminal that our output fits
 
@@ -34,7 +34,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.register("type", Path, lambda text: Path(home(text)))
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, but an unknown flag is an error of the subcommand that got it, with the nearest flag."""
+        """As argparse's, but the subcommand reports an unknown flag, and suggests the nearest one."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             parser = self._subparser(parsed)
@@ -45,7 +45,7 @@ class OneLineParser(argparse.ArgumentParser):
         return parsed
 
     def _subparser(self, parsed: argparse.Namespace) -> argparse.ArgumentParser:
-        """That of the subcommand that was called; the parser itself if it has none."""
+        """The parser of the subcommand that was called, or this parser if it has no subcommands."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return action.choices.get(getattr(parsed, action.dest), self)
@@ -68,14 +68,22 @@ def home(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def at_least(least: int, **flags: int | None) -> None:
+    """Raises a ValueError that names the flag of a value below `least`; a flag that is None was not given."""
+    for name, value in flags.items():
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+
+
 def words(text: str) -> list[str]:
     """Splits a comma-separated list; for an argument's `type=`."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def wrapped(text: str) -> str:
-    """The text in lines of at most COLUMNS characters; its own line breaks stay."""
-    return "\n".join(textwrap.fill(line, COLUMNS, break_on_hyphens=False) for line in text.splitlines())
+def wrapped(text: str, indent: str = "", first: str = "") -> str:
+    """The text in lines of at most COLUMNS characters; its own line breaks stay. first: the first line's indent."""
+    fill = textwrap.TextWrapper(COLUMNS, first, indent, break_on_hyphens=False).fill
+    return "\n".join(map(fill, text.splitlines()))
 
 
 def fitted(examples: str) -> str:
@@ -96,6 +104,12 @@ def _fitted_command(line: str) -> str:
         made.append(f"{line[:cut]} \\")
         line = f"      {line[cut + 1 :]}"
     return "\n".join([*made, line])
+
+
+def typed(path: str | Path) -> str:
+    """The path as the user can type it: relative to the working folder if it is inside."""
+    path, here = Path(path).absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def shown(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlm_pruner.commands import options
-from vlm_pruner.console import DENSE, wrapped
+from vlm_pruner.console import DENSE, at_least, wrapped
 from vlm_pruner.report.table import render
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if method is not None:
         _show_kept(args, answers["pruned"], pictures, video)
     if args.json:
-        _write_json(args, method, answers, video)
+        options.write_json(args.json, _described(args, method, answers, video))
     return 0
 
 
@@ -95,8 +94,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError('the question is empty; give one, such as --question "What is in the picture?"')
     if not args.images and not args.video:
         raise ValueError("there is nothing to ask about; name at least one picture, or give --video FILE")
-    if args.max_new_tokens < 1:
-        raise ValueError(f"--max-new-tokens is {args.max_new_tokens}; an answer needs at least 1")
+    at_least(1, max_new_tokens=args.max_new_tokens)
     if args.no_dense and args.method == DENSE:
         raise ValueError("--no-dense and --method dense leave nothing to run; drop one of them")
 
@@ -129,31 +127,32 @@ def report(args: argparse.Namespace, answers: dict[str, Answer]) -> str:
 
     names = {"dense": "dense", "pruned": args.method}
     said = [wrapped(f"{names[way]}: {answer.text or '(nothing)'}") for way, answer in answers.items()]
-    table = render(["", *(f" {names[way]}" for way in answers)], _rows(list(answers.values())))
+    rows = list(zip(FIGURES, *map(_figures, answers.values()), strict=True))
+    table = render(["", *(f" {names[way]}" for way in answers)], rows)
     if len(answers) == 2:
         said.append(in_a_sentence(answers["dense"], answers["pruned"]))
     return "\n".join([*said, "", table, "", _how_measured(args, answers)])
 
 
-def _rows(answers: list[Answer]) -> list[list[str]]:
-    def kept(answer: Answer) -> str:
-        return f"{answer.kept} of {answer.visual_tokens}" if answer.images else str(answer.visual_tokens)
+FIGURES = (
+    "visual tokens", "from layer", "text tokens", "first token, ms", "whole answer, ms", "tokens answered",
+    "tokens/s after the first", "keys and values, MB",
+)  # fmt: skip
 
-    def speed(answer: Answer) -> str:
-        rate = answer.tokens_per_second
-        return "-" if rate is None else f"{rate:.1f}"
 
-    rows = {
-        "visual tokens": [kept(answer) for answer in answers],
-        "from layer": [str(answer.images[0].layer) if answer.images else "-" for answer in answers],
-        "text tokens": [str(answer.prompt_tokens) for answer in answers],
-        "first token, ms": [f"{1000 * answer.first_token_seconds:.0f}" for answer in answers],
-        "whole answer, ms": [f"{1000 * answer.seconds:.0f}" for answer in answers],
-        "tokens answered": [str(answer.tokens) for answer in answers],
-        "tokens/s after the first": [speed(answer) for answer in answers],
-        "keys and values, MB": [f"{answer.kv_bytes / 1e6:.2f}" for answer in answers],
-    }
-    return [[name, *values] for name, values in rows.items()]
+def _figures(answer: Answer) -> list[str]:
+    """FIGURES of one answer."""
+    rate = answer.tokens_per_second
+    return [
+        f"{answer.kept} of {answer.visual_tokens}" if answer.images else str(answer.visual_tokens),
+        str(answer.images[0].layer) if answer.images else "-",
+        str(answer.prompt_tokens),
+        f"{1000 * answer.first_token_seconds:.0f}",
+        f"{1000 * answer.seconds:.0f}",
+        str(answer.tokens),
+        "-" if rate is None else f"{rate:.1f}",
+        f"{answer.kv_bytes / 1e6:.2f}",
+    ]
 
 
 def frames_used(video: Clip) -> str:
@@ -205,10 +204,10 @@ def pair(
     return list(zip(images, shown, strict=True))
 
 
-def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[str, Answer], video: Clip) -> None:
-    from vlm_pruner.provenance import environment
-
-    values = {
+def _described(
+    args: argparse.Namespace, method: Pruner | None, answers: dict[str, Answer], video: Clip
+) -> dict[str, Any]:
+    return {
         "command": "vlm-pruner ask",
         "question": args.question,
         "images": args.images,
@@ -219,10 +218,7 @@ def _write_json(args: argparse.Namespace, method: Pruner | None, answers: dict[s
         "method": method and {"name": method.name, **method.config()},
         "warm_up": not args.no_warm_up,
         "answers": {name: _as_dict(answer) for name, answer in answers.items()},
-        "environment": environment(),
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _as_dict(answer: Answer) -> dict[str, Any]:

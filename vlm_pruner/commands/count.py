@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.commands import options
-from vlm_pruner.console import words
-from vlm_pruner.report.table import WIDTH, blocks, render
+from vlm_pruner.console import COLUMNS, words, wrapped
+from vlm_pruner.report.table import blocks, render
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,21 +50,11 @@ def run(args: argparse.Namespace) -> int:
     if not methods:
         raise ValueError("there is nothing to count; name a method and a budget, such as --method vlm-pruner --keep 64")
     pictures = options.read_pictures(args.images)
-    if Path(args.model) == options.CHECKPOINT:
-        options.check_checkpoint(options.CHECKPOINT)
+    options.check_model(args)
     counts = count(open_counter(args.model), args.images, pictures, methods)
     print(table(counts, list(methods)))
     if args.json:
-        from vlm_pruner.provenance import environment
-
-        document = {
-            "command": "vlm-pruner count",
-            "model": args.model,
-            "pictures": counts,
-            "environment": environment(),
-        }
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        options.write_json(args.json, {"command": "vlm-pruner count", "model": args.model, "pictures": counts})
     return 0
 
 
@@ -86,17 +74,16 @@ def table(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> str:
     """The counts as text. A method with several stages shows each: 250>150>50. Where that is too wide for a terminal,
     methods follow one another."""
     printed = render(["picture", "pixels", "tokens", *methods], _rows(counts, methods))
-    if max(map(len, printed.splitlines())) > WIDTH:
+    if max(map(len, printed.splitlines())) > COLUMNS:
         budgets = list(dict.fromkeys(name.rpartition(" ")[2] for name in methods))
         names = dict.fromkeys(name.rpartition(" ")[0] for name in methods)
-        groups = [(name, _rows(counts, [f"{name} {keep}" for keep in budgets])) for name in names]
-        printed = blocks(["picture", "pixels", "tokens", *budgets], groups)
-    kept = {name: counts[0]["kept"][name] for name in methods}
+        rows = [(name, row) for name in names for row in _rows(counts, [f"{name} {keep}" for keep in budgets])]
+        printed = blocks(["picture", "pixels", "tokens", *budgets], rows)
     where = ", ".join(
-        f"{name}: from layer {'>'.join(str(layer) for layer, _ in steps)}" for name, steps in kept.items()
+        f"{name}: from layer {'>'.join(str(layer) for layer, _ in counts[0]['kept'][name])}" for name in methods
     )
-    notes = textwrap.wrap(f"tokens: visual tokens, dense; below a method those that it keeps. {where}", WIDTH)
-    return "\n".join([printed, "", *notes])
+    note = f"tokens: visual tokens, dense; below a method those that it keeps. {where}"
+    return "\n".join([printed, "", wrapped(note)])
 
 
 def _rows(counts: Sequence[dict[str, Any]], methods: Sequence[str]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_pruner.commands.options import add_experiment_arguments
-from vlm_pruner.console import words
+from vlm_pruner.console import at_least, words, wrapped
 from vlm_pruner.experiments.mini import check_checkpoint, find_questions
 from vlm_pruner.experiments.questions import QuestionSet, balanced_sample, kinds_of, read_questions
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.report import results
     from vlm_pruner.report.examples import draw_examples
 
-    experiment.at_least_1(questions=args.questions)
+    at_least(1, questions=args.questions)
     rules = Rules(seed=args.seed, references=(DENSE,))
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, timed=True, rules=rules
@@ -84,15 +84,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _how_timed(done: Experiment, vision_seconds: float | None) -> list[str]:
     """vision_seconds: per picture; None if an earlier run gave all answers."""
-    from vlm_pruner.report.results import wrapped
-
     dense = next((done.measured[arm.key] for arm in done.arms if arm.is_dense), None)
     relative = "" if dense is None else f", relative to dense ({1000 * dense.seconds:.0f} ms)"
     vision = "" if vision_seconds is None else f" ({1000 * vision_seconds:.0f} ms per picture)"
     return [
-        *wrapped(
+        wrapped(
             f"time: generation per question{relative} in batches of up to {done.settings.batch_size}; "
-            f"the vision tower{vision} is the same for all and not in it"
+            f"the vision tower{vision} is the same for all and not in it",
+            "  ",
         ),
         "KV MB: keys and values per question at the end of the answer",
         "B=16: the token batch of the paper's tables; our default is 1, exact greedy",

@@ -26,16 +26,16 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.report import catalogue
 
     if args.write is not None:
-        tables = {"methods.md": catalogue.markdown(catalogue.entries()), "families.md": catalogue.families_markdown()}
+        tables = {"methods.md": catalogue.markdown(), "families.md": catalogue.families_markdown()}
         for name, table in tables.items():
             page = args.write / name
             page.write_text(catalogue.written(page.read_text(encoding="utf-8"), table), encoding="utf-8")
             print(page)
         return 0
-    chosen = [catalogue.entry(words.find(name)) for name in args.names] or catalogue.entries()
+    chosen = [words.find(name) for name in args.names] or catalogue.ordered()
     families = FAMILIES
     if args.family is not None:
         families = (find_family(args.family),)
-        chosen = [one for one in chosen if not families[0].refusal(words.find(one.name))]
+        chosen = [one for one in chosen if not families[0].refusal(one)]
     print(catalogue.text(chosen, families))
     return 0

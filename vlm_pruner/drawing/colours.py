@@ -7,6 +7,8 @@ patches, is left out. The lines' colours are Okabe and Ito's.
 
 from __future__ import annotations
 
+import numpy as np
+
 BACKGROUND, INK, GREY, FAINT, PADDING = "#ffffff", "#1f2430", "#6b7280", "#d7dae0", "#dfe2e8"
 RIGHT, WRONG = "#15803d", "#b91c1c"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
@@ -19,11 +21,9 @@ _VIRIDIS = (
 
 def ramp(share: float) -> str:
     """Colour "#rrggbb" of a share of the order, from 0 (first) to 1 (last)."""
-    position = min(max(share, 0.0), 1.0) * (len(_VIRIDIS) - 1)
-    lower = min(int(position), len(_VIRIDIS) - 2)
-    rest = position - lower
-    channels = (round(a + (b - a) * rest) for a, b in zip(_VIRIDIS[lower], _VIRIDIS[lower + 1], strict=True))
-    return "#" + "".join(f"{channel:02x}" for channel in channels)
+    places = np.linspace(0, 1, len(_VIRIDIS))
+    channels = (np.interp(share, places, channel) for channel in zip(*_VIRIDIS, strict=True))
+    return "#" + "".join(f"{round(channel):02x}" for channel in channels)
 
 
 def order_colour(index: int, count: int) -> str:

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from PIL import Image
 
+from vlm_pruner.drawing.colours import BACKGROUND
 from vlm_pruner.drawing.raster import arrow_head
 from vlm_pruner.drawing.shapes import Bitmap, Box, Drawing, Group, Line, Point, Polygon, Rectangle, Shape, Text, Veil
 
@@ -21,13 +22,12 @@ SHARPER = 2  # pixels stored per pixel drawn, where the picture has that many
 
 def write_svg(drawing: Drawing) -> str:
     """A whole document, starting with <svg."""
-    size = f"{math.ceil(drawing.width)} {math.ceil(drawing.height)}"
-    width, height = size.split()
+    width, height = math.ceil(drawing.width), math.ceil(drawing.height)
     described = f"<title>{escape(drawing.description)}</title>" if drawing.description else ""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {size}" role="img" '
-        f'font-family="{FONT}">{described}',
-        f'<rect width="100%" height="100%" fill="{drawing.background}"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'role="img" font-family="{FONT}">{described}',
+        f'<rect width="100%" height="100%" fill="{BACKGROUND}"/>',
         *(_write(shape) for shape in drawing.shapes),
         "</svg>",
     ]
@@ -49,8 +49,7 @@ def _(shape: Group) -> str:
 
 @_write.register
 def _(shape: Bitmap) -> str:
-    box = _box(shape.box)
-    return f'<image {box} preserveAspectRatio="none" href="{_small(shape)}"/>'
+    return f'<image {_box(shape.box)} preserveAspectRatio="none" href="{_small(shape)}"/>'
 
 
 @_write.register
@@ -83,7 +82,7 @@ def _(shape: Line) -> str:
 
 @_write.register
 def _(shape: Polygon) -> str:
-    return f'<polygon points="{_points(shape.points)}"{_paint(shape.fill, shape.stroke, shape.width, shape.opacity)}/>'
+    return f'<polygon points="{_points(shape.points)}"{_paint(shape.fill, shape.stroke, shape.width)}/>'
 
 
 @_write.register
@@ -107,6 +106,13 @@ def _small(shape: Bitmap) -> str:
     return min(data_url(image, "png", optimize=True), data_url(image, "jpeg", quality=88), key=len)
 
 
+def thumbnail(picture: Image.Image, side: int, **settings: Any) -> str:
+    """The picture as a data URL, scaled down to `side` pixels. settings: as `data_url`'s."""
+    small = picture.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return data_url(small, "webp", **settings)
+
+
 def data_url(image: Image.Image, kind: str, **settings: Any) -> str:
     """The picture as text that HTML and SVG load pictures from. kind: png, jpeg, webp; settings: of Pillow's `save`."""
     buffer = io.BytesIO()
@@ -114,7 +120,7 @@ def data_url(image: Image.Image, kind: str, **settings: Any) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _paint(fill: str | None, stroke: str | None, width: float, opacity: float) -> str:
+def _paint(fill: str | None, stroke: str | None, width: float, opacity: float = 1.0) -> str:
     line = f' stroke="{stroke}" stroke-width="{_n(width)}"' if stroke else ""
     return f' fill="{fill or "none"}"{line}' + (f' opacity="{_n(opacity)}"' if opacity < 1 else "")
 

@@ -12,12 +12,12 @@ from typing import TextIO
 
 from PIL import Image
 
+from vlm_pruner.console import COLUMNS
 from vlm_pruner.drawing.colours import order_colour, rgb
 from vlm_pruner.drawing.overlay import PictureOrFrames, planes
 from vlm_pruner.geometry.fit import Box
 from vlm_pruner.receipts import Kept
 
-WIDTH = 80
 Colour = tuple[int, int, int]
 
 
@@ -37,23 +37,18 @@ def wants_ascii(stream: TextIO) -> bool:
     return False
 
 
-def draw_cells(
-    picture: PictureOrFrames, kept: Kept, *, colour: bool = False, ascii_only: bool = False, width: int = WIDTH
-) -> str:
-    """Lines of at most `width` characters: every plane of the picture, and a legend.
+def draw_cells(picture: PictureOrFrames, kept: Kept, *, colour: bool = False, ascii_only: bool = False) -> str:
+    """Lines of at most COLUMNS characters: every plane of the picture, and a legend.
 
-    Grids of up to width / 3 columns show numbers, larger ones only whether a token was kept, and those with more
-    columns than `width` whether any of several was.
+    Grids of up to COLUMNS / 3 columns show numbers, larger ones only whether a token was kept, and those with more
+    columns than COLUMNS whether any of several was.
     """
     blocks = []
     for plane in planes(picture, kept):
         title = [] if plane.name == "picture" else [plane.name]
-        rows = max(view.rows for view in plane.views)
-        boxes = [pair for view in plane.views for pair in view.boxes()]
-        grid = _as_grid(boxes)
-        assert len(grid) >= rows
-        blocks.append("\n".join([*title, *_Cells(plane.picture, kept, colour, ascii_only, width).lines(grid)]))
-    return "\n".join([*blocks, _legend(kept, colour, ascii_only, width)])
+        grid = _as_grid([pair for view in plane.views for pair in view.boxes()])
+        blocks.append("\n".join([*title, *_Cells(plane.picture, kept, colour, ascii_only).lines(grid)]))
+    return "\n".join([*blocks, _legend(kept, colour, ascii_only)])
 
 
 Grid = list[list[tuple[int, Box]]]
@@ -68,16 +63,15 @@ def _as_grid(boxes: Sequence[tuple[int, Box]]) -> Grid:
 
 
 class _Cells:
-    def __init__(self, picture: Image.Image, kept: Kept, colour: bool, ascii_only: bool, width: int) -> None:
-        self.picture, self.kept = picture, kept
-        self.colour, self.ascii_only, self.width = colour, ascii_only, width
+    def __init__(self, picture: Image.Image, kept: Kept, colour: bool, ascii_only: bool) -> None:
+        self.picture, self.kept, self.colour, self.ascii_only = picture, kept, colour, ascii_only
         self.number = {token: number for number, token in enumerate(kept.order, start=1)}
 
     def lines(self, grid: Grid) -> list[str]:
         columns = max(len(row) for row in grid)
         digits = len(str(len(self.kept.order)))
-        cell = next((size for size in (digits + 1, 2, 1) if columns * size <= self.width), 1)
-        together = -(-columns * cell // self.width)  # a cell covers together x together tokens
+        cell = next((size for size in (digits + 1, 2, 1) if columns * size <= COLUMNS), 1)
+        together = -(-columns * cell // COLUMNS)  # a cell covers together x together tokens
         numbered = cell > digits
         lines = []
         for top in range(0, len(grid), together):
@@ -100,15 +94,14 @@ class _Cells:
         return self._paint(sign, numbers, [box for _, box in group], numbered) if self.colour else sign
 
     def _paint(self, sign: str, numbers: list[int], boxes: list[Box], numbered: bool) -> str:
-        if numbers and numbered:  # dark or light ink, whichever is readable on the order's colour
-            back = rgb(order_colour(numbers[0] - 1, len(self.kept.order)))
-            ink = (0, 0, 0) if _lightness(back) > 110 else (255, 255, 255)
-            return f"{_code(48, back)}{_code(38, ink)}{sign}"
-        if numbers:
-            return f"{_code(38, rgb(order_colour(numbers[0] - 1, len(self.kept.order))))}{sign}"
-        mean = self._mean(boxes)
-        faded = tuple(round(0.45 * channel + 20) for channel in mean)
-        return f"{_code(48, (faded[0], faded[1], faded[2]), grey=True)}{sign}"
+        if not numbers:
+            red, green, blue = (round(0.45 * channel + 20) for channel in self._mean(boxes))
+            return f"{_code(48, (red, green, blue), grey=True)}{sign}"
+        colour = rgb(order_colour(numbers[0] - 1, len(self.kept.order)))
+        if not numbered:
+            return f"{_code(38, colour)}{sign}"
+        ink = (0, 0, 0) if _lightness(colour) > 110 else (255, 255, 255)
+        return f"{_code(48, colour)}{_code(38, ink)}{sign}"
 
     def _mean(self, boxes: list[Box]) -> Colour:
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
@@ -121,11 +114,11 @@ class _Cells:
         return pixel[0], pixel[1], pixel[2]
 
 
-def _legend(kept: Kept, colour: bool, ascii_only: bool, width: int) -> str:
+def _legend(kept: Kept, colour: bool, ascii_only: bool) -> str:
     dropped = "a dim patch" if colour else ("." if ascii_only else "·")
     pivots = ", ".join(str(number) for number, token in enumerate(kept.order, start=1) if token in kept.pivots)
     words = f"numbers: order of selection; {dropped}: dropped" + (f"; pivots: {pivots}" if pivots else "")
-    return words if len(words) <= width else words[: width - 3] + "..."
+    return words if len(words) <= COLUMNS else words[: COLUMNS - 3] + "..."
 
 
 def _lightness(colour: Colour) -> float:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from typing import Any
 
-from vlm_pruner.console import shown
+from vlm_pruner.console import shown, wrapped
 from vlm_pruner.experiments.search import SEARCH, Budgets, Search, Trial
-from vlm_pruner.provenance import environment
-from vlm_pruner.report.results import wrapped
+from vlm_pruner.report.results import head
 from vlm_pruner.report.table import render
 
 HEADER = ["method", "found", "confirmed", "removed", "FLOPs", "accuracy", "dense", "kept", "at least"]
 
 
 def text(done: Budgets) -> str:
-    """At most 80 columns: per method the budget that was found, the one that was confirmed, and how well it did."""
+    """At most 80 columns: per method the budget found, the budget confirmed, and its accuracy."""
     goal, share = done.goal, f"{100 * done.goal.keep_share:g} %"
-    head = (
+    asked = (
         f"model {shown(done.settings.model)}, {done.facts.visual} visual tokens per picture; "
         f"{done.n[0]} questions to search, {done.n[1]} to confirm"
     )
@@ -28,10 +25,10 @@ def text(done: Budgets) -> str:
         f"confirmed: on the other half, the smallest of it and the two steps above it that is (- if none)",
         f"the rest is of the confirmed one, held out: accuracy in %, mean over kinds; kept: share of dense in %; at "
         f"least: its one-sided {100 * goal.confidence:g} % bound",
-        *(f"{search.label}: {_remark(search)}" for search in done.searches if _remark(search)),
+        *(f"{search.label}: {remark}" for search in done.searches if (remark := _remark(search))),
     ]
     table = render(HEADER, [_row(search, done) for search in done.searches])
-    return "\n".join([*wrapped(head), "", table, "", *(line for note in notes for line in wrapped(note))])
+    return "\n".join([wrapped(asked, "  "), "", table, "", *(wrapped(note, "  ") for note in notes)])
 
 
 def _row(search: Search, done: Budgets) -> list[str]:
@@ -61,12 +58,8 @@ def _remark(search: Search) -> str:
 def document(done: Budgets, wall_seconds: float) -> dict[str, Any]:
     """Everything about the search, ready for JSON."""
     return {
-        "command": "vlm-pruner budget",
-        "format": 1,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **head("budget", done.header),
         "wall_seconds": wall_seconds,
-        "environment": environment(),
-        "config": done.header,
         "goal": asdict(done.goal),
         "visual_tokens": done.facts.visual,
         "n": {"search": done.n[0], "held_out": done.n[1], "pictures": done.pictures},
@@ -84,18 +77,15 @@ def _search(search: Search, visual: int) -> dict[str, Any]:
         "found": None if search.found is None else search.found.arm.tokens,
         "keep_tokens": tokens,
         "reduction_ratio": None if tokens is None else 1 - tokens / visual,
-        "trials": _trials(search.trials),
+        "trials": [_trial(trial) for trial in search.trials],
         "remark": _remark(search),
     }
 
 
-def _trials(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    return [
-        {
-            "half": "search" if trial.half == SEARCH else "held_out",
-            "tokens": trial.arm.tokens,
-            "flops_share": None if trial.arm.accounting is None else trial.arm.accounting.flops_share,
-            **trial.retention.describe(),
-        }
-        for trial in trials
-    ]
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "half": "search" if trial.half == SEARCH else "held_out",
+        "tokens": trial.arm.tokens,
+        "flops_share": None if trial.arm.accounting is None else trial.arm.accounting.flops_share,
+        **trial.retention.describe(),
+    }

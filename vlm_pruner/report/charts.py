@@ -1,9 +1,9 @@
-"""Charts of result files: accuracy by budget, where the time of an answer goes, break-even, ablations."""
+"""Charts of result files: accuracy by budget, the parts of an answer's time, break-even, ablations."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,22 +41,22 @@ def accuracy(results: Results) -> Figure:
         raise ValueError("the results hold no cell; run the comparison with at least one arm")
     arms = {arm["key"]: arm for arm in results["arms"]}
     cells = [{**cell, "arm": arms[cell["arm"]]} for cell in results["cells"]]
-    names = list(dict.fromkeys(cell["benchmark"] for cell in cells))
-    rows = [max(1, -(-len(_by_method(cells, name)) // COLUMNS)) for name in names]
-    figure = Figure((WIDTH, sum(1.55 * count + 0.75 for count in rows)))
-    parts = figure.subfigures(len(names), 1, squeeze=False, height_ratios=[1.55 * count + 0.75 for count in rows])
-    for part, name, count in zip(parts[:, 0], names, rows, strict=True):
-        own = [cell for cell in cells if cell["benchmark"] == name]
+    benchmarks = {cell["benchmark"]: [c for c in cells if c["benchmark"] == cell["benchmark"]] for cell in cells}
+    rows = [max(1, -(-len(_by_method(own)) // COLUMNS)) for own in benchmarks.values()]
+    heights = [1.55 * count + 0.75 for count in rows]
+    figure = Figure((WIDTH, sum(heights)))
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (name, own), count in zip(parts, benchmarks.items(), rows, strict=True):
         axes = part.subplots(count, COLUMNS, sharex=True, sharey=True, squeeze=False)
-        _panels(part, axes, _by_method(own), {name: _alone(own, name) for name in ALONE})
+        _panels(part, axes, _by_method(own), {_name(cell): cell for cell in own if _name(cell) in ALONE})
         part.suptitle(f"{name}: accuracy in %, {own[0]['n']} questions", x=0.01, ha="left")
     return figure
 
 
-def _by_method(cells: Sequence[Results], benchmark: str | None = None) -> dict[str, list[Results]]:
+def _by_method(cells: Sequence[Results]) -> dict[str, list[Results]]:
     lines: dict[str, list[Results]] = {}
     for cell in cells:
-        if _name(cell) not in ALONE and benchmark in (None, cell["benchmark"]):
+        if _name(cell) not in ALONE:
             lines.setdefault(cell["arm"]["label"], []).append(cell)
     ours_first = sorted(lines, key=lambda label: label != "VLM-Pruner")
     return {label: sorted(lines[label], key=tokens) for label in ours_first}
@@ -67,10 +67,6 @@ def _name(cell: Results) -> str:
     return str(cell["arm"]["key"]).partition("@")[0]
 
 
-def _alone(cells: Sequence[Results], name: str) -> Results | None:
-    return next((cell for cell in cells if _name(cell) == name), None)
-
-
 def tokens(cell: Results) -> float:
     """The budget in visual tokens; of a budget for the whole decoder, the mean over its layers."""
     arm = cell["arm"]
@@ -78,7 +74,7 @@ def tokens(cell: Results) -> float:
     return float(arm["accounting"]["average_tokens"] if whole else arm["budget_tokens"])
 
 
-def _panels(part: Any, axes: Any, lines: Lines, alone: Mapping[str, Results | None]) -> None:
+def _panels(part: Any, axes: Any, lines: Lines, alone: Results) -> None:
     _log_ticks(axes.flat[0], [tokens(cell) for line in lines.values() for cell in line])
     for number, panel in enumerate(axes.flat):
         panel.tick_params(labelbottom=number >= len(lines) - COLUMNS)
@@ -88,22 +84,14 @@ def _panels(part: Any, axes: Any, lines: Lines, alone: Mapping[str, Results | No
             panel.plot(*_means(lines[other]), color=FAINT, linewidth=1)
         _method(panel, lines[label])
         for name, cell in alone.items():
-            if cell is not None:
-                panel.axhline(100 * cell["accuracy"]["mean"], color=LINES[1], linewidth=1, linestyle=ALONE[name])
+            panel.axhline(100 * cell["accuracy"]["mean"], color=LINES[1], linewidth=1, linestyle=ALONE[name])
         panel.set_title(label)
     part.supxlabel("visual tokens kept per picture", fontsize=9, color=GREY)
-    part.legend(
-        handles=_key([name for name, cell in alone.items() if cell is not None]),
-        loc="upper right",
-        ncols=5,
-        fontsize=8,
-        handlelength=1.6,
-        columnspacing=1.2,
-    )
+    part.legend(handles=_key(alone), loc="upper right", ncols=5, fontsize=8, handlelength=1.6, columnspacing=1.2)
 
 
 def _log_ticks(panel: Axes, values: Sequence[float]) -> None:
-    """A logarithmic x axis that names the values themselves, where the names do not touch."""
+    """A logarithmic x axis whose labels are the values themselves, except where labels would touch."""
     from matplotlib.ticker import NullLocator
 
     named: list[float] = []
@@ -122,7 +110,7 @@ def _means(line: Sequence[Results]) -> tuple[list[float], list[float]]:
 
 
 def _method(panel: Axes, line: Sequence[Results]) -> None:
-    """A method's line with its 95 % intervals; a dot is hollow where the method is worse than dense."""
+    """A method's line with its 95 % intervals; a hollow dot is worse than dense."""
     at, means = _means(line)
     low, high = ([100 * cell["accuracy"][end] for cell in line] for end in ("low", "high"))
     panel.fill_between(at, low, high, color=LINES[0], alpha=0.2, linewidth=0)
@@ -133,7 +121,7 @@ def _method(panel: Axes, line: Sequence[Results]) -> None:
         panel.plot(x, y, "o", color=LINES[0], markerfacecolor="white" if worse else LINES[0], markersize=4.5)
 
 
-def _key(alone: Sequence[str]) -> list[Any]:
+def _key(alone: Iterable[str]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = {"color": LINES[0], "marker": "o", "markersize": 4.5}
@@ -159,7 +147,7 @@ def parts(figures: Results) -> dict[str, float]:
 
 @styled
 def speed(results: Results) -> Figure:
-    """Where the time goes, a panel per case, each to its own scale, and break-even. results: of `bench`."""
+    """The parts of each arm's time, a panel per case, each to its own scale, and break-even. results: of `bench`."""
     from matplotlib.figure import Figure
 
     cases, pays = results["cases"], results["break_even"]
@@ -196,7 +184,7 @@ def _bars(panel: Axes, case: Results) -> None:
 
 
 def _break_even(panel: Axes, entries: Sequence[Results]) -> None:
-    """How much faster a pruned prefill is, by the number of visual tokens before pruning."""
+    """Speed-up of a pruned prefill by the number of visual tokens before pruning."""
     for entry, colour in zip(entries, LINES * len(entries), strict=False):
         at = [point["visual"] for point in entry["points"]]
         value, low, high = ([p["ratio"][end] for p in entry["points"]] for end in ("value", "low", "high"))

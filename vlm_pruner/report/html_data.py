@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 
 from vlm_pruner.console import one_line
 from vlm_pruner.drawing.colours import PADDING, order_colour
-from vlm_pruner.drawing.svg import data_url
+from vlm_pruner.drawing.svg import thumbnail
 from vlm_pruner.geometry.fit import Fit
+from vlm_pruner.images import ImageReadError, read_image
 
 SIDE = 224  # longer side of a thumbnail in pixels
 QUALITY = 68
@@ -29,8 +31,7 @@ def read_results(paths: Sequence[Path]) -> dict[str, Any]:
     """
     runs, others = [], []
     for path in paths:
-        path = path / "results.json" if path.is_dir() else path
-        content = _read_json(path)
+        content, path = read_document(path)
         if content.get("command") == "vlm-pruner compare":
             runs.append(_whole(_run, content, path))
         elif str(content.get("command")).startswith("vlm-pruner ") or SCORE & content.keys():
@@ -44,7 +45,9 @@ def read_results(paths: Sequence[Path]) -> dict[str, Any]:
     return {"runs": runs, "others": others, "ramp": ramp}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_document(path: Path) -> tuple[dict[str, Any], Path]:
+    """A result and its file. path: that, or a folder that holds a results.json. Raises as `read_results`."""
+    path = path / "results.json" if path.is_dir() else path
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -53,13 +56,13 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON ({error}); give a result file of vlm-pruner") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}; give a result file of vlm-pruner")
-    return content
+    return content, path
 
 
 def _whole(
     read: Callable[[dict[str, Any], Path], dict[str, Any]], content: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    """What `read` makes of a result. Raises ValueError for one that lacks a part or has a wrong one."""
+    """Applies `read` to a result. Raises ValueError if a part is missing or malformed."""
     try:
         return read(content, path)
     except FileNotFoundError:
@@ -71,14 +74,20 @@ def _whole(
 
 
 def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One comparison: its tables unchanged, its answers by item, its pictures."""
+    """One comparison: its tables unchanged, its answers by item, its pictures as the model saw them.
+
+    grid: [rows, columns] of the tokens; None if there are several grids.
+    """
     answers = _answers(path.parent / content.get("journal", "answers.jsonl"))
     arms = {arm["key"]: number for number, arm in enumerate(content["arms"])}
-    album = _Album(_fit(content["model"]), path.parent)
+    fit = _fit(content["model"])
+    grid = [fit.rows, fit.columns] if fit and fit.kind in ("stretch", "pad", "crop") and fit.frames == 1 else None
+    pictures = list(dict.fromkeys(item["image"] for item in content["items"]))
+    numbers = {name: number for number, name in enumerate(pictures)}
     items = [
         {
             "b": item["benchmark"], "q": item["question_id"], "k": item["kind"], "t": item["text"],
-            "g": item["answer"], "p": album.add(item["image"]),
+            "g": item["answer"], "p": numbers[item["image"]],
             "a": _by_arm(answers.get((item["benchmark"], str(item["question_id"])), ()), arms),
         }
         for item in content["items"]
@@ -99,8 +108,8 @@ def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
         "name": path.parent.name or str(path),
         **{name: content.get(name) for name in shown},
         "items": items,
-        "pictures": album.pictures,
-        "grid": album.grid,
+        "pictures": [_thumbnail(Path(name), path.parent, fit if grid else None) for name in pictures],
+        "grid": grid,
     }
 
 
@@ -131,13 +140,13 @@ def pack(kept: Sequence[int] | None) -> str | None:
     if kept is None:
         return None
     numbers = array("H", kept)
-    if array("H", [1]).tobytes() != b"\x01\x00":
+    if sys.byteorder == "big":
         numbers.byteswap()
     return base64.b64encode(numbers.tobytes()).decode()
 
 
 def _fit(model: Mapping[str, Any]) -> Fit | None:
-    """How pictures lie on the grid: LLaVA's way where the file does not say; None if every picture has its own."""
+    """Maps pictures to the grid: LLaVA's way if the file does not say, None if every picture has its own grid."""
     if model["grid"] is None:
         return None
     if model.get("fit"):
@@ -146,43 +155,18 @@ def _fit(model: Mapping[str, Any]) -> Fit | None:
     return Fit("pad", rows, columns)
 
 
-class _Album:
-    """Pictures as the model saw them, each once. grid: [rows, columns], None if there are several grids."""
-
-    def __init__(self, fit: Fit | None, folder: Path) -> None:
-        self.pictures: list[str | None] = []
-        self.grid = (
-            [fit.rows, fit.columns] if fit and fit.kind in ("stretch", "pad", "crop") and fit.frames == 1 else None
-        )
-        self._fit = fit
-        self._folder = folder
-        self._numbers: dict[str, int] = {}
-
-    def add(self, name: str) -> int:
-        if name not in self._numbers:
-            self._numbers[name] = len(self.pictures)
-            self.pictures.append(self._thumbnail(Path(name)))
-        return self._numbers[name]
-
-    def _thumbnail(self, path: Path) -> str | None:
-        """A data URL; None if there is no picture where the result says."""
-        from vlm_pruner.images import ImageReadError, read_image
-
-        try:
-            picture = read_image(path if path.is_file() else self._folder / path)
-        except ImageReadError:
-            return None
-        seen = self._covered(picture) if self.grid else picture
-        seen.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-        return data_url(seen, "webp", quality=QUALITY, method=4)
-
-    def _covered(self, picture: Image.Image) -> Image.Image:
-        """The picture with the padding that the model saw."""
-        assert self._fit is not None
-        left, top, right, bottom = self._fit.views(picture.size)[0].region
+def _thumbnail(path: Path, folder: Path, fit: Fit | None) -> str | None:
+    """A data URL; None if the picture is missing. fit: adds the padding that the model saw."""
+    try:
+        picture = read_image(path if path.is_file() else folder / path)
+    except ImageReadError:
+        return None
+    if fit is not None:
+        left, top, right, bottom = fit.views(picture.size)[0].region
         canvas = Image.new("RGB", (round(right - left), round(bottom - top)), PADDING)
         canvas.paste(picture, (round(-left), round(-top)))
-        return canvas
+        picture = canvas
+    return thumbnail(picture, SIDE, quality=QUALITY, method=4)
 
 
 def _other(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -6,19 +6,21 @@ questions, so nothing is paired across them: a verdict counts if every model's o
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from vlm_pruner.console import wrapped
 from vlm_pruner.experiments.verdicts import REFERENCES, UNCLEAR
 from vlm_pruner.report import table
-from vlm_pruner.report.compare_table import MARKS, NAMES, SHORT, by_budget, short
+from vlm_pruner.report.compare_table import AGAINST, MARKS, SHORT, WIDE, title
+from vlm_pruner.report.html_data import read_document
 from vlm_pruner.report.paper_results import TableError
-from vlm_pruner.report.table import WIDTH
+from vlm_pruner.report.table import blocks
+
+HEAD = ["method", "accuracy", *AGAINST]
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Judged:
 def read(paths: Iterable[str | Path]) -> list[Judged]:
     """The results of all files, or of folders that hold a results.json.
 
-    Raises TableError for files of another kind, fewer than two results, or the same model and benchmark twice.
+    Raises TableError for files of another kind, fewer than two results, or the same model and benchmark twice;
+    FileNotFoundError or ValueError for a file that is missing or damaged.
     """
     found = [judged for path in paths for judged in _results(Path(path))]
     names = [f"{one.model} on {one.benchmark}" for one in found]
@@ -88,23 +91,20 @@ def left_out(found: Sequence[Judged]) -> list[str]:
 def terminal(found: Sequence[Judged]) -> str:
     """Accuracies and differences by budget, then accuracies by kind, then what the models are."""
     own = rows(found)
-    shown = _shown(own)
-    whole = by_budget(_header(shown), _by_budget(own, lambda row: _cells(row, shown)))
     kinds = list(own[0].kinds)
-    parts = by_budget(
-        ["accuracy by kind", *(SHORT.get(kind, kind) for kind in kinds)],
-        _by_budget(own, lambda row: [short(row.label), *(_range(row.kinds[kind]) for kind in kinds)]),
-    )
-    said = [textwrap.fill(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False) for note in notes(found)]
-    return "\n\n".join([whole, parts, "\n".join(said)])
+    whole = [(title(row.budget), _cells(row)) for row in own]
+    parts = [(title(row.budget), [row.label, *(_range(row.kinds[kind]) for kind in kinds)]) for row in own]
+    header = ["accuracy by kind", *(SHORT.get(kind, kind) for kind in kinds)]
+    said = [wrapped(note, "  ") for note in notes(found)]
+    return "\n\n".join([blocks(HEAD, whole, width=WIDE), blocks(header, parts, width=WIDE), "\n".join(said)])
 
 
 def markdown(found: Sequence[Judged]) -> str:
     own = rows(found)
-    shown, kinds = _shown(own), list(own[0].kinds)
-    whole = [[row.budget, row.label, *_cells(row, shown)[1:]] for row in own]
+    kinds = list(own[0].kinds)
+    whole = [[row.budget, *_cells(row)] for row in own]
     parts = [[row.budget, row.label, *(row.kinds[kind].percent() for kind in kinds)] for row in own]
-    tables = [table.markdown(["budget", *_header(shown)], whole), table.markdown(["budget", "method", *kinds], parts)]
+    tables = [table.markdown(["budget", *HEAD], whole), table.markdown(["budget", "method", *kinds], parts)]
     return "\n\n".join([*tables, "\n".join(f"- {note}" for note in notes(found))])
 
 
@@ -122,14 +122,11 @@ def notes(found: Sequence[Judged]) -> list[str]:
 
 
 def _results(path: Path) -> list[Judged]:
-    file = path / "results.json" if path.is_dir() else path
+    document, file = read_document(path)
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
         model, cells = document["model"]["path"], document["cells"]
         arms = {arm["key"]: (arm["label"], arm["budget"] or "") for arm in document["arms"]}
-    except FileNotFoundError:
-        raise TableError(f"{file} is not there; give results.json of vlm-pruner compare, or its folder") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise TableError(f"{file} is no result of vlm-pruner compare ({type(error).__name__}: {error})") from None
     names = dict.fromkeys(cell["benchmark"] for cell in cells)
     own = {name: {cell["arm"]: cell for cell in cells if cell["benchmark"] == name} for name in names}
@@ -156,24 +153,10 @@ def _agreed(differences: Sequence[Mapping[str, Any]]) -> tuple[Spread, str]:
     return Spread(tuple(difference["mean"] for difference in differences)), verdict
 
 
-def _shown(own: Sequence[Row]) -> list[str]:
-    return [name for name in REFERENCES if any(name in row.against for row in own)]
-
-
-def _header(shown: Sequence[str]) -> list[str]:
-    return ["method", "accuracy", *(f"- {NAMES[name]}" for name in shown)]
-
-
-def _cells(row: Row, shown: Sequence[str]) -> list[str]:
-    against = [row.against.get(name) for name in shown]
+def _cells(row: Row) -> list[str]:
+    against = [row.against.get(name) for name in REFERENCES]
     differences = ["" if one is None else f"{one[0].percent('+')}{MARKS[one[1]]}" for one in against]
-    return [short(row.label), row.accuracy.percent(), *differences]
-
-
-def _by_budget(own: Sequence[Row], cells: Callable[[Row], list[str]]) -> list[tuple[str, list[list[str]]]]:
-    return [
-        (budget, [cells(row) for row in own if row.budget == budget]) for budget in dict.fromkeys(r.budget for r in own)
-    ]
+    return [row.label, row.accuracy.percent(), *differences]
 
 
 def _range(spread: Spread) -> str:

@@ -6,7 +6,7 @@ A score is on the paper's scale: MME is a sum of at most 2800, OCRBench points o
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -63,10 +63,15 @@ class PaperRow:
 @cache
 def paper_rows() -> tuple[PaperRow, ...]:
     """All rows in the paper's order, a model's dense row first."""
-    text = files("vlm_pruner.report").joinpath("paper_tables.csv").read_text(encoding="utf-8")
-    records = list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+    records = shipped("paper_tables.csv")
     tokens = {r["model"]: _count(r["visual_tokens"]) for r in records if r["method"] == DENSE}
     return tuple(_row(record, tokens.get(record["model"])) for record in records)
+
+
+def shipped(name: str) -> list[dict[str, str]]:
+    """The rows of a CSV file in this folder, without its comments."""
+    text = files("vlm_pruner.report").joinpath(name).read_text(encoding="utf-8")
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
 
 
 def models() -> list[str]:
@@ -75,7 +80,7 @@ def models() -> list[str]:
 
 
 def visual_tokens(model: str) -> int | None:
-    """A picture's visual tokens before pruning, the most there can be; None where the paper does not say."""
+    """The most visual tokens a picture has before pruning; None if the paper does not say."""
     dense = dense_row(model)
     return None if dense is None else _count(dense.budget)
 
@@ -90,11 +95,11 @@ def dense_row(model: str) -> PaperRow | None:
     return next((row for row in paper_rows() if row.model == model and row.method == DENSE), None)
 
 
-def average(scores: Mapping[str, float], bounds: Mapping[str, float]) -> float | None:
-    """Plain mean over the nine benchmarks of score / upper bound, in %; None unless both have all nine."""
-    if any(name not in scores or not bounds.get(name) for name in COLUMNS):
+def average(scores: Mapping[str, float], bounds: Mapping[str, float], names: Collection[str] = COLUMNS) -> float | None:
+    """Plain mean over the benchmarks of score / upper bound, in %; None unless both have all of them."""
+    if any(name not in scores or not bounds.get(name) for name in names):
         return None
-    return 100 * sum(scores[name] / bounds[name] for name in COLUMNS) / len(COLUMNS)
+    return 100 * sum(scores[name] / bounds[name] for name in names) / len(names)
 
 
 @dataclass(frozen=True)

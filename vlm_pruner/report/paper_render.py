@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
+from vlm_pruner.console import wrapped
 from vlm_pruner.report import table
 from vlm_pruner.report.paper_numbers import COLUMNS
 from vlm_pruner.report.paper_table import AVERAGE, DIFFERENCE, ERROR, OURS, PAPER, Line, ModelTable, budget_label
-from vlm_pruner.report.table import MISSING, WIDTH, blocks, number
+from vlm_pruner.report.table import MISSING, blocks, number
 
 NAMES = tuple(column.name for column in COLUMNS.values())
 CSV_HEADER = ("model", "visual_tokens", "method", "row", *NAMES, "Avg", "misprinted")
@@ -40,28 +40,25 @@ FORMATS: dict[str, Callable[[Sequence[ModelTable]], str]] = {"terminal": termina
 
 def _terminal_model(one: ModelTable) -> str:
     header = ["", "", *(column.header for column in COLUMNS.values()), "Avg"]
-    groups = [(f"{budget}:", [_cells(*line) for line in lines]) for budget, lines in _by_budget(one)]
-    notes = [textwrap.fill(note, WIDTH, initial_indent="  ", subsequent_indent="    ") for note in one.notes]
-    return "\n".join([f"{one.model}, visual tokens kept, % or points", blocks(header, groups, left=2), *notes])
+    rows = [(f"{budget_label(line.budget, one.model)}:", _cells(line, first)) for line, first in _lines(one)]
+    notes = [wrapped(note, "    ", "  ") for note in one.notes]
+    return "\n".join([f"{one.model}, visual tokens kept, % or points", blocks(header, rows, left=2), *notes])
 
 
 def _markdown_model(one: ModelTable) -> str:
     header = ["visual tokens", "method", "", *NAMES, "Avg"]
-    rows = [[budget, *_cells(line, True)] for budget, lines in _by_budget(one) for line, _ in lines]
+    rows = [[budget_label(line.budget, one.model), *_cells(line, True)] for line in one.lines]
     return "\n".join(
         [f"### {one.model}", "", table.markdown(header, rows, 3), "", *(f"- {note}" for note in one.notes)]
     )
 
 
-def _by_budget(one: ModelTable) -> Iterator[tuple[str, list[tuple[Line, bool]]]]:
-    """Lines by budget, and with each whether it is the first of its method, whose name is shown."""
-    groups: dict[str, list[tuple[Line, bool]]] = {}
+def _lines(one: ModelTable) -> Iterator[tuple[Line, bool]]:
+    """The lines, each with whether it is the first of its method, whose name is shown."""
     previous = None
     for line in one.lines:
-        key = (line.budget, line.method)
-        groups.setdefault(budget_label(line.budget, one.model), []).append((line, key != previous))
-        previous = key
-    yield from groups.items()
+        yield line, (line.budget, line.method) != previous
+        previous = (line.budget, line.method)
 
 
 def _cells(line: Line, shown: bool) -> list[str]:

@@ -22,8 +22,8 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class RowBudget:
-    """What was kept of a picture's visual tokens: a share in percent with one decimal, or, where the number of tokens
-    before pruning is not known, a count."""
+    """The visual tokens kept of a picture: a share in percent with one decimal, or a count if the number of tokens
+    before pruning is unknown."""
 
     kept: float | None = None
     tokens: int | None = None
@@ -78,16 +78,14 @@ VISUAL_TOKENS = {"mini": 576}
 def read_results(paths: Iterable[str | Path], model: str | None = None) -> list[Result]:
     """Every result file among `paths`; a folder means all result files below it.
 
-    model: the name to give to all of them, for checkpoints whose own name does not tell.
+    model: names all of them, for checkpoints whose own name says nothing.
     Raises TableError for a file that is not a result, and if nothing is found.
     """
     results = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = [_read(file, model, required=False) for file in sorted(path.rglob("*.json"))]
-            results += [result for result in found if result is not None]
-        else:
-            results += [result for result in [_read(path, model)] if result is not None]
+        whole = path.is_dir()
+        files = sorted(path.rglob("*.json")) if whole else [path]
+        results += [result for file in files if (result := _read(file, model, required=not whole)) is not None]
     return results
 
 
@@ -126,7 +124,7 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
 
 
-def _read(path: Path, model: str | None, required: bool = True) -> Result | None:
+def _read(path: Path, model: str | None, required: bool) -> Result | None:
     """One file's result. A file that is no result is an error if `required`, else None."""
     try:
         document = read_json(path)
@@ -173,7 +171,7 @@ def _result(path: Path, document: Mapping[str, Any], config: Mapping[str, Any], 
 
 
 def _model_name(path: str) -> str:
-    """The checkpoint's folder; its parent where the folder is just called checkpoint."""
+    """The name of the checkpoint's folder, or of its parent if the folder is called checkpoint."""
     parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     named = [part for part in parts if part != "checkpoint"]
     return named[-1] if named else path
@@ -191,7 +189,7 @@ def _budget(method: Mapping[str, Any], model: str) -> RowBudget:
 
 
 def known_tokens(model: str) -> int | None:
-    """A picture's visual tokens before pruning, the most there can be; None where that is not known."""
+    """The most visual tokens a picture has before pruning; None if unknown."""
     return VISUAL_TOKENS.get(model) or paper_numbers.visual_tokens(model)
 
 

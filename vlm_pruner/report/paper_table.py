@@ -91,19 +91,18 @@ def _most_first(budget: RowBudget) -> tuple[float, float]:
 
 
 def _lines(paper: PaperRow | None, own: ResultRow | None, bounds: Mapping[str, float]) -> Iterator[Line]:
-    budget = own.budget if own is not None else RowBudget(kept=paper.kept if paper is not None else None)
-    label = own.label if own is not None else paper.method if paper is not None else ""
     scores = {} if own is None else _with_average(own.scores, bounds)
     if own is not None:
-        yield Line(budget, label, OURS, scores)
-        yield Line(budget, label, ERROR, own.errors)
-    if paper is None:
-        return
-    yield Line(budget, label, PAPER, _printed(paper), _flagged(paper))
-    meant = _meant(paper)
-    difference = {name: scores[name] - meant[name] for name in scores if name in meant}
-    if own is not None:
-        yield Line(budget, label, DIFFERENCE, difference)
+        yield Line(own.budget, own.label, OURS, scores)
+        yield Line(own.budget, own.label, ERROR, own.errors)
+    if paper is not None:
+        budget, label = (RowBudget(kept=paper.kept), paper.method) if own is None else (own.budget, own.label)
+        yield Line(budget, label, PAPER, _printed(paper), _flagged(paper))
+        meant = _meant(paper)
+        if own is not None:
+            yield Line(
+                budget, label, DIFFERENCE, {name: scores[name] - meant[name] for name in scores if name in meant}
+            )
 
 
 def _with_average(scores: Mapping[str, float], bounds: Mapping[str, float]) -> dict[str, float]:

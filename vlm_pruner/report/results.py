@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from vlm_pruner.console import shown
+from vlm_pruner.console import shown, wrapped
 from vlm_pruner.cost.accounting import planned_steps
 from vlm_pruner.experiments.arms import Arm
 from vlm_pruner.experiments.experiment import Experiment
@@ -19,19 +18,14 @@ from vlm_pruner.experiments.timings import Measured
 from vlm_pruner.experiments.verdicts import UNCLEAR, Rules, comparisons
 from vlm_pruner.provenance import environment
 from vlm_pruner.report.compare_table import terminal
-from vlm_pruner.report.table import WIDTH
 
 
 def document(experiment: Experiment, command: str) -> dict[str, Any]:
     """Everything about the run, ready for JSON."""
     facts, settings, where = experiment.facts, experiment.settings, experiment.answerer.where
     return {
-        "command": f"vlm-pruner {command}",
-        "format": 1,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **head(command, experiment.header),
         "wall_seconds": experiment.wall_seconds,
-        "environment": environment(),
-        "config": experiment.header,
         "model": {"path": shown(settings.model), **where, "visual_tokens": facts.visual,
                   "depth": facts.shape.layers if facts.shape else None, "text_tokens": facts.text,
                   "decoder": asdict(facts.shape) if facts.shape else None},
@@ -45,6 +39,17 @@ def document(experiment: Experiment, command: str) -> dict[str, Any]:
         "prune_or_resize": [match.describe() for match in experiment.matches],
         "journal": "answers.jsonl",
     }  # fmt: skip
+
+
+def head(command: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The first fields of every command's results."""
+    return {
+        "command": f"vlm-pruner {command}",
+        "format": 1,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "config": dict(config),
+    }
 
 
 def text(experiment: Experiment, more: Iterable[str] = ()) -> str:
@@ -74,7 +79,7 @@ def as_json(document: Mapping[str, Any]) -> str:
 
 
 def notes(experiment: Experiment) -> list[str]:
-    """What the columns mean, how many verdicts there are, and which arms did not run and why."""
+    """Explains the columns, counts the verdicts, and names the arms that did not run and why."""
     rules = experiment.settings.rules
     pictures = len({question.image for question in experiment.judged})
     text = experiment.facts.text
@@ -89,11 +94,7 @@ def notes(experiment: Experiment) -> list[str]:
     for one in experiment.not_run:
         by_reason.setdefault((one.label, one.reason), []).append(one.budget)
     not_run = [f"not run: {label} at {', '.join(at)}: {reason}" for (label, reason), at in by_reason.items()]
-    return [line for note in said for line in wrapped(note)] + not_run
-
-
-def wrapped(note: str) -> list[str]:
-    return textwrap.wrap(note, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return [*(wrapped(note, "  ") for note in said), *not_run]
 
 
 def _chance(experiment: Experiment, rules: Rules) -> str:

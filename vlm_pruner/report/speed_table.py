@@ -78,17 +78,13 @@ def break_even_text(found: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for one in found:
         rows = [
-            [str(point["visual"]), str(point["kept"]), _milliseconds_saved(point), *_ratio({**point, "reached": 0})[:3]]
-            for point in one["points"]
+            [str(p["visual"]), str(p["kept"]), f"{1000 * p['saved_seconds']:.2f}", *_ratio({**p, "reached": 0})[:3]]
+            for p in one["points"]
         ]
         header = ["visual tokens", "kept", "saved ms", "prefill ratio", "95 % interval", "predicted"]
         title = f"break-even of {one['name']}, keeping {100 * one['share']:.0f} %, batch {one['batch']}"
         parts += [title, "", render(header, rows, left=0), "", one["says"], ""]
     return "\n".join(parts).rstrip()
-
-
-def _milliseconds_saved(point: Mapping[str, Any]) -> str:
-    return f"{1000 * point['saved_seconds']:.2f}"
 
 
 def results_text(results: Mapping[str, Any]) -> str:
@@ -105,10 +101,8 @@ def results_text(results: Mapping[str, Any]) -> str:
     if results["break_even"]:
         blocks += [break_even_text(results["break_even"]), ""]
     blocks += [
-        "select is part of prefill, the vision tower is not; 1st token counts from the",
-        "start of generate",
-        "predicted: cost.py's roofline; the vision tower counts as measured, choosing",
-        "tokens as free",
+        "select is part of prefill, the vision tower is not; 1st token counts from the\nstart of generate",
+        "predicted: the cost model's roofline; the vision tower counts as measured,\nchoosing tokens as free",
         *(f"left out: {note}" for note in results["notes"]),
     ]
     return "\n".join(blocks)

@@ -5,25 +5,25 @@ Their documentation prints no splits and no metrics. TASKS has the ones that thi
 
 from __future__ import annotations
 
-import csv
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from vlm_pruner.console import DENSE
 from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.words import printed_name
 from vlm_pruner.report import table
+from vlm_pruner.report.paper_numbers import average, shipped
 from vlm_pruner.report.paper_results import TableError
 from vlm_pruner.report.table import number, render
 
 MODEL = "Qwen2.5-VL-7B"
 SOURCE = "AngelSlim's documentation (token compressor, April 2026), as printed"
-DENSE, AVERAGE = "dense", "avg"
+AVERAGE = "avg"
 OURS, THEIRS, DIFFERENCE = "ours", "theirs", "diff"
 
 
@@ -66,20 +66,11 @@ class Row:
 @cache
 def printed() -> tuple[Row, ...]:
     """Their rows, in their order."""
-    text = files("vlm_pruner.report").joinpath("qwen25vl_yardstick.csv").read_text(encoding="utf-8")
-    records = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return tuple(
         Row(record["method"], float(record["kept"]), {name: float(record[name]) for name in TASKS},
             float(record["avg"]), record["trained"] == "yes")
-        for record in records
+        for record in shipped("qwen25vl_yardstick.csv")
     )  # fmt: skip
-
-
-def average(scores: Mapping[str, float], dense: Mapping[str, float]) -> float | None:
-    """Mean over the eleven tasks of score / dense, in %; None unless both have all of them."""
-    if any(name not in scores or not dense.get(name) for name in TASKS):
-        return None
-    return 100 * sum(scores[name] / dense[name] for name in TASKS) / len(TASKS)
 
 
 def read(paths: Iterable[str | Path]) -> list[Row]:
@@ -104,7 +95,7 @@ def read(paths: Iterable[str | Path]) -> list[Row]:
         raise TableError(f"no *_results.json of lmms-eval in {' '.join(map(str, paths))}; give its folder of results")
     dense = next((row.scores for row in rows.values() if row.method == DENSE), {})
     for row in rows.values():
-        row.average = average(row.scores, dense)
+        row.average = average(row.scores, dense, TASKS)
     return sorted(rows.values(), key=lambda row: -row.kept)
 
 

@@ -6,7 +6,6 @@ The embedded model, with seed 0, selects the tokens of `intro` and `model`. Char
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from vlm_pruner.experiments.mini import CHECKPOINT
 from vlm_pruner.provenance import ROOT
 from vlm_pruner.report import charts
 from vlm_pruner.report.figures import intro, model
+from vlm_pruner.report.html_data import read_document
 
 SELECTIONS = {"intro": intro.draw, "model": model.draw}
 # Name: what draws it, its result file, and the command that makes that file.
@@ -60,10 +60,7 @@ def read_results(path: Path, command: str) -> dict[str, Any]:
     """A command's result file. Raises ValueError that names the command if it is missing or another's."""
     if not path.is_file():
         raise ValueError(f"no results at {path}: run `{command}` first, or give --results FILE")
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): run `{command}` again") from None
+    values, _ = read_document(path)
     wanted = " ".join(command.split()[:2])
     if values.get("command") != wanted:
         raise ValueError(f"{path} is of `{values.get('command')}`, the figure needs one of `{wanted}`")

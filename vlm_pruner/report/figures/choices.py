@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -18,17 +16,13 @@ QUESTION = "What is in the picture?"
 
 
 class Chooser:
-    """The model, loaded at its first use."""
+    """The model that selects."""
 
     def __init__(self, checkpoint: Path) -> None:
-        check_checkpoint(checkpoint)
-        self.checkpoint = checkpoint
-
-    @cached_property
-    def chat(self) -> Any:
         from vlm_pruner.asking import load
 
-        return load(self.checkpoint)
+        check_checkpoint(checkpoint)
+        self.chat = load(checkpoint)
 
     def kept(self, picture: Image.Image, method: Pruner) -> Kept:
         return self.chat.ask(picture, QUESTION, method, max_new_tokens=1).images[0].kept()

@@ -1,4 +1,4 @@
-"""What four methods keep of two photographs and a mini scene."""
+"""The tokens that four methods keep of two photographs and a mini scene."""
 
 from __future__ import annotations
 

@@ -17,9 +17,11 @@
   const signed = value => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(1);
   const number = value => typeof value !== "number" ? String(value ?? "–")
     : Number.isInteger(value) ? value.toLocaleString("en") : String(+value.toPrecision(4));
-  const table = (caption, head, rows) => {
-    const body = rows.map(row => make("tr", {}, ...row.map((cell, i) => make(i ? "td" : "th", i ? {} : {scope: "row"}, cell))));
-    const whole = make("table", {}, make("thead", {}, make("tr", {}, ...head.map(name => make("th", {scope: "col"}, name)))), make("tbody", {}, ...body));
+  const table = (caption, head, rows) => { // without columns that no row fills
+    const filled = head.map((_, i) => i === 0 || !rows.length || rows.some(row => row[i] !== "–" && row[i] !== ""));
+    const line = (cells, cell) => make("tr", {}, ...cells.map(cell).filter((_, i) => filled[i]));
+    const body = rows.map(row => line(row, (cell, i) => make(i ? "td" : "th", i ? {} : {scope: "row"}, cell)));
+    const whole = make("table", {}, make("thead", {}, line(head, name => make("th", {scope: "col"}, name))), make("tbody", {}, ...body));
     return make("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": caption}, whole);
   };
   const interval = (e, change) => {
@@ -142,7 +144,7 @@
   const paint = canvas => {
     const {picture, kept} = canvas.item, pen = canvas.getContext("2d");
     if (!picture) {
-      pen.font = "20px system-ui"; pen.fillStyle = "#808080"; pen.fillText("The picture is not there any more.", 60, 224);
+      pen.font = "20px system-ui"; pen.fillStyle = "#808080"; pen.fillText("The picture no longer exists.", 60, 224);
       canvas.dataset.painted = "none";
       return;
     }
