@@ -15,8 +15,9 @@ from PIL import Image, ImageChops
 
 from tests.families import FAMILIES
 from vlm_pruner import CentrifugalPruner, prune
-from vlm_pruner.drawing import Style, overlay, overlay_svg, side_by_side
+from vlm_pruner.drawing import Style, overlay, overlay_svg
 from vlm_pruner.drawing.colours import order_colour, ramp, rgb
+from vlm_pruner.drawing.sheet import plain, sheet
 from vlm_pruner.geometry.fit import Fit
 from vlm_pruner.receipts import ImageReceipt, Kept
 
@@ -173,18 +174,18 @@ def test_what_cannot_be_drawn_says_why() -> None:
         overlay([], grid([1]))
 
 
-def test_side_by_side_has_every_picture_and_a_key() -> None:
-    drawn = overlay(blue(), grid([7]), Style(side=300))
+def test_a_sheet_has_every_picture_and_a_key() -> None:
+    drawn = plain(blue(), 300)
     alone, row, column = (
-        side_by_side([("one", drawn)]),
-        side_by_side([("one", drawn), ("two", drawn)]),
-        side_by_side([("one", drawn), ("two", drawn)], columns=1),
+        sheet([("one", drawn)]),
+        sheet([("one", drawn), ("two", drawn)]),
+        sheet([("one", drawn), ("two", drawn)], columns=1),
     )
     assert row.width > 1.9 * alone.width and row.height == alone.height
     assert column.width == alone.width and column.height > 1.8 * alone.height
-    assert side_by_side([("one", drawn)], key=False).height < alone.height
+    assert sheet([("one", drawn)], key=False).height < alone.height
     with pytest.raises(ValueError, match="nothing to lay side by side"):
-        side_by_side([])
+        sheet([])
 
 
 def test_the_ramp_gets_darker_all_the_way() -> None:

@@ -1,6 +1,5 @@
 """Pictures: which visual tokens were kept, drawn on the original picture, as PNG, as SVG and in a terminal."""
 
 from vlm_pruner.drawing.overlay import Style, overlay, overlay_svg
-from vlm_pruner.drawing.sheet import side_by_side
 
-__all__ = ["Style", "overlay", "overlay_svg", "side_by_side"]
+__all__ = ["Style", "overlay", "overlay_svg"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlm_pruner.drawing.colours import FAINT, GREY, INK, PADDING, order_colour
 from vlm_pruner.drawing.raster import rasterise
-from vlm_pruner.drawing.shapes import Bitmap, Drawing, Group, Line, Polygon, Rectangle, Shape, Text, Veil, cut, moved
+from vlm_pruner.drawing.shapes import Bitmap, Drawing, Group, Line, Rectangle, Shape, Text, Veil, cut, diamond, moved
 from vlm_pruner.drawing.svg import write_svg
 from vlm_pruner.geometry.fit import Box, GridView
 from vlm_pruner.receipts import Kept
@@ -26,9 +26,9 @@ PictureOrFrames = Image.Image | Sequence[Image.Image]
 
 @dataclass(frozen=True)
 class Style:
-    """How kept tokens are drawn.
+    """Options for drawing kept tokens.
 
-    first:   draw only so many tokens, the first selected; None: all. A token's colour stays the same.
+    first:   draw only this many tokens, in order of selection; None: all. A token's colour stays the same.
     numbers: write each token's number in the order, from 1, where its patch is large enough.
     pivots:  mark the tokens that selection started from with a double frame and a diamond.
     folds:   "hue": a dropped patch takes the colour of the kept one that it was folded into; "arrows": points to it.
@@ -178,7 +178,7 @@ class _Panel:
         """(dropped token, the kept one that it was folded into) of this plane, for the keepers that `style` shows."""
         if self.kept.keeper is None:
             return []
-        wanted = {token for token in self.kept.order[: self.style.first]}
+        wanted = set(self.kept.order[: self.style.first])
         if self.style.focus:
             wanted &= {token for token in wanted if self.number[token] in self.style.focus}
         return [
@@ -205,7 +205,9 @@ class _Panel:
         edge = max(1.5, 0.07 * size)
         shapes: list[Shape] = [Rectangle(box, None, INK if pivot else colour, edge + (1.5 if pivot else 0))]
         if pivot:
-            shapes = [shapes[0], Rectangle(box, None, colour, edge), _diamond(box, size)]
+            reach = min(max(0.19 * size, 3.5), 9.0)
+            corner = diamond(box[0] + reach + 0.1 * size, box[1] + reach + 0.1 * size, reach)
+            shapes += [Rectangle(box, None, colour, edge), corner]
         if self.style.numbers and size >= LEAST_NUMBERED:
             font = min(max(0.41 * size, 8.0), 16.0)
             shapes.append(
@@ -222,13 +224,6 @@ class _Panel:
         view = self.plane.views[0]
         left, top, right, bottom = view.region
         return self.scale * min((right - left) / view.columns, (bottom - top) / view.rows)
-
-
-def _diamond(box: Box, size: float) -> Polygon:
-    """In the upper left corner of a patch."""
-    reach = min(max(0.19 * size, 3.5), 9.0)
-    x, y = box[0] + reach + 0.1 * size, box[1] + reach + 0.1 * size
-    return Polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], "#ffffff", "#000000", 1.2)
 
 
 def _centre(box: Box) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from functools import singledispatchmethod
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vlm_pruner.drawing.colours import rgb
+from vlm_pruner.drawing.colours import BACKGROUND, rgb
 from vlm_pruner.drawing.shapes import Bitmap, Box, Drawing, Group, Line, Point, Polygon, Rectangle, Shape, Text, Veil
 
 FINE = 2
@@ -17,7 +17,7 @@ FINE = 2
 def rasterise(drawing: Drawing) -> Image.Image:
     """RGB, of the drawing's size rounded up."""
     size = math.ceil(drawing.width), math.ceil(drawing.height)
-    canvas = Image.new("RGB", (FINE * size[0], FINE * size[1]), drawing.background)
+    canvas = Image.new("RGB", (FINE * size[0], FINE * size[1]), BACKGROUND)
     pen = _Pen(canvas)
     for shape in drawing.shapes:
         pen.draw(shape)
@@ -75,13 +75,12 @@ class _Pen:
     @draw.register
     def _polygon(self, shape: Polygon) -> None:
         points = _fine(shape.points)
-        self.pen.polygon(points, _paint(shape.fill, shape.opacity))
-        if shape.stroke:
-            self.pen.line([*points, points[0]], _paint(shape.stroke, 1), max(1, round(FINE * shape.width)), "curve")
+        self.pen.polygon(points, shape.fill)
+        self.pen.line([*points, points[0]], shape.stroke, max(1, round(FINE * shape.width)), "curve")
 
     @draw.register
     def _text(self, shape: Text) -> None:
-        anchor = {"start": "ls", "middle": "ms", "end": "rs"}[shape.anchor]
+        anchor = "ls" if shape.anchor == "start" else "rs"
         outline = FINE if shape.halo else 0
         font = ImageFont.load_default(FINE * shape.size)
         (at,) = _fine([shape.at])

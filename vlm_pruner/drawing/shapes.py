@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from PIL import Image, ImageFont
 
-from vlm_pruner.drawing.colours import BACKGROUND, INK
+from vlm_pruner.drawing.colours import INK
 from vlm_pruner.geometry.fit import Box
 
 Point = tuple[float, float]
@@ -61,14 +61,13 @@ class Line:
 class Polygon:
     points: Sequence[Point]
     fill: str
-    stroke: str | None = None
-    width: float = 1.0
-    opacity: float = 1.0
+    stroke: str
+    width: float
 
 
 @dataclass(frozen=True)
 class Text:
-    """One line of text. anchor: whether `at` is the start, the middle or the end of its baseline.
+    """One line of text. anchor: whether `at` is the "start" or the "end" of its baseline.
 
     halo: colour of an outline that keeps it readable on a picture.
     """
@@ -102,7 +101,6 @@ class Drawing:
     height: float
     shapes: Sequence[Shape]
     description: str = ""
-    background: str = BACKGROUND
 
 
 def text_width(text: str, size: float) -> float:
@@ -117,28 +115,33 @@ def cut(text: str, size: float, width: float) -> str:
     return text
 
 
+def diamond(x: float, y: float, reach: float) -> Polygon:
+    """The mark of a pivot, around (x, y)."""
+    return Polygon([(x, y - reach), (x + reach, y), (x, y + reach), (x - reach, y)], "#ffffff", "#000000", 1.2)
+
+
 def moved(shapes: Iterable[Shape], x: float, y: float) -> list[Shape]:
     """The shapes, shifted."""
-    return [_moved(shape, x, y) for shape in shapes]
 
-
-def _moved(shape: Shape, x: float, y: float) -> Shape:
     def point(old: Point) -> Point:
         return old[0] + x, old[1] + y
 
-    if isinstance(shape, Group):
-        return replace(shape, shapes=moved(shape.shapes, x, y))
-    if isinstance(shape, Text):
-        return replace(shape, at=point(shape.at))
-    if isinstance(shape, Line):
-        return replace(shape, start=point(shape.start), end=point(shape.end))
-    if isinstance(shape, Polygon):
-        return replace(shape, points=[point(corner) for corner in shape.points])
-    if isinstance(shape, Veil):
-        return replace(shape, box=shift(shape.box, x, y), holes=[shift(hole, x, y) for hole in shape.holes])
-    return replace(shape, box=shift(shape.box, x, y))
+    def box(old: Box) -> Box:
+        return old[0] + x, old[1] + y, old[2] + x, old[3] + y
 
+    def move(shape: Shape) -> Shape:
+        match shape:
+            case Group():
+                return replace(shape, shapes=moved(shape.shapes, x, y))
+            case Text():
+                return replace(shape, at=point(shape.at))
+            case Line():
+                return replace(shape, start=point(shape.start), end=point(shape.end))
+            case Polygon():
+                return replace(shape, points=[point(corner) for corner in shape.points])
+            case Veil():
+                return replace(shape, box=box(shape.box), holes=[box(hole) for hole in shape.holes])
+            case _:
+                return replace(shape, box=box(shape.box))
 
-def shift(box: Box, x: float, y: float) -> Box:
-    """The box, shifted."""
-    return box[0] + x, box[1] + y, box[2] + x, box[3] + y
+    return [move(shape) for shape in shapes]

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from vlm_pruner.drawing.colours import GREY, ramp
-from vlm_pruner.drawing.overlay import GAP, PictureOrFrames, Style, overlay
+from vlm_pruner.drawing.overlay import GAP, PictureOrFrames, Style, draw_overlay
 from vlm_pruner.drawing.raster import rasterise
-from vlm_pruner.drawing.shapes import Bitmap, Drawing, Polygon, Rectangle, Shape, Text, cut, moved, text_width
+from vlm_pruner.drawing.shapes import Bitmap, Drawing, Rectangle, Shape, Text, cut, diamond, moved, text_width
 from vlm_pruner.drawing.svg import write_svg
 from vlm_pruner.receipts import ImageReceipt
 
 TITLE = 30.0
 KEY = 34.0
-
-
-def side_by_side(
-    panels: Sequence[tuple[str, Image.Image]], columns: int | None = None, key: bool = True
-) -> Image.Image:
-    """Pictures with a title above each, `columns` in a row (None: all in one), and the key to the colours below.
-
-    Raises ValueError if `panels` is empty.
-    """
-    return rasterise(sheet([(title, plain(image, max(image.size))) for title, image in panels], columns, key))
 
 
 def plain(picture: Image.Image, side: float) -> Drawing:
@@ -44,14 +34,17 @@ def draw_prefill(images: Sequence[ImageReceipt], pictures: Sequence[PictureOrFra
         raise ValueError(
             f"{len(pictures)} pictures were given, but the receipt is of {len(images)} images: give one each"
         )
-    drawn = [overlay(picture, image.kept(), Style(**style)) for image, picture in zip(images, pictures, strict=True)]
-    return drawn[0] if len(drawn) == 1 else side_by_side([("", one) for one in drawn], key=False)
+    drawn = [draw_overlay(one, image.kept(), Style(**style)) for image, one in zip(images, pictures, strict=True)]
+    return rasterise(drawn[0] if len(drawn) == 1 else sheet([("", one) for one in drawn], key=False))
 
 
 def sheet(
     panels: Sequence[tuple[str, Drawing]], columns: int | None = None, key: bool = True, heading: str = ""
 ) -> Drawing:
-    """`side_by_side` of drawings, which stay vectors. heading: a line above all."""
+    """Drawings with a title above each, `columns` in a row (None: all in one), and the key to the colours below.
+
+    heading: a line above all. Raises ValueError if `panels` is empty.
+    """
     if not panels:
         raise ValueError("there is nothing to lay side by side; give at least one picture")
     columns = min(columns or len(panels), len(panels))
@@ -73,8 +66,7 @@ def sheet(
     if key:
         shapes += moved(key_shapes(width - 2 * GAP), GAP, top - GAP / 2)
         top += KEY
-    described = "; ".join(dict.fromkeys(drawing.description for _, drawing in panels if drawing.description))
-    return Drawing(width, top, shapes, described)
+    return Drawing(width, top, shapes, _described(drawing for _, drawing in panels))
 
 
 def stacked(drawings: Sequence[Drawing]) -> Drawing:
@@ -84,8 +76,11 @@ def stacked(drawings: Sequence[Drawing]) -> Drawing:
     for drawing in drawings:
         shapes += moved(drawing.shapes, 0, top)
         top += drawing.height
-    described = "; ".join(dict.fromkeys(drawing.description for drawing in drawings if drawing.description))
-    return Drawing(max(drawing.width for drawing in drawings), top, shapes, described)
+    return Drawing(max(drawing.width for drawing in drawings), top, shapes, _described(drawings))
+
+
+def _described(drawings: Iterable[Drawing]) -> str:
+    return "; ".join(dict.fromkeys(drawing.description for drawing in drawings if drawing.description))
 
 
 def save_sheet(drawing: Drawing, *paths: Path) -> list[Path]:
@@ -113,7 +108,7 @@ def key_shapes(width: float) -> list[Shape]:
     shapes.append(Text((left + long + 8, 17), "last selected", 14, GREY))
     left += long + 8 + text_width("last selected", 14) + 22
     if left + 250 < width:
-        shapes.append(Polygon([(left, 6), (left + 7, 13), (left, 20), (left - 7, 13)], "#ffffff", "#000000", 1.2))
+        shapes.append(diamond(left, 13, 7))
         shapes.append(Text((left + 13, 17), "pivot", 14, GREY))
         shapes.append(Text((left + 13 + text_width("pivot", 14) + 18, 17), "pale: dropped", 14, GREY))
     return shapes

@@ -10,13 +10,13 @@ from PIL import Image
 from vlm_pruner.asking import Answer
 from vlm_pruner.asking.answer import in_a_sentence
 from vlm_pruner.drawing import Style, overlay_svg
-from vlm_pruner.drawing.svg import data_url
+from vlm_pruner.drawing.svg import thumbnail
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
 from vlm_pruner.web.session import Pane
 from vlm_pruner.web.uploads import Upload
 
-PREVIEW = 480  # longer side in pixels
+PREVIEW, QUALITY = 480, 85  # longer side in pixels; of WebP
 DRAWN, DRAWN_SMALL = 768, 384  # on the small ones numbers would be unreadable, and are left out
 STATES = {
     "waiting": "waiting for the model",
@@ -44,7 +44,7 @@ def preview(upload: Upload) -> str:
     size = f"{picture.width} × {picture.height}"
     notes = "; ".join([upload.name, size, *upload.notes])
     return (
-        f'<figure class="vp-preview"><img src="{thumbnail(picture, PREVIEW)}" '
+        f'<figure class="vp-preview"><img src="{thumbnail(picture, PREVIEW, quality=QUALITY)}" '
         f'alt="The picture asked about: {escape(upload.name)}">'
         f"<figcaption>{escape(notes)}</figcaption></figure>"
     )
@@ -54,17 +54,11 @@ def examples(samples: Sequence[Sample]) -> str:
     """A button for each picture, named by its question."""
     buttons = "".join(
         f'<button type="button" data-index="{number}" title="{escape(sample.question)}">'
-        f'<img src="{thumbnail(sample.upload.picture(), 160)}" alt="{escape(sample.question)}"></button>'
+        f'<img src="{thumbnail(sample.upload.picture(), 160, quality=QUALITY)}" '
+        f'alt="{escape(sample.question)}"></button>'
         for number, sample in enumerate(samples)
     )
     return f'<div class="vp-examples" role="group" aria-label="Examples: a picture and a question">{buttons}</div>'
-
-
-def thumbnail(picture: Image.Image, longer_side: int) -> str:
-    """A data URL."""
-    small = picture.copy()
-    small.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
-    return data_url(small, "webp", quality=85)
 
 
 def answers(panes: Sequence[Pane]) -> str:
@@ -79,32 +73,28 @@ def _pane(pane: Pane) -> str:
     words = f'<p class="vp-text">{escape(pane.text) or "&nbsp;"}</p>'
     if pane.state == "failed":
         words = message(pane.error)
+    rows = zip(NUMBERS, _numbers(pane.answer), strict=True)
+    numbers = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
     return (
         f'<section class="vp-pane" data-state="{pane.state}" aria-busy="{str(pane.state == "running").lower()}">'
         f'<header><h3>{escape(pane.job.title)}</h3><span class="vp-state">{STATES[pane.state]}</span></header>'
-        f"{words}{_numbers(pane.answer)}</section>"
+        f"{words}<dl>{numbers}</dl></section>"
     )
-
-
-def _numbers(answer: Answer | None) -> str:
-    rows = [(name, _cell(answer, name)) for name in NUMBERS]
-    return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows) + "</dl>"
 
 
 NUMBERS = ("first token", "tokens per second", "visual tokens", "KV cache")
 
 
-def _cell(answer: Answer | None, name: str) -> str:
-    """One number of an answer, or a dash where there is none (yet)."""
+def _numbers(answer: Answer | None) -> list[str]:
+    """NUMBERS of an answer, dashes where there are none (yet)."""
     if answer is None:
-        return "–"
-    if name == "first token":
-        return f"{1000 * answer.first_token_seconds:.0f} ms"
-    if name == "tokens per second":
-        return "–" if answer.tokens_per_second is None else f"{answer.tokens_per_second:.1f}"
-    if name == "KV cache":
-        return f"{answer.kv_bytes / 1e6:.2f} MB"
-    return f"{answer.kept} of {answer.visual_tokens}{_steps(answer)}"
+        return ["–"] * len(NUMBERS)
+    return [
+        f"{1000 * answer.first_token_seconds:.0f} ms",
+        "–" if answer.tokens_per_second is None else f"{answer.tokens_per_second:.1f}",
+        f"{answer.kept} of {answer.visual_tokens}{_steps(answer)}",
+        f"{answer.kv_bytes / 1e6:.2f} MB",
+    ]
 
 
 def _steps(answer: Answer) -> str:
@@ -156,7 +146,7 @@ def comparison(panes: Sequence[Pane], picture: Image.Image) -> str:
 def _comparison_row(pane: Pane) -> str:
     layer = "–" if pane.job.method is None else str(pane.job.method.layer)
     said = escape(pane.error or pane.text) if pane.finished or pane.text else f"<em>{STATES[pane.state]}</em>"
-    numbers = "".join(f"<td>{_cell(pane.answer, name)}</td>" for name in NUMBERS)
+    numbers = "".join(f"<td>{value}</td>" for value in _numbers(pane.answer))
     title = f'<th scope="row">{escape(pane.job.title)}</th>'
     return f'<tr data-state="{pane.state}">{title}<td>{layer}</td><td>{said}</td>{numbers}</tr>'
 

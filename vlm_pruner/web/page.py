@@ -11,7 +11,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read at gradio's i
 
 import gradio as gr
 
-from vlm_pruner.experiments.mini import CHECKPOINT
+from vlm_pruner.console import typed
+from vlm_pruner.experiments.mini import embedded
 from vlm_pruner.web import cards, settings
 from vlm_pruner.web.recipe import Recipe
 from vlm_pruner.web.samples import Sample
@@ -74,12 +75,12 @@ class Page:
 
     def _heading(self) -> str:
         chat = self.session.chat
-        embedded = Path(chat.name).resolve() == CHECKPOINT
-        name = "the embedded mini model" if embedded else chat.name
+        own = embedded(chat.name)
+        name = "the embedded mini model" if own else chat.name
         return (
             "<h1>VLM-Pruner</h1><p>One question, answered twice: with all visual tokens, and with the few that a "
             f"pruning method keeps. Model: <strong>{cards.escape(name)}</strong>, {chat.layers} decoder layers."
-            f"{WHAT_TO_ASK if embedded else ''}</p>"
+            f"{WHAT_TO_ASK if own else ''}</p>"
         )
 
     def _inputs(self, first: Sample | None) -> None:
@@ -180,7 +181,7 @@ class Page:
         pruned = panes[-1]
         drawn = cards.overlay(picture, pruned.answer, pruned.job.title) if pruned.answer else ""
         recipe = Recipe(
-            self.session.chat.name, upload.path or upload.name, asked, pruner, self.session.max_new_tokens,
+            typed(self.session.chat.name), upload.path or upload.name, asked, pruner, self.session.max_new_tokens,
             self.loading["device"] or "cpu", self.loading["dtype"],
         )  # fmt: skip
         yield cards.answers(panes), drawn, cards.repeat(recipe, upload.path is None), ""

@@ -43,7 +43,7 @@ print("kept, in order of selection:", *(image.order for image in pruned.images))
 """
 
     def shell(self) -> str:
-        """The same with the `vlm-pruner` command."""
+        """The equivalent `vlm-pruner ask` command."""
         words = ["vlm-pruner", "ask", self.picture, "--question", self.question, "--model", self.model]
         for name, value in self._loading().items():
             words += [f"--{name}", value]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vlm_pruner.console import typed
 from vlm_pruner.experiments.mini import find_questions
 from vlm_pruner.experiments.questions import Question, kinds_of, read_questions
-from vlm_pruner.provenance import ROOT
 from vlm_pruner.web.uploads import Upload, accept
 
 KINDS = ("reading", "attribute", "existence", "count")  # the embedded model's best first
@@ -45,7 +45,5 @@ def choose(questions: list[Question]) -> list[Question]:
 
 
 def _sample(question: Question) -> Sample:
-    path = question.image.resolve()
-    shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    upload = accept(question.image.read_bytes(), question.image.name, str(shown))
+    upload = accept(question.image.read_bytes(), question.image.name, typed(question.image))
     return Sample(upload, question.text.rpartition("\n")[0] or question.text)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 TRIED = 20  # ports, from the one asked for
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder for uploads until they are read, removed at the end. Open it before the page is built."""
-    folder = Path(tempfile.mkdtemp(prefix="vlm-pruner-"))
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if before is None:
+def private_folder() -> Iterator[None]:
+    """Gives uploads a folder of their own, which is removed at the end. Open it before the page is built."""
+    before = {name: value for name, value in os.environ.items() if name == "GRADIO_TEMP_DIR"}
+    with tempfile.TemporaryDirectory(prefix="vlm-pruner-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield
+        finally:
             del os.environ["GRADIO_TEMP_DIR"]
-        else:
-            os.environ["GRADIO_TEMP_DIR"] = before
+            os.environ.update(before)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -133,10 +133,6 @@ class Session:
         if board is not None:
             board.stop()
 
-    @property
-    def busy(self) -> bool:
-        return self._lock.locked()
-
     def _work(self, board: Board, picture: Image.Image, question: str, jobs: Sequence[Job]) -> None:
         try:
             while not self._lock.acquire(timeout=0.2):
