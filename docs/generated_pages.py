@@ -7,7 +7,6 @@ Our docstrings are plain text with `code` in backticks, not reStructuredText, so
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import json
 import os
@@ -21,16 +20,12 @@ HERE = Path(__file__).resolve().parent
 
 def commands_page() -> str:
     from vlm_pruner import cli
-    from vlm_pruner.console import fitted
 
     os.environ["COLUMNS"] = "80"
     text = "# Commands\n\nWhat `vlm-pruner COMMAND --help` prints.\n"
-    for name, command in cli.COMMANDS.items():
-        module = importlib.import_module(command.module)
-        parser = argparse.ArgumentParser(
-            prog=f"vlm-pruner {name}", description=f"{command.help[0].upper()}{command.help[1:]}.",
-            epilog=fitted(getattr(module, "EXAMPLES", "")), formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+    for name in cli.COMMANDS:
+        module = cli.load(name)
+        parser = argparse.ArgumentParser(prog=f"vlm-pruner {name}", **cli.described(name, module))
         module.add_arguments(parser)
         text += f"\n## {name}\n\n```text\n{parser.format_help().rstrip()}\n```\n"
     return text

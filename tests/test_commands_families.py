@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,8 @@ def test_the_embedded_model_says_that_it_knows_only_its_own_world(photo: str, ca
     from vlm_pruner.experiments.mini import CHECKPOINT
 
     own, other = Image.new("RGB", (336, 336)), Image.open(photo)
-    for model, picture, warned in ((CHECKPOINT, other, True), (CHECKPOINT, own, False), ("elsewhere", other, False)):
+    here = os.path.relpath(CHECKPOINT)
+    cases = ((CHECKPOINT, other, True), (here, other, True), (CHECKPOINT, own, False), ("elsewhere", other, False))
+    for model, picture, warned in cases:
         options.warn_of_other_worlds(str(model), [picture])
         assert ("knows only the scenes of its own world" in capsys.readouterr().err) == warned

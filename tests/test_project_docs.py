@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_pruner.cli import COMMANDS
+from vlm_pruner.cli import COMMANDS, load
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,7 +79,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def options(command: str) -> set[str]:
     parser = argparse.ArgumentParser()
-    importlib.import_module(COMMANDS[command].module).add_arguments(parser)
+    load(command).add_arguments(parser)
     return {option for action in parser._actions for option in action.option_strings} | {"--help", "--traceback"}
 
 

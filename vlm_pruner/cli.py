@@ -9,45 +9,30 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 from vlm_pruner import __version__
-from vlm_pruner.console import BAD_INPUT, OneLineParser, fitted, one_line
-
-
-@dataclass(frozen=True)
-class Command:
-    module: str
-    help: str
-
+from vlm_pruner.console import BAD_INPUT, INTERRUPTED, OneLineParser, fitted, one_line
 
 COMMANDS = {
-    "check-data": Command("vlm_pruner.commands.check_data", "list the files missing from the nine benchmarks"),
-    "score": Command("vlm_pruner.commands.score", "score an answer file of one of the nine benchmarks"),
-    "table": Command("vlm_pruner.commands.table", "print the paper's tables with our scores beside the published ones"),
-    "bench": Command("vlm_pruner.commands.bench", "time a model's parts on this machine, dense and pruned"),
-    "ask": Command("vlm_pruner.commands.ask", "answer one question dense and pruned, and show which tokens were kept"),
-    "methods": Command("vlm_pruner.commands.methods", "list the pruning methods and model families, and what fits"),
-    "show": Command("vlm_pruner.commands.show", "draw which tokens each method keeps of a picture, side by side"),
-    "count": Command("vlm_pruner.commands.count", "count pictures' visual tokens for a model, before anything runs"),
-    "budget": Command("vlm_pruner.commands.budget", "find the smallest budget that keeps the dense model's accuracy"),
-    "prior": Command("vlm_pruner.commands.prior", "average a model's attention over pictures, for d2pruner"),
-    "compare": Command(
-        "vlm_pruner.commands.compare", "compare methods x budgets x benchmarks, with intervals and verdicts"
-    ),
-    "demo-run": Command(
-        "vlm_pruner.commands.demo_run", "compare dense and pruned answers of the embedded model, in minutes"
-    ),
-    "ablate": Command("vlm_pruner.commands.ablate", "run the paper's ablations of VLM-Pruner on the embedded model"),
-    "report": Command(
-        "vlm_pruner.commands.report", "turn result files into one page, with pictures of the kept tokens"
-    ),
-    "export-hf": Command(
-        "vlm_pruner.commands.export_hf",
-        "write a LLaVA checkpoint of the original layout as transformers loads it",
-    ),
-    "demo": Command("vlm_pruner.commands.demo", "serve a page with dense and pruned answers side by side"),
+    "check-data": "list the files missing from the nine benchmarks",
+    "score": "score an answer file of one of the nine benchmarks",
+    "table": "print the paper's tables with our scores beside the published ones",
+    "bench": "time a model's parts on this machine, dense and pruned",
+    "ask": "answer one question dense and pruned, and show which tokens were kept",
+    "methods": "list the pruning methods and model families, and what fits",
+    "show": "draw which tokens each method keeps of a picture, side by side",
+    "count": "count pictures' visual tokens for a model, before anything runs",
+    "budget": "find the smallest budget that keeps the dense model's accuracy",
+    "prior": "average a model's attention over pictures, for d2pruner",
+    "compare": "compare methods x budgets x benchmarks, with intervals and verdicts",
+    "demo-run": "compare dense and pruned answers of the embedded model, in minutes",
+    "ablate": "run the paper's ablations of VLM-Pruner on the embedded model",
+    "report": "turn result files into one page, with pictures of the kept tokens",
+    "export-hf": "write a LLaVA checkpoint of the original layout as transformers loads it",
+    "demo": "serve a page with dense and pruned answers side by side",
 }
 
 EXAMPLES = """examples:
@@ -70,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("vlm-pruner: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -81,21 +66,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"vlm-pruner {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in arguments if not word.startswith("-")), None)
-    for name, command in COMMANDS.items():
-        _add(subparsers, name, command, load=name == asked)
+    for name, says in COMMANDS.items():
+        module = load(name) if name == asked else None
+        subparser = subparsers.add_parser(name, help=says, **described(name, module))
+        subparser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
+        if module is not None:
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
     return parser.parse_args(arguments)
 
 
-def _add(subparsers: argparse._SubParsersAction, name: str, command: Command, load: bool) -> None:
-    module = import_module(command.module) if load else None
-    subparser = subparsers.add_parser(
-        name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.",
-        epilog=fitted(getattr(module, "EXAMPLES", "")), formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    subparser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
-    if module is not None:
-        module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+def load(name: str) -> ModuleType:
+    """A subcommand's module."""
+    return import_module(f"vlm_pruner.commands.{name.replace('-', '_')}")
+
+
+def described(name: str, module: ModuleType | None) -> dict[str, Any]:
+    """Arguments of a subcommand's parser. module: None before it is imported."""
+    return {
+        "description": f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.",
+        "epilog": fitted(getattr(module, "EXAMPLES", "")),
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.commands.options import BUDGETS, add_experiment_arguments
+from vlm_pruner.console import words, wrapped
 from vlm_pruner.experiments.mini import check_checkpoint
 from vlm_pruner.experiments.questions import QuestionSet, kinds_of, read_questions
 from vlm_pruner.experiments.worlds import find_world
@@ -46,13 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scenes", type=int, default=100, metavar="N", help="pictures, some 20 questions each (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the scenes (%(default)s)")
-    parser.add_argument(
-        "--kinds",
-        type=lambda text: text.split(","),
-        default=None,
-        metavar="NAME,NAME",
-        help="kinds asked; default: all",
-    )
+    parser.add_argument("--kinds", type=words, metavar="NAME,NAME", help="kinds asked; default: all")
     add_experiment_arguments(parser, "results/ablations")
     parser.add_argument(
         "--questions", type=Path, default=None, metavar="FILE", help="question file, pictures in images/ beside it"
@@ -139,12 +134,14 @@ def _text(done: Experiment, rows: Sequence[AblationRow]) -> str:
         f"{header['budget']} visual tokens, default with token batch {header['token_batch']}, world {header['world']}",
         f"{len(done.judged)} questions about {header['pictures']} pictures: {', '.join(kinds_of(done.judged))}",
         f"left out, the dense model guesses: {', '.join(done.left_out) or 'none'}",
-        "",
-        ablation_table(rows),
-        "",
-        "accuracy: exact match, mean over kinds, in %; minus default: paired difference in",
-        "  points with the 95 % interval of a bootstrap over pictures",
-        "paper: LLaVA-1.5-7B at 64 tokens, difference in points of % of dense; agrees or",
-        "  contradicts: its direction, where our interval excludes 0; n.d.: not distinguishable",
     ]
-    return "\n".join(lines)
+    notes = [
+        "accuracy: exact match, mean over kinds, in %; minus default: paired difference in points with the 95 % "
+        "interval of a bootstrap over pictures",
+        "paper: LLaVA-1.5-7B at 64 tokens, difference in points of % of dense; agrees or contradicts: its direction, "
+        "where our interval excludes 0; n.d.: not distinguishable",
+    ]
+    table = ablation_table(rows)
+    return "\n".join(
+        [*(wrapped(line, "  ") for line in lines), "", table, "", *(wrapped(note, "  ") for note in notes)]
+    )

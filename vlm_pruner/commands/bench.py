@@ -6,16 +6,14 @@ Slow imports and torch load when the run starts, so that --help answers at once.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_pruner.commands.options import BUDGETS
-from vlm_pruner.console import words
+from vlm_pruner.console import at_least, words
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,10 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("text_tokens", "new_tokens", "rounds"):
-        least = 1 if name == "rounds" else 2
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least {least}")
+    at_least(2, text_tokens=args.text_tokens, new_tokens=args.new_tokens)
+    at_least(1, rounds=args.rounds)
     for name in ("batch_sizes", "visual_tokens"):
         if any(number < 1 for number in getattr(args, name) or []):
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; every number must be at least 1")
@@ -198,7 +194,7 @@ def _results(
     records: list[dict[str, Any]],
 ) -> dict[str, Any]:
     from vlm_pruner.cost.flops import DecoderShape
-    from vlm_pruner.provenance import environment
+    from vlm_pruner.report.results import head
     from vlm_pruner.speed.summary import Decoder, break_even, summarise_case
 
     weights = list(model.parameters())
@@ -211,11 +207,7 @@ def _results(
         share = sweep[-1][1][1].tokens / sweep[-1][1][0].tokens
         pays.append(break_even(name, share, args.batch_sizes[0], cases))
     return {
-        "command": "vlm-pruner bench",
-        "format": 1,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "config": _config(args),
-        "environment": environment(),
+        **head("bench", _config(args)),
         "model": {
             "name": args.model,
             "class": type(model).__name__,
@@ -233,12 +225,12 @@ def _results(
 
 def _report(results: dict[str, Any], out: Path) -> None:
     from vlm_pruner.report import charts
+    from vlm_pruner.report.results import as_json, write_into
     from vlm_pruner.report.speed_table import results_text
 
     text = results_text(results)
     print(text)
-    (out / "table.txt").write_text(text + "\n", encoding="utf-8")
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_into(out, {"table.txt": text, "results.json": as_json(results)})
     names = [out / name for name in ("table.txt", "results.json", "runs.jsonl")]
     names += charts.write_if_installed(out / "speed.png", charts.speed, results)
     print(f"\n{results['wall_seconds']:.0f} s in all; written:", *(f"  {name}" for name in names), sep="\n")

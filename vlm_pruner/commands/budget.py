@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from vlm_pruner.commands.options import add_experiment_arguments
-from vlm_pruner.console import words
+from vlm_pruner.console import at_least, words
 from vlm_pruner.experiments.mini import check_checkpoint
-from vlm_pruner.experiments.questions import QuestionSet, question_sets
+from vlm_pruner.experiments.questions import question_sets
 from vlm_pruner.experiments.worlds import find_world
 
 SCENES, PER_KIND = 300, 1  # of the embedded world, where no file is given
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.experiments.verdicts import Rules
     from vlm_pruner.report import budget_table, results
 
-    experiment.at_least_1(questions=args.questions)
+    at_least(1, questions=args.questions)
     goal = search.Goal(args.keep_share, args.confidence)
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, args.processes, prefixes=True,
@@ -66,15 +66,11 @@ def run(args: argparse.Namespace) -> int:
     if not args.methods:
         raise ValueError("--methods is empty; name one or more, for example --methods vlm-pruner,divprune")
     check_checkpoint(args.model)
-    done = search.run(settings, _questions(args), args.methods, goal)
+    path = args.questions_file or find_world("default", SCENES, PER_KIND, args.seed + 1)
+    done = search.run(settings, question_sets([path], args.questions, args.seed)[0], args.methods, goal)
     seconds = time.perf_counter() - started
     text, document = budget_table.text(done), budget_table.document(done, seconds)
     print(text)
     results.write_into(args.out, {"table.txt": text, "budget.json": results.as_json(document)})
     done.journal.path.replace(args.out / "answers.jsonl")
     return 0
-
-
-def _questions(args: argparse.Namespace) -> QuestionSet:
-    path = args.questions_file or find_world("default", SCENES, PER_KIND, args.seed + 1)
-    return question_sets([path], args.questions, args.seed)[0]

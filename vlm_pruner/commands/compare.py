@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from vlm_pruner.commands.options import add_experiment_arguments
-from vlm_pruner.console import words
+from vlm_pruner.console import at_least, words
 from vlm_pruner.experiments.mini import check_checkpoint, find_questions
 from vlm_pruner.experiments.questions import check_pictures, question_sets
 
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.report import charts, referee_table, results
     from vlm_pruner.report.compare_table import markdown
 
-    experiment.at_least_1(questions=args.questions)
+    at_least(1, questions=args.questions)
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, args.processes,
         clock=max(0, args.time_questions), rules=Rules(args.resamples, args.seed, holm=args.holm),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from pathlib import Path
 
-from vlm_pruner.experiments.mini import CHECKPOINT, check_checkpoint
+from vlm_pruner.commands import options
+from vlm_pruner.console import at_least
 
 EXAMPLES = """examples:
   vlm-pruner demo
@@ -15,14 +15,12 @@ EXAMPLES = """examples:
   vlm-pruner demo --host 0.0.0.0 --port 8080 --max-upload-mb 5
 
 It needs the extra packages of  pip install 'vlm-pruner[demo]'.  Without --host only this machine reaches it.
-It has no passwords: anybody who can reach the port can ask.
+There are no passwords: anyone who reaches the port can ask.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=None, metavar="DIR", help="checkpoint folder or Hub name; default: embedded")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="float32 on a CPU, else float16")
+    options.add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)")
     parser.add_argument("--port", type=int, default=7860, help="first port to try; 0: any free one (%(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="length of answers (%(default)s)")
@@ -35,26 +33,15 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.web.server import bind, private_folder, serve
 
     with bind(args.host, args.port) as listening, private_folder():
-        print(f"loading {args.model or 'the embedded model'}", file=sys.stderr, flush=True)
-        from vlm_pruner.asking import load
         from vlm_pruner.web.page import Page
         from vlm_pruner.web.samples import samples
         from vlm_pruner.web.session import Session
 
-        session = Session(
-            load(args.model or shown_checkpoint(), device=args.device, dtype=args.dtype),
-            max_new_tokens=args.max_new_tokens,
-        )
+        session = Session(options.load_chat(args), max_new_tokens=args.max_new_tokens)
         session.warm_up()
         page = Page(session, samples(args.data), {"device": args.device, "dtype": args.dtype}).build()
         serve(page, listening, args.host, args.max_upload_mb)
     return 0
-
-
-def shown_checkpoint() -> str:
-    """The embedded model's folder, relative to the working folder if it is inside."""
-    here = Path.cwd()
-    return str(CHECKPOINT.relative_to(here) if CHECKPOINT.is_relative_to(here) else CHECKPOINT)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -63,8 +50,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("the demo page needs gradio: pip install 'vlm-pruner[demo]'")
     if not 0 <= args.port <= 65535:
         raise ValueError(f"--port {args.port} must be between 0 and 65535")
-    for name in ("max_new_tokens", "max_upload_mb"):
-        if getattr(args, name) <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
-    if args.model is None:
-        check_checkpoint(CHECKPOINT)
+    at_least(1, max_new_tokens=args.max_new_tokens)
+    if args.max_upload_mb <= 0:
+        raise ValueError(f"--max-upload-mb is {args.max_upload_mb}; it must be above 0")
+    options.check_model(args)

@@ -1,17 +1,18 @@
-"""What subcommands have in common: flags, methods by name, pictures from files."""
+"""Shared by subcommands: flags, methods by name, pictures from files."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_checkpoint
+from vlm_pruner.experiments.mini import CHECKPOINT, ONLY_ITS_OWN, SCENE, check_checkpoint, embedded
 
 if TYPE_CHECKING:
     from vlm_pruner.cost.budgets import Budget
@@ -30,11 +31,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "embedded model, which needs a clone)",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ... (%(default)s)")
-    parser.add_argument("--dtype", default=None, help="float32, float16 or bfloat16 (float32 on a CPU)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="float32 on a CPU, else float16")
 
 
 def add_experiment_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """What every command has that lets a model answer many questions. out: the default folder of results."""
+    """Flags of every command that asks a model many questions. out: the default folder of results."""
     parser.add_argument(
         "--model", type=Path, default=CHECKPOINT, metavar="DIR", help="checkpoint folder (default: the embedded model)"
     )
@@ -46,28 +47,20 @@ def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
     """Limits on pixels: those of a family that takes pictures of any size (Qwen-VL); the others refuse them."""
     whose = "Qwen-VL only; the checkpoint's unless given"
     parser.add_argument("--min-pixels", type=int, metavar="N", help=f"of a picture, and of a video's frame ({whose})")
-    parser.add_argument("--max-pixels", type=int, metavar="N", help="likewise, at most")
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="the same, at most")
     parser.add_argument("--video-min-pixels", type=int, metavar="N", help="of a frame, where it differs from pictures")
-    parser.add_argument("--video-max-pixels", type=int, metavar="N", help="likewise, at most")
+    parser.add_argument("--video-max-pixels", type=int, metavar="N", help="the same, at most")
     parser.add_argument("--total-pixels", type=int, metavar="N", help="of all frames of a video together, at most")
 
 
 def pixel_limits(args: argparse.Namespace) -> PixelLimits:
     from vlm_pruner.geometry.frame_sizes import PixelLimits
 
-    return PixelLimits(*(
-        getattr(args, name, None)
-        for name in ("min_pixels", "max_pixels", "video_min_pixels", "video_max_pixels", "total_pixels")
-    ))  # fmt: skip
+    return PixelLimits(**{limit.name: getattr(args, limit.name, None) for limit in fields(PixelLimits)})
 
 
 def add_method_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--keep",
-        default="64",
-        metavar="N",
-        help=f"{BUDGETS} (64)",
-    )
+    parser.add_argument("--keep", default="64", metavar="N", help=f"{BUDGETS} (64)")
     parser.add_argument("--layer", type=int, default=None, metavar="K", help="first layer on the short sequence")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="settings",
@@ -76,8 +69,8 @@ def add_method_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model(args: argparse.Namespace) -> None:
-    """Raises FileNotFoundError if the embedded model is asked for and is not there, before torch is imported."""
-    if Path(args.model) == CHECKPOINT:
+    """Raises FileNotFoundError if the embedded model is wanted but missing, before torch is imported."""
+    if embedded(args.model):
         check_checkpoint(CHECKPOINT)
 
 
@@ -85,13 +78,13 @@ def load_chat(args: argparse.Namespace) -> Any:
     """The checkpoint, opened."""
     from vlm_pruner.asking import load
 
-    print(f"loading {args.model if Path(args.model) != CHECKPOINT else 'the embedded model'}", file=sys.stderr)
+    print(f"loading {'the embedded model' if embedded(args.model) else args.model}", file=sys.stderr)
     return load(args.model, device=args.device, dtype=args.dtype, pixels=pixel_limits(args))
 
 
 def warn_of_other_worlds(model: str, pictures: Sequence[Image.Image]) -> None:
-    """One line on standard error where the embedded model is asked about a picture that cannot be a scene of its."""
-    if Path(model) == CHECKPOINT and any(picture.size != SCENE for picture in pictures):
+    """Warns on standard error if the embedded model is asked about a picture from outside its world."""
+    if embedded(model) and any(picture.size != SCENE for picture in pictures):
         print(f"warning: {ONLY_ITS_OWN}", file=sys.stderr)
 
 
@@ -151,6 +144,14 @@ class Wanted:
             f"{method.layer} on", file=sys.stderr,
         )  # fmt: skip
         return method
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a result with the environment that made it."""
+    from vlm_pruner.provenance import environment
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**document, "environment": environment()}, indent=1) + "\n", encoding="utf-8")
 
 
 def read_pictures(files: Sequence[str]) -> list[Image.Image]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from vlm_pruner.commands import options
+from vlm_pruner.console import at_least
 
 EXAMPLES = """examples:
   vlm-pruner prior pictures/ --out prior.json
@@ -16,6 +16,7 @@ EXAMPLES = """examples:
 
 A prior is of one model, one layer and one size of pictures. The paper averages over 1000 pictures.
 """
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,15 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Asks the model about each picture, and writes the average attention of the layer before --layer."""
     from vlm_pruner.asking.priors import average_attention
-    from vlm_pruner.provenance import environment
 
-    if args.limit < 1:
-        raise ValueError(f"--limit is {args.limit}; it must be at least 1")
+    at_least(1, limit=args.limit)
     files = [file for path in args.pictures for file in _files(path)][: args.limit]
     pictures = (picture for file in files for picture in options.read_pictures([str(file)]))
     prior = average_attention(options.load_chat(args), pictures, args.question, args.layer)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"prior": asdict(prior), "environment": environment()}, indent=1), encoding="utf-8")
+    options.write_json(args.out, {"prior": asdict(prior)})
     print(f"{args.out}: {prior.pictures} pictures of {prior.height} x {prior.width} tokens, layer {prior.layer}")
     return 0
 
@@ -53,6 +51,3 @@ def _files(path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"{path} has no pictures ({', '.join(_PICTURES)})")
     return found
-
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")

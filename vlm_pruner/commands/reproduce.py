@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_pruner import methods, scoring
-from vlm_pruner.console import OneLineParser
+from vlm_pruner.console import BAD_INPUT, INTERRUPTED, OneLineParser
 from vlm_pruner.llava.eval.checkpoint import keep_loaded
-from vlm_pruner.llava.eval.plan import Plan, execute, finished, plan_of
+from vlm_pruner.llava.eval.plan import execute, finished, plan_of
 from vlm_pruner.llava.sights import BLIND, RESIZE
 from vlm_pruner.report.paper_numbers import COLUMNS
 from vlm_pruner.report.paper_render import terminal
@@ -42,7 +42,7 @@ MINI_METHODS = ("random", "vlm-pruner", "vlm-pruner:1")
 ALL = "all"
 MINI_FLAGS = ("--batch-size", "8")
 NO_CHECKPOINT = "there is no checkpoint"  # as the scripts say it
-EXIT_INCOMPLETE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+INCOMPLETE = 1  # exit code
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return reproduce(arms, scripts, environment, flags or list(MINI_FLAGS if mini else ()))
     except KeyboardInterrupt:
         print("reproduce: interrupted; the same command continues from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return INTERRUPTED
 
 
 def arms_of(chosen: str = "", ratios: str = "", mini: bool = False) -> Iterator[ScriptArm]:
@@ -145,7 +145,7 @@ def reproduce(
         outcome = run_one(arm, script, environment, flags)
         if NO_CHECKPOINT in outcome.problem:  # of no other benchmark either
             print(f"reproduce: {outcome.problem.removeprefix(f'{script}: ')}", file=sys.stderr)
-            return EXIT_BAD_INPUT
+            return BAD_INPUT
         print(f"   {outcome.problem or outcome.result}", file=sys.stderr, flush=True)
         outcomes.append(outcome)
     _print_table([outcome.result for outcome in outcomes if outcome.result is not None])
@@ -161,17 +161,9 @@ def run_one(arm: ScriptArm, script: str, environment: Mapping[str, str], flags: 
         return Outcome(None, plan.problem)
     if (result := finished(plan)) is not None:
         return Outcome(result)
-    problem = _run(plan)
+    problem = next((problem for command in plan.commands if (problem := execute(command))), "")
     result = finished(plan)
     return Outcome(result, problem or ("" if result else f"{script}.sh has left no result file"))
-
-
-def _run(plan: Plan) -> str:
-    """Runs a script's commands up to the first failure; returns its message, or ""."""
-    for command in plan.commands:
-        if problem := execute(command):
-            return problem
-    return ""
 
 
 def _papers_methods() -> list[str]:
@@ -221,7 +213,7 @@ def _conclude(jobs: Sequence[tuple[ScriptArm, str]], outcomes: Sequence[Outcome]
     print(f"{len(jobs) - len(missing)} of {len(jobs)} done in {_clock(start)}", file=sys.stderr)
     for (arm, script), outcome in missing:
         print(f"not done: {script}, {arm.label}: {outcome.problem}", file=sys.stderr)
-    return EXIT_INCOMPLETE if missing else 0
+    return INCOMPLETE if missing else 0
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from vlm_pruner.commands import options
+from vlm_pruner.console import at_least, words
 
 if TYPE_CHECKING:
     from vlm_pruner.drawing.overlay import Style
@@ -61,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     style = _style(args)
     if args.out.suffix not in (".png", ".svg"):
         raise ValueError(f"--out {args.out} ends in {args.out.suffix!r}; use a name that ends in .png or .svg")
-    if args.columns is not None and args.columns < 1:
-        raise ValueError(f"--columns is {args.columns}; it must be at least 1")
+    at_least(1, columns=args.columns)
     arms = _arms(args)
     pictures = options.read_pictures(args.images)
     chat = options.load_chat(args)
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         for method in (arm.on(chat, [picture], args.question) for arm in arms)
     ]
     options.warn_of_other_worlds(args.model, pictures)
-    budgets = len(args.keep.split(","))
+    budgets = len(words(args.keep))
     columns = args.columns or (budgets if budgets > 1 else min(len(arms), 4))
     for path in save_sheet(sheet(panels, columns), args.out):
         print(path)
@@ -92,9 +92,11 @@ def _style(args: argparse.Namespace) -> Style:
 
 
 def _arms(args: argparse.Namespace) -> list[options.Wanted]:
-    names = [word.strip() for word in args.method.split(",") if word.strip()]
-    budgets = [word.strip() for word in args.keep.split(",") if word.strip()]
-    return [options.Wanted.read(name, budget, args.layer, args.settings) for name in names for budget in budgets]
+    return [
+        options.Wanted.read(name, budget, args.layer, args.settings)
+        for name in words(args.method)
+        for budget in words(args.keep)
+    ]
 
 
 def _title(files: Sequence[str], number: int, method: Pruner) -> str:
@@ -104,7 +106,7 @@ def _title(files: Sequence[str], number: int, method: Pruner) -> str:
 
 
 def draw_kept(chat: Any, picture: Image.Image, question: str, method: Pruner, style: Style) -> Drawing:
-    """What `method` keeps of one picture. The model writes a single token: the choice is made in the prefill."""
+    """Draws the tokens that `method` keeps. The model writes a single token: pruning happens in the prefill."""
     from vlm_pruner.drawing.overlay import draw_overlay
 
     answer = chat.ask(picture, question, method, max_new_tokens=1)

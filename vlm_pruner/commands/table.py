@@ -7,7 +7,7 @@ import sys
 
 from vlm_pruner.report import paper_numbers, yardstick
 from vlm_pruner.report.paper_render import FORMATS
-from vlm_pruner.report.paper_results import Result, TableError, paper_model, read_results, rows_of
+from vlm_pruner.report.paper_results import TableError, paper_model, read_results, rows_of
 from vlm_pruner.report.paper_table import model_tables
 
 EXAMPLES = """examples:
@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
         raise TableError(_nothing(args))
     tables = model_tables(rows_of(results), [named] if named and not results else None)
     print(FORMATS[args.format](tables))
-    for remark in _remarks(results):
-        print(f"note: {remark}", file=sys.stderr)
+    for result in results:
+        for remark in result.remarks:
+            print(f"note: {result.path}: {remark}", file=sys.stderr)
     return 0
 
 
@@ -86,7 +87,3 @@ def _nothing(args: argparse.Namespace) -> str:
     if args.model:
         return f"the paper has no model {args.model!r}; it has {', '.join(paper_numbers.models())}"
     return "give result files or folders of them, or --model for the paper's numbers alone"
-
-
-def _remarks(results: list[Result]) -> list[str]:
-    return [f"{result.path}: {remark}" for result in results for remark in result.remarks]

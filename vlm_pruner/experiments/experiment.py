@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from vlm_pruner.asking.opening import check_device
-from vlm_pruner.console import shown
+from vlm_pruner.console import at_least, shown
 from vlm_pruner.experiments import answering, clock, opening, verdicts
 from vlm_pruner.experiments.answerer import Answerer
 from vlm_pruner.experiments.arms import RESIZE, Arm, ModelFacts, NotRun
@@ -62,7 +62,7 @@ class Settings:
     rules: Rules = field(default_factory=Rules)
 
     def __post_init__(self) -> None:
-        at_least_1(batch_size=self.batch_size, resamples=self.rules.resamples, processes=self.processes)
+        at_least(1, batch_size=self.batch_size, resamples=self.rules.resamples, processes=self.processes)
         if self.device != "cpu" and (self.processes or 1) > 1:
             raise ValueError(
                 f"--processes {self.processes} with --device {self.device}: processes share cores, not a device"
@@ -102,13 +102,6 @@ class Experiment:
         """Marks the run as reported: the same command then starts over."""
         (self.settings.out / TIMES).unlink(missing_ok=True)
         self.journal.path.replace(self.settings.out / "answers.jsonl")
-
-
-def at_least_1(**values: int | None) -> None:
-    """Raises a ValueError that names the flag of any value below 1."""
-    for name, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def run(

@@ -18,6 +18,11 @@ ONLY_ITS_OWN = (
 )
 
 
+def embedded(model: str | Path) -> bool:
+    """Whether the path is the embedded model's."""
+    return Path(model).resolve() == CHECKPOINT
+
+
 def check_checkpoint(model: Path) -> None:
     """Raises FileNotFoundError if the folder holds no checkpoint, before anything slow starts."""
     if not (model / "config.json").is_file():
