@@ -130,13 +130,11 @@ def _measure(budget: Budget, account: Accounting) -> float:
 def _unreachable(budget: Budget, least: tuple[float, Pruner], cost: Callable[[Pruner], Accounting]) -> str:
     spent, method = least
     account = cost(method)
-    name = method.name or type(method).__name__
-    said = (
-        f"budget {budget} cannot be met by {name} with layer={method.layer} of {len(account.kept)} layers: "
-        f"keep_tokens={method.keep_tokens} still costs {_cost_in_words(budget, account)}"
+    return (
+        f"budget {budget} cannot be met by {method.name or type(method).__name__} with layer={method.layer} of "
+        f"{len(account.kept)} layers: keep_tokens={method.keep_tokens} still costs {_cost_in_words(budget, account)}; "
+        f"ask for {budget.kind}:{_up(spent):g} or more, or for a smaller layer (layer=0 prunes the input)"
     )
-    least_budget = f"{budget.kind}:{_up(spent):g}"
-    return f"{said}; ask for {least_budget} or more, or for a smaller layer (layer=0 prunes the input)"
 
 
 def _up(value: float) -> float:

@@ -80,9 +80,6 @@ class DecoderShape:
         return self.hidden * (3 * self.intermediate * touched + experts)
 
 
-# Lengths: tokens per row that each decoder layer runs on, or holds in its cache.
-
-
 def lengths(shape: DecoderShape, text: int, visual: int, steps: Iterable[Sequence[int]] = ()) -> list[int]:
     """Tokens that each decoder layer sees after any number of pruning steps; no steps means the dense model.
 
@@ -102,18 +99,12 @@ def lengths(shape: DecoderShape, text: int, visual: int, steps: Iterable[Sequenc
     return found
 
 
-# The key-value cache.
-
-
 def kv_bytes(shape: DecoderShape, cached: Iterable[int], *, bytes_per_number: int, batch: int = 1) -> int:
     """Bytes of a key-value cache whose layers hold `cached` tokens of each of `batch` rows.
 
     bytes_per_number: 2 for float16 and bfloat16, 4 for float32.
     """
     return batch * 2 * shape.keys * bytes_per_number * sum(cached)  # a key and a value
-
-
-# Floating-point operations.
 
 
 def layer_flops(shape: DecoderShape, tokens: int, *, causal: bool = True, past: int = 0) -> int:
@@ -135,11 +126,8 @@ def head_flops(shape: DecoderShape, positions: int) -> int:
     return 2 * shape.hidden * shape.vocabulary * positions
 
 
-# Bytes moved between memory and the processor, each weight once per call.
-
-
 def layer_bytes(shape: DecoderShape, tokens: int, *, bytes_per_number: int, batch: int = 1, past: int = 0) -> int:
-    """Bytes that one decoder layer reads and writes: its weights, its activations, and cached keys and values.
+    """Bytes that one decoder layer reads and writes: its weights once, its activations, and cached keys and values.
 
     Every matrix product and attention reads its input and writes its output; everything else counts as fused into them.
     """
@@ -156,9 +144,6 @@ def head_bytes(shape: DecoderShape, positions: int, *, bytes_per_number: int) ->
     return bytes_per_number * (shape.hidden * shape.vocabulary + positions * (shape.hidden + shape.vocabulary))
 
 
-# The roofline: each layer takes as long as the slower of its operations and its memory traffic.
-
-
 @dataclass(frozen=True)
 class Machine:
     """A processor's peak rates in one number format. `vlm_pruner.cost.machine` looks them up or measures them."""
@@ -172,7 +157,7 @@ class Machine:
             raise ValueError(f"flops={self.flops} and bandwidth={self.bandwidth} per second must be positive")
 
     def seconds(self, flops: float, traffic: float) -> float:
-        """The shortest possible time for `flops` operations on `traffic` bytes."""
+        """The shortest possible time for `flops` operations on `traffic` bytes: that of the slower of the two."""
         return max(flops / self.flops, traffic / self.bandwidth)
 
 

@@ -1,14 +1,9 @@
 """Where the tokens of a video with newline tokens (LLaVA-Video, LLaVA-OneVision) are.
 
-Every frame is a grid of side x side tokens, with coordinates (t, x, y) as in `TokenLayout.video`. Newline tokens, which
-all have the same embedding, stand
-
-    grid      after every row of every frame: at (t, side, y), one step to the right of the row's last token
-    frame     after every frame: at (t, side, side - 1)
-    one_token after the last frame: at (F - 1, side, side - 1)
-    no_token  nowhere
-
-D_max is that of a frame's grid, sqrt(2) * side, whatever the newlines.
+Every frame is a grid of side x side tokens, with coordinates (t, x, y) and D_max = sqrt(2) * side as in
+`TokenLayout.video`. Newline tokens, which all have the same embedding, stand after every row of every frame ("grid"),
+after every frame ("frame"), after the last frame ("one_token") or nowhere ("no_token"), each one step to the right of
+the token before it.
 """
 
 from __future__ import annotations
