@@ -1,7 +1,7 @@
 """`llava` is another name of `vlm_pruner.llava`, in a clone only: the names that the field's scripts use.
 
 `llava.model.builder` and `vlm_pruner.llava.model.builder` are one module object, so a class has one identity whichever
-name it was imported by. The wheel leaves this package out: it must not overwrite somebody's LLaVA.
+name imported it. The wheel leaves this package out: it must not overwrite an installed LLaVA.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __path__ = _home.__path__
 class _Alias(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Finds `llava.NAME` as the module `vlm_pruner.llava.NAME`."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         if not name.startswith(f"{__name__}."):
             return None
         spec = importlib.util.find_spec(self._true(name))
@@ -33,23 +33,20 @@ class _Alias(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return alias
 
     def exec_module(self, module: ModuleType) -> None:
-        """Puts the true module in the place of the new one, which is thrown away."""
+        """Replaces the new module, which is discarded, by the true one."""
         sys.modules[module.__name__] = importlib.import_module(self._true(module.__name__))
 
     def get_code(self, fullname: str) -> CodeType | None:
         """The true module's code: `python -m llava.eval.NAME` runs it."""
-        spec = importlib.util.find_spec(self._true(fullname))
-        assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
-        return spec.loader.get_code(spec.name)
+        return self._loader(fullname).get_code(self._true(fullname))
 
     def get_source(self, fullname: str) -> str | None:
-        spec = importlib.util.find_spec(self._true(fullname))
-        assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
-        return spec.loader.get_source(spec.name)
+        return self._loader(fullname).get_source(self._true(fullname))
 
-    def is_package(self, fullname: str) -> bool:
-        spec = importlib.util.find_spec(self._true(fullname))
-        return spec is not None and spec.submodule_search_locations is not None
+    def _loader(self, name: str) -> importlib.abc.InspectLoader:
+        spec = importlib.util.find_spec(self._true(name))
+        assert spec is not None and isinstance(spec.loader, importlib.abc.InspectLoader)
+        return spec.loader
 
     @staticmethod
     def _true(name: str) -> str:

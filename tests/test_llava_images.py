@@ -23,6 +23,7 @@ from llava.mm_utils import (
     select_best_resolution,
 )
 from llava.model.image_tokens import count_tiled, tiled_view
+from llava.model.llava_config import LlavaConfig
 from tests import llava_tiny
 from vlm_pruner.geometry.anyres import parse_pinpoints, unpadded_region
 from vlm_pruner.images import ImageReadError, read_image
@@ -219,7 +220,7 @@ def test_anyres_geometry():
 @pytest.mark.parametrize("size", [(300, 100), (90, 90), (100, 290), (120, 97), (900, 10), (10, 900)])
 def test_anyres_packing_equals_transformers(size):
     """transformers' LLaVA-NeXT packs tiles into the same sequence; ours adds coordinates to it."""
-    config = SimpleNamespace(mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=PINPOINTS)
+    config = LlavaConfig(mm_patch_merge_type="spatial_unpad", image_grid_pinpoints=PINPOINTS)
     across, down = get_anyres_image_grid_shape(size, PINPOINTS, 84)
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1 + across * down, 36, 8, generator=generator)
@@ -239,7 +240,7 @@ def test_anyres_packing_equals_transformers(size):
 @pytest.mark.parametrize("merge", ["flat", "spatial"])
 def test_tiles_keep_their_places(merge):
     """Features that are their own coordinates come out beside equal coordinates."""
-    config = SimpleNamespace(mm_patch_merge_type=merge, image_grid_pinpoints=PINPOINTS)
+    config = LlavaConfig(mm_patch_merge_type=merge, image_grid_pinpoints=PINPOINTS)
     places = torch.stack(torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="xy"), dim=-1)
     tiles = [places[y : y + 6, x : x + 6].reshape(36, 2) for y in (0, 6) for x in (0, 6)]
     base = torch.zeros(36, 2)
@@ -251,7 +252,7 @@ def test_tiles_keep_their_places(merge):
 
 
 def test_tiles_of_another_picture_are_refused():
-    config = SimpleNamespace(mm_patch_merge_type="spatial", image_grid_pinpoints=PINPOINTS)
+    config = LlavaConfig(mm_patch_merge_type="spatial", image_grid_pinpoints=PINPOINTS)
     with pytest.raises(ValueError, match=r"3 x 1 tiles, but 4 were given"):
         tiled_view(torch.zeros(5, 36, 8), (300, 100), 84, config, None)
     with pytest.raises(ValueError, match="need image_sizes"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +14,14 @@ from transformers.models.llava_next.modeling_llava_next import unpad_image
 
 from llava.mm_utils import process_images
 from llava.model.image_tokens import ImageTokens, tiled_view
+from llava.model.llava_config import LlavaConfig
 from tests import llava_tiny
 from tests.tiny_llava_next import CANVASES, SIDE, SIZES, TILE
 from vlm_pruner.geometry.anyres import get_anyres_image_grid_shape, select_best_resolution, unpadded_region
 from vlm_pruner.geometry.tiles import released_layout, unpadded_layout
 
 PATCH = TILE // SIDE
-CONFIG = SimpleNamespace(
+CONFIG = LlavaConfig(
     mm_patch_merge_type="spatial_unpad",
     image_aspect_ratio="anyres",
     image_grid_pinpoints=[[width, height] for height, width in CANVASES],
@@ -44,7 +44,7 @@ def as_pixels(size: tuple[int, int], merge: str = "spatial_unpad") -> ImageToken
     grid = (cell_centres(across * SIDE, down * SIDE) * PATCH - corner) / scale
     parts = grid.reshape(down, SIDE, across, SIDE, 2).transpose(1, 2).reshape(across * down, SIDE**2, 2)
     base = (cell_centres(SIDE, SIDE) / SIDE * torch.tensor([width, height])).reshape(1, SIDE**2, 2)
-    config = SimpleNamespace(**{**vars(CONFIG), "mm_patch_merge_type": merge})
+    config = LlavaConfig(**{**CONFIG.to_dict(), "mm_patch_merge_type": merge})
     return tiled_view(torch.cat([base, parts]), size, TILE, config, NEWLINE if merge == "spatial_unpad" else None)
 
 

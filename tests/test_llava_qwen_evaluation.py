@@ -42,9 +42,9 @@ def frames(folder: Path, count: int) -> Path:
     ("settings", "expected"),
     [
         (VideoSettings(), [0, 3, 6, 9, 12]),
-        (VideoSettings(most=4), [0, 4, 8, 13]),
-        (VideoSettings(most=3, force=True), [0, 6, 13]),
-        (VideoSettings(fps=3), list(range(14))),
+        (VideoSettings(max_frames_num=4), [0, 4, 8, 13]),
+        (VideoSettings(max_frames_num=3, force_sample=True), [0, 6, 13]),
+        (VideoSettings(video_fps=3), list(range(14))),
     ],
 )
 def test_frames_of_a_folder_are_three_per_second(settings, expected, tmp_path):
@@ -55,7 +55,7 @@ def test_frames_of_a_folder_are_three_per_second(settings, expected, tmp_path):
 
 
 def test_frames_of_short_videos_come_several_times_if_forced(tmp_path):
-    film = read_film(frames(tmp_path / "film", 3), VideoSettings(most=5, force=True))
+    film = read_film(frames(tmp_path / "film", 3), VideoSettings(max_frames_num=5, force_sample=True))
     assert film.frames[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2]
 
 
@@ -73,7 +73,7 @@ def test_videos_too_slow_to_sample_are_refused():
     with pytest.raises(ItemError, match="does not exist"):
         read_film(Path("nowhere.mp4"), VideoSettings())
     with pytest.raises(UsageError, match="--max-frames-num 0"):
-        VideoSettings(most=0)
+        VideoSettings(max_frames_num=0)
 
 
 def test_run_llava_answers_about_a_video(checkpoint, tmp_path, capsys):

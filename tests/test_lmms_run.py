@@ -33,6 +33,7 @@ from llava.eval import model_vqa_loader
 from playground.mini import lmms_tasks
 from vlm_pruner import cli, lmms
 from vlm_pruner.decoder.pruning import PruningWarning
+from vlm_pruner.errors import PruningError
 from vlm_pruner.images import read_image
 from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments
 from vlm_pruner.lmms.chat import ChatModel, ChatModelSimple, Qwen2VL, Qwen3VL, Qwen25VL
@@ -124,9 +125,9 @@ def test_llava_shows_and_pools_less_as_our_own_runner(flags: list[str], tasks: P
 def test_llava_that_cannot_shrink_pictures_says_so_before_the_first_document(tmp_path: Path) -> None:
     folder = tiny_llava_qwen.write(tmp_path / "model")
     write_tokenizer(folder)
-    with pytest.raises(ArgumentError, match="cuts pictures into tiles"):
+    with pytest.raises(ValueError, match="cuts pictures into tiles"):
         get_model("vlm_pruner_llava_onevision")(pretrained=str(folder), device="cpu", method="resize", keep_tokens=4)
-    with pytest.raises(ArgumentError, match="keep_tokens=577, but a picture has only 576"):
+    with pytest.raises(PruningError, match="keep_tokens=577, but a picture has only 576"):
         get_model("vlm_pruner_llava")(pretrained=str(EMBEDDED), device="cpu", method="resize", keep_tokens=577)
 
 
@@ -281,7 +282,7 @@ def test_pruning_that_does_nothing_is_raised(qwen: Path, tasks: Path, monkeypatc
     ],
 )
 def test_settings_are_judged_before_the_first_document(model: str, given: str, named: str, qwen: Path) -> None:
-    with pytest.raises((ArgumentError, ValueError), match=named):
+    with pytest.raises(ValueError, match=named):
         get_model(model).create_from_arg_string(f"pretrained={qwen},device=cpu,{given}", {"batch_size": 1})
 
 

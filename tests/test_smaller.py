@@ -11,8 +11,9 @@ from tests import checkpoints, tiny_qwen
 from tests.versions import skip_before
 from vlm_pruner.asking.processed import Prompts
 from vlm_pruner.asking.smaller import Shrinker, best_grid
+from vlm_pruner.errors import PruningError
 from vlm_pruner.llava.sights import Sight
-from vlm_pruner.lmms.arguments import ArgumentError, ChatArguments, build_method, build_sight
+from vlm_pruner.lmms.arguments import ChatArguments, build_method, build_sight
 
 SIZES = ((64, 64), (200, 50), (30, 90), (5, 5))
 
@@ -61,5 +62,5 @@ def test_lmms_arguments() -> None:
         build_sight(blind) == Sight("blind") and build_sight(ChatArguments("x", method="random", keep_tokens=4)) is None
     )
     for given in ({"method": "resize"}, {"method": "resize", "keep_tokens": 4, "threshold": 0.8}):
-        with pytest.raises(ArgumentError):
+        with pytest.raises(PruningError):
             build_method(ChatArguments("x", **given))

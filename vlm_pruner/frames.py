@@ -18,7 +18,7 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from vlm_pruner.images import ImageReadError, check_size, pixel_limit, read_image, to_rgb
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-FOLDER_FPS = 3.0  # frames per second of a folder of frames, as in MVBench's
+FOLDER_FPS = 3.0  # frames per second of a folder of frames: MVBench's, which come from TVQA
 
 
 class Clip(list[Image.Image]):
@@ -115,30 +115,23 @@ def read_film(path: str | Path, frames: int, fps: float | None, even: bool = Fal
     Comes with transformers' metadata. fps: frames per second of video; None: `frames` in total. A shorter video gives
     all of its frames. even: an even number, with `fps` at most `frames`, as qwen-vl-utils takes them.
     """
-    sample = partial(even_end_to_end if even else end_to_end, frames=frames, fps=fps)
-    path = Path(path)
-    if not path.is_dir():
-        return _decode(path, sample)
-    files = _pictures(path)
-    indices = sample(len(files), FOLDER_FPS)
-    pictures = np.stack([np.asarray(frame) for frame in _same_size(path, [files[index] for index in indices])])
-    return pictures, describe_clip(indices, len(files), FOLDER_FPS)
+    return read_sampled(path, partial(even_end_to_end if even else end_to_end, frames=frames, fps=fps))
 
 
-def read_sampled(path: str | Path, sample: Callable[[int, float], np.ndarray], folder_fps: float) -> np.ndarray:
+def read_sampled(path: str | Path, sample: Callable[[int, float], np.ndarray]) -> tuple[np.ndarray, Any]:
     """The frames [n, height, width, 3] whose indices `sample` returns for (frames in the video, frames per second).
 
-    path: a video file, or a folder of pictures, of which a second has `folder_fps`. Raises ValueError as `read_frames`.
+    Comes with transformers' metadata. path: a video file or a folder of frames. Raises ValueError as `read_frames`.
     """
     path = Path(path)
     if path.is_dir():
         files = _pictures(path)
-        return np.stack(
-            [np.asarray(frame) for frame in _same_size(path, [files[i] for i in sample(len(files), folder_fps)])]
-        )
+        indices = sample(len(files), FOLDER_FPS)
+        pictures = np.stack([np.asarray(frame) for frame in _same_size(path, [files[index] for index in indices])])
+        return pictures, describe_clip(indices, len(files), FOLDER_FPS)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give a video file or a folder of frames")
-    return _decode(path, sample)[0]
+    return _decode(path, sample)
 
 
 def end_to_end(total: int, own_fps: float, frames: int, fps: float | None) -> np.ndarray:

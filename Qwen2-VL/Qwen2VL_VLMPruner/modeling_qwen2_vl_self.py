@@ -17,8 +17,6 @@ from vlm_pruner.methods.base import Pruner
 
 # Names in the published checkpoints (patterns) and in the model. transformers renames for its own classes only.
 _PUBLISHED_NAMES = {r"^visual\.": "model.visual.", r"^model\.(?!language_model|visual)": "model.language_model."}
-
-
 _BY_POSITION = "by_position"  # from the model with the head, which sees labels, to the one that prunes
 
 
@@ -29,7 +27,7 @@ class VLMPruner(Qwen2VLModel, MethodOwner):
         model(**processor(...))
         model.receipts[-1]
 
-    Pruning is on only while `forward` runs, so nothing is left behind in the model between calls.
+    Pruning is on only while `forward` runs; between calls the model is unchanged.
     """
 
     @classmethod
@@ -80,5 +78,5 @@ class VLMPrunerForConditionalGeneration(Qwen2VLForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, published Qwen2-VL checkpoints and saved ones alike."""
+        """transformers' method, for published Qwen2-VL checkpoints as well as saved ones."""
         return super().from_pretrained(*args, **{"key_mapping": _PUBLISHED_NAMES, **kwargs})

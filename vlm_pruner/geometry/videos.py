@@ -11,6 +11,7 @@ from __future__ import annotations
 from vlm_pruner.geometry.layout import TokenLayout
 
 NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
+POOL_MODES = ("bilinear", "average", "max")  # how a frame's grid is halved before
 
 
 def newline_run(frames: int, side: int, newlines: str) -> int:

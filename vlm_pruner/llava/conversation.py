@@ -1,6 +1,6 @@
-"""Conversation templates: turn a dialogue into the one string format that a LLaVA checkpoint was trained on.
+"""Conversation templates: turn a dialogue into the one string that a LLaVA checkpoint was trained on.
 
-Every template is a frozen `Template`; `conv_templates[name].copy()` starts a `Conversation` with it:
+`conv_templates[name].copy()` starts a `Conversation` in a `Template`'s format:
 
     conv = conv_templates["vicuna_v1"].copy()
     conv.append_message(conv.roles[0], "<image>\\nWhat is this?")
@@ -11,7 +11,7 @@ Every template is a frozen `Template`; `conv_templates[name].copy()` starts a `C
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum, auto
 
 Message = tuple[str, str | None]
@@ -45,50 +45,25 @@ class Template:
 
     def copy(self) -> Conversation:
         """Starts an empty conversation in this format."""
-        return Conversation(self)
+        return Conversation(**{entry.name: getattr(self, entry.name) for entry in fields(Template)})
 
 
-@dataclass
-class Conversation:
+@dataclass(frozen=True)
+class Conversation(Template):
     """A dialogue in progress: a template and its messages."""
 
-    template: Template
     messages: list[Message] = field(default_factory=list)
-
-    @property
-    def roles(self) -> tuple[str, str]:
-        return self.template.roles
-
-    @property
-    def sep_style(self) -> SeparatorStyle:
-        return self.template.sep_style
-
-    @property
-    def sep(self) -> str:
-        return self.template.sep
-
-    @property
-    def sep2(self) -> str | None:
-        return self.template.sep2
-
-    @property
-    def system(self) -> str:
-        return self.template.system
-
-    @property
-    def version(self) -> str:
-        return self.template.version
 
     def append_message(self, role: str, message: str | None) -> None:
         """Adds a turn; `None` marks the turn that the model should write."""
         self.messages.append((role, message))
 
     def copy(self) -> Conversation:
-        return Conversation(self.template, list(self.messages))
+        return replace(self, messages=list(self.messages))
 
     def get_prompt(self) -> str:
         """The whole dialogue as one string, with the literal `<image>` where pictures go."""
-        return _RENDERERS[self.sep_style](self.template, self.messages)
+        return _RENDERERS[self.sep_style](self, self.messages)
 
 
 def get_conversation(name: str) -> Conversation:
@@ -98,19 +73,12 @@ def get_conversation(name: str) -> Conversation:
     return conv_templates[name].copy()
 
 
-def _render_labelled(template: Template, messages: Sequence[Message], separators: tuple[str, str]) -> str:
-    prompt = template.system + separators[0]
-    for turn, (role, text) in enumerate(messages):
-        prompt += f"{role}: {text}{separators[turn % 2]}" if text else f"{role}:"
-    return prompt
-
-
-def _render_single(template: Template, messages: Sequence[Message]) -> str:
-    return _render_labelled(template, messages, (template.sep, template.sep))
-
-
-def _render_two(template: Template, messages: Sequence[Message]) -> str:
-    return _render_labelled(template, messages, (template.sep, template.sep2 or ""))
+def _render_labelled(template: Template, messages: Sequence[Message]) -> str:
+    separators = (template.sep, template.sep if template.sep2 is None else template.sep2)
+    turns = (
+        f"{role}: {text}{separators[turn % 2]}" if text else f"{role}:" for turn, (role, text) in enumerate(messages)
+    )
+    return template.system + template.sep + "".join(turns)
 
 
 def _render_mpt(template: Template, messages: Sequence[Message]) -> str:
@@ -143,8 +111,8 @@ def _render_llama_2(template: Template, messages: Sequence[Message]) -> str:
 
 
 _RENDERERS: dict[SeparatorStyle, Callable[[Template, Sequence[Message]], str]] = {
-    SeparatorStyle.SINGLE: _render_single,
-    SeparatorStyle.TWO: _render_two,
+    SeparatorStyle.SINGLE: _render_labelled,
+    SeparatorStyle.TWO: _render_labelled,
     SeparatorStyle.MPT: _render_mpt,
     SeparatorStyle.PLAIN: _render_plain,
     SeparatorStyle.LLAMA_2: _render_llama_2,
@@ -162,71 +130,48 @@ def _chat_system(person: str) -> str:
 _UPPER = ("USER", "ASSISTANT")
 _CHATML = ("<|im_start|>user\n", "<|im_start|>assistant\n")
 
-_VICUNA_V1 = Template("vicuna_v1", _chat_system("user"), _UPPER, SeparatorStyle.TWO, " ", "</s>")
-_LLAVA_V0 = Template(
-    "llava_v0", _chat_system("human"), ("Human", "Assistant"), SeparatorStyle.SINGLE, "###", version="v0"
-)
-_LLAVA_V1 = Template("llava_v1", _chat_system("human"), _UPPER, SeparatorStyle.TWO, " ", "</s>")
-_LLAVA_LLAMA_2 = Template(
-    "llava_llama_2",
-    "You are a helpful language and vision assistant. "
-    "You are able to understand the visual content that the user provides, "
-    "and assist the user with a variety of tasks using natural language.",
-    _UPPER,
-    SeparatorStyle.LLAMA_2,
-    "<s>",
-    "</s>",
-    version="llama_v2",
-)
-_MISTRAL_INSTRUCT = Template("mistral_instruct", "", _UPPER, SeparatorStyle.LLAMA_2, "", "</s>", version="llama_v2")
+default_conversation = Template("vicuna_v1", _chat_system("user"), _UPPER, SeparatorStyle.TWO, " ", "</s>")
 _CHATML_DIRECT = Template(
-    "chatml_direct",
-    "<|im_start|>system\nAnswer the questions.",
-    _CHATML,
-    SeparatorStyle.MPT,
-    "<|im_end|>",
+    "chatml_direct", "<|im_start|>system\nAnswer the questions.", _CHATML, SeparatorStyle.MPT, "<|im_end|>",
     version="mpt",
-)
-_MPT = Template(
-    "mpt",
-    "<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
-    "The assistant gives helpful and honest answers.",
-    _CHATML,
-    SeparatorStyle.MPT,
-    "<|im_end|>",
-    version="mpt",
-)
+)  # fmt: skip
 _QWEN = Template(
-    "qwen_1_5",
-    "<|im_start|>system\nYou are a helpful assistant.",
-    ("<|im_start|>user", "<|im_start|>assistant"),
-    SeparatorStyle.CHATML,
-    "<|im_end|>",
-    version="qwen",
-)
-_QWEN_2_5 = replace(
-    _QWEN,
-    name="qwen_2_5",
-    system="<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-)
-_PLAIN = Template("plain", "", ("", ""), SeparatorStyle.PLAIN, "\n", version="plain")
-
-default_conversation = _VICUNA_V1
+    "qwen_1_5", "<|im_start|>system\nYou are a helpful assistant.", ("<|im_start|>user", "<|im_start|>assistant"),
+    SeparatorStyle.CHATML, "<|im_end|>", version="qwen",
+)  # fmt: skip
 
 conv_templates: dict[str, Template] = {
-    "default": _VICUNA_V1,
-    "v1": _VICUNA_V1,
-    "vicuna_v1": _VICUNA_V1,
-    "llava_v0": _LLAVA_V0,
-    "llava_v1": _LLAVA_V1,
-    "llava_llama_2": _LLAVA_LLAMA_2,
-    "mistral_instruct": _MISTRAL_INSTRUCT,
+    "default": default_conversation,
+    "v1": default_conversation,
+    "vicuna_v1": default_conversation,
+    "llava_v0": Template(
+        "llava_v0", _chat_system("human"), ("Human", "Assistant"), SeparatorStyle.SINGLE, "###", version="v0"
+    ),
+    "llava_v1": Template("llava_v1", _chat_system("human"), _UPPER, SeparatorStyle.TWO, " ", "</s>"),
+    "llava_llama_2": Template(
+        "llava_llama_2",
+        "You are a helpful language and vision assistant. "
+        "You are able to understand the visual content that the user provides, "
+        "and assist the user with a variety of tasks using natural language.",
+        _UPPER, SeparatorStyle.LLAMA_2, "<s>", "</s>", version="llama_v2",
+    ),
+    "mistral_instruct": Template(
+        "mistral_instruct", "", _UPPER, SeparatorStyle.LLAMA_2, "", "</s>", version="llama_v2"
+    ),
     "chatml_direct": _CHATML_DIRECT,
     "mistral_direct": _CHATML_DIRECT,
-    "mpt": _MPT,
-    "plain": _PLAIN,
+    "mpt": Template(
+        "mpt",
+        "<|im_start|>system\nA conversation between a user and an LLM-based AI assistant. "
+        "The assistant gives helpful and honest answers.",
+        _CHATML, SeparatorStyle.MPT, "<|im_end|>", version="mpt",
+    ),
+    "plain": Template("plain", "", ("", ""), SeparatorStyle.PLAIN, "\n", version="plain"),
     "qwen_1_5": _QWEN,
     "qwen_2": _QWEN,
-    "qwen_2_5": _QWEN_2_5,
-}
+    "qwen_2_5": replace(
+        _QWEN, name="qwen_2_5",
+        system="<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+    ),
+}  # fmt: skip
 """Templates by the names that LLaVA's `--conv-mode` accepts."""

@@ -1,29 +1,31 @@
 """Writes a LLaVA checkpoint of the original layout in transformers' layout, which serving engines load.
 
-Tensors are renamed, and nothing is computed. The vocabulary gets one more token, <image>, whose rows copy those of the
-padding token. Processor and chat template are written too.
+Renames tensors and computes nothing. The vocabulary gets one more token, <image>, whose rows copy those of the padding
+token. Processor and chat template are written too.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+import transformers
+from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vlm_pruner.geometry.anyres import parse_pinpoints
+from vlm_pruner.llava.constants import DEFAULT_IMAGE_TOKEN
 from vlm_pruner.llava.conversation import SeparatorStyle, Template, conv_templates
 from vlm_pruner.llava.model.builder import Source, collect_tensors, load_image_processor, open_checkpoint
 from vlm_pruner.llava.model.checkpoint import CheckpointError, Tensors
+from vlm_pruner.llava.model.layouts import renamed_by
 from vlm_pruner.llava.model.llava_config import LlavaConfig
 from vlm_pruner.llava.model.tokenizer import load_tokenizer, mark_tokens
 
-IMAGE_TOKEN = "<image>"
 _SHARD = 5 * 2**30  # bytes
 
 _TO_TRANSFORMERS: Sequence[tuple[str, str]] = (
@@ -59,11 +61,16 @@ def export(model_path: str | Path, out: Path, template: str = "vicuna_v1", visio
     _check(source)
     assert isinstance(config, LlavaConfig)
     tokenizer = load_tokenizer(source.folder, config.vocab_size, mark_tokens(config))
-    image = _add_image_token(tokenizer)
-    tensors = renamed(collect_tensors(source), image, _padding(tokenizer))
+    tokenizer.add_special_tokens({"additional_special_tokens": [DEFAULT_IMAGE_TOKEN]})
+    image = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_TOKEN)
+    assert isinstance(image, int)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tensors = _renamed(collect_tensors(source), image, int(tokenizer.pad_token_id))
     out.mkdir(parents=True, exist_ok=True)
-    _write_weights(tensors, out)
-    _write_json(out / "config.json", transformers_config(config, image, tensors))
+    save_torch_state_dict(tensors, out, max_shard_size=_SHARD)
+    written = json.dumps(_transformers_config(config, image, tensors), indent=2)
+    (out / "config.json").write_text(written + "\n", encoding="utf-8")
     generation = source.folder / "generation_config.json"
     if generation.is_file():
         (out / generation.name).write_bytes(generation.read_bytes())
@@ -93,37 +100,13 @@ def _is_next(config: LlavaConfig) -> bool:
     return config.image_aspect_ratio == "anyres"
 
 
-# Tokens and tensors
-
-
-def _add_image_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    assert isinstance(image, int)
-    return image
-
-
-def _padding(tokenizer: PreTrainedTokenizerBase) -> int:
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    return int(tokenizer.pad_token_id)
-
-
-def renamed(tensors: Tensors, image: int, padding: int) -> Tensors:
+def _renamed(tensors: Tensors, image: int, padding: int) -> Tensors:
     """The tensors under transformers' names; the rows of token `image` copy those of token `padding`."""
-    found = {_name(name): tensor for name, tensor in tensors.items()}
+    found = {renamed_by(_TO_TRANSFORMERS, name): tensor for name, tensor in tensors.items()}
     for name in _VOCABULARY:
         if name in found:
             found[name] = _with_row(found[name], image, padding)
     return found
-
-
-def _name(name: str) -> str:
-    for pattern, target in _TO_TRANSFORMERS:
-        name, changed = re.subn(pattern, target, name)
-        if changed:
-            break
-    return name
 
 
 def _with_row(table: Tensor, image: int, padding: int) -> Tensor:
@@ -133,36 +116,7 @@ def _with_row(table: Tensor, image: int, padding: int) -> Tensor:
     return wider
 
 
-def _write_weights(tensors: Tensors, out: Path) -> None:
-    shards = list(_shards(tensors))
-    if len(shards) == 1:
-        save_file(shards[0], out / "model.safetensors", metadata={"format": "pt"})
-        return
-    where: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, out / name, metadata={"format": "pt"})
-        where |= dict.fromkeys(shard, name)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-
-
-def _shards(tensors: Tensors) -> Iterator[Tensors]:
-    shard: Tensors = {}
-    size = 0
-    for name, tensor in tensors.items():
-        if shard and size + tensor.nbytes > _SHARD:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor.contiguous()
-        size += tensor.nbytes
-    yield shard
-
-
-# Configuration, processor, chat template
-
-
-def transformers_config(config: LlavaConfig, image: int, tensors: Tensors) -> dict[str, Any]:
+def _transformers_config(config: LlavaConfig, image: int, tensors: Tensors) -> dict[str, Any]:
     table = tensors[_VOCABULARY[0]]
     text = {name: getattr(config, name) for name in _TEXT if getattr(config, name, None) is not None}
     vision = {name: value for name, value in (config.mm_vision_config or {}).items() if name != "transformers_version"}
@@ -188,31 +142,25 @@ def _strategy(config: LlavaConfig) -> str:
 
 def _canvases(config: LlavaConfig) -> list[list[int]]:
     """Canvases as transformers writes them, [height, width]."""
-    pinpoints = config.image_grid_pinpoints
-    found = json.loads(pinpoints.replace("(", "[").replace(")", "]")) if isinstance(pinpoints, str) else pinpoints
-    return [[int(height), int(width)] for width, height in found or []]
+    return [[height, width] for width, height in parse_pinpoints(config.image_grid_pinpoints)]
 
 
 def _processor(source: Source, tokenizer: PreTrainedTokenizerBase, chat: str) -> Any:
-    from transformers import LlavaNextProcessor, LlavaProcessor
-
     config, vision = source.config, source.config.mm_vision_config or {}
     assert isinstance(config, LlavaConfig)
-    return (LlavaNextProcessor if _is_next(config) else LlavaProcessor)(
+    return (transformers.LlavaNextProcessor if _is_next(config) else transformers.LlavaProcessor)(
         image_processor=_image_processor(source),
         tokenizer=tokenizer,
         patch_size=vision["patch_size"],
         vision_feature_select_strategy=_strategy(config),
         chat_template=chat,
-        image_token=IMAGE_TOKEN,
+        image_token=DEFAULT_IMAGE_TOKEN,
         num_additional_image_tokens=1,  # CLIP's class token
     )
 
 
 def _image_processor(source: Source) -> Any:
     """As the checkpoint was trained: LLaVA-1.5 pads a picture to a square, 1.6 cuts it into tiles."""
-    import transformers
-
     own, config = load_image_processor(source).to_dict(), source.config  # type: ignore[union-attr]
     settings = {name: own[name] for name in _PIXELS if own.get(name) is not None}
     if isinstance(config, LlavaConfig) and _is_next(config):
@@ -240,7 +188,7 @@ def _jinja(template: Template) -> str:
         f"{{{{ {_quoted(user + ': ')} }}}}"
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
         "{% for part in message['content'] if part['type'] != 'text' %}"
-        f"{{{{ {_quoted(IMAGE_TOKEN)} + '\\n' }}}}"
+        f"{{{{ {_quoted(DEFAULT_IMAGE_TOKEN)} + '\\n' }}}}"
         "{% endfor %}"
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endif %}"
@@ -254,7 +202,3 @@ def _jinja(template: Template) -> str:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n") + "'"
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

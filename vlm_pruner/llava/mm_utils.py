@@ -30,10 +30,8 @@ __all__ = [
     "tokenizer_image_token",
 ]
 
-Color = tuple[int, int, int]
 
-
-def expand2square(picture: Image.Image, background_color: Color) -> Image.Image:
+def expand2square(picture: Image.Image, background_color: tuple[int, ...]) -> Image.Image:
     """Centres the picture on a square of its longer side."""
     width, height = picture.size
     if width == height:
@@ -57,7 +55,7 @@ def process_images(
     if isinstance(aspect_ratio, str) and aspect_ratio.startswith("anyres"):
         tensors = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
     elif aspect_ratio == "pad":
-        color = _mean_color(image_processor)
+        color = tuple(int(channel * 255) for channel in image_processor.image_mean)
         tensors = [_pixels(expand2square(image.convert("RGB"), color), image_processor) for image in images]
     elif aspect_ratio in (None, "square"):
         tensors = [_pixels(image, image_processor) for image in images]
@@ -112,11 +110,6 @@ def get_model_name_from_path(model_path: str | Path) -> str:
     if parts[-1].startswith("checkpoint-") and len(parts) > 1:
         return f"{parts[-2]}_{parts[-1]}"
     return parts[-1]
-
-
-def _mean_color(image_processor: Any) -> Color:
-    red, green, blue = (int(channel * 255) for channel in image_processor.image_mean)
-    return red, green, blue
 
 
 def _pixels(image: Image.Image, image_processor: Any) -> torch.Tensor:

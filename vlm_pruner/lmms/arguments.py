@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from vlm_pruner.console import DENSE
 from vlm_pruner.errors import PruningError
 from vlm_pruner.geometry.frame_sizes import PixelLimits
+from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, POOL_MODES
 from vlm_pruner.llava.eval.options import DEFAULT_METHOD, METHOD_FLAGS
 from vlm_pruner.llava.sights import BLIND, RESIZE, Sight
 from vlm_pruner.methods import Pruner, from_words
@@ -20,7 +21,7 @@ ATTENTION = ("sdpa", "eager", "flash_attention_2")
 
 
 class ArgumentError(PruningError):
-    """`--model_args` make no sense; the message names the value and the remedy."""
+    """`--model_args` that make no sense; the message names the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,6 @@ class LlavaArguments(Arguments):
     conv_template: str = "vicuna_v1"
 
 
-POOL_MODES = ("average", "bilinear", "max")
-NEWLINES = ("grid", "frame", "one_token", "no_token")
-
-
 @dataclass(frozen=True)
 class LlavaOnevisionArguments(LlavaArguments):
     """As lmms-eval's `llava_onevision`, with its defaults.
@@ -122,7 +119,7 @@ class LlavaVideoArguments(LlavaOnevisionArguments):
         super().__post_init__()
         if not self.video_fps > 0:
             raise ArgumentError(f"video_fps={self.video_fps} must be above 0")
-        _check_choice("mm_newline_position", self.mm_newline_position, NEWLINES)
+        _check_choice("mm_newline_position", self.mm_newline_position, NEWLINE_POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -156,14 +153,14 @@ class ChatArguments(Arguments):
         return PixelLimits(**{field.name: getattr(self, field.name) for field in fields(PixelLimits)})
 
     def inputs(self) -> dict[str, Any]:
-        """As of every model, with those limits on videos that were given."""
+        """The family's settings, without those limits on videos that were not given."""
         optional = ("video_min_pixels", "video_max_pixels", "total_pixels")
         return {name: value for name, value in super().inputs().items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True)
 class Qwen3Arguments(ChatArguments):
-    """As lmms-eval's `qwen3_vl`, with its defaults. What the paper used for Qwen3-VL is not known.
+    """As lmms-eval's `qwen3_vl`, with its defaults. The paper does not say what it used for Qwen3-VL.
 
     A default limit on pixels gives way to the other one, if that was given: max_pixels=9216 makes min_pixels 9216. With
     total_pixels and without fps, fps is 2. fps gives an even number of frames, 4 to max_num_frames.
@@ -188,7 +185,7 @@ A = TypeVar("A", bound=Arguments)
 
 
 def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
-    """Parses `given` as a `kind`. Raises ArgumentError for unknown names, and for missing or meaningless values."""
+    """Parses `given` as a `kind`. Raises PruningError for unknown names, and for missing or meaningless values."""
     known = {field.name: field for field in fields(kind)}
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -197,11 +194,8 @@ def read_arguments(kind: type[A], given: Mapping[str, Any]) -> A:
     if missing:
         raise ArgumentError(f"model_args lack {', '.join(missing)}: give for example pretrained=FOLDER")
     hints = get_type_hints(kind)
-    try:
-        values = {name: read(name, value, hints[name]) for name, value in given.items()}
-        return kind(**{**kind.defaults_beside(values), **values})
-    except PruningError as error:
-        raise ArgumentError(str(error)) from None
+    values = {name: read(name, value, hints[name]) for name, value in given.items()}
+    return kind(**{**kind.defaults_beside(values), **values})
 
 
 def join(model_args: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,42 +226,37 @@ def as_numbers(settings: Mapping[str, Any]) -> dict[str, float]:
 
 
 def build_sight(arguments: Arguments) -> Sight | None:
-    """How pictures are shown, where the method is resize or blind; None if they are shown whole."""
+    """How pictures are shown if the method is resize or blind; None if they are shown whole."""
     if arguments.method not in (RESIZE, BLIND):
         return None
-    given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
-    budget = {flag: given.pop(flag) for flag in BUDGET if flag in given}
+    budget, given = _given(arguments)
     if given:
         name, value = next(iter(given.items()))
         raise ArgumentError(f"{name}={value} means nothing to method={arguments.method}; leave it out")
-    try:
-        return Sight(BLIND) if arguments.method == BLIND else Sight(RESIZE, **budget)
-    except PruningError as error:
-        raise ArgumentError(str(error)) from None
+    return Sight(BLIND) if arguments.method == BLIND else Sight(RESIZE, **budget)
 
 
 def build_method(arguments: Arguments) -> Pruner | None:
     """The method that the arguments describe; None for the dense model, as with a ratio of 0, and for sights."""
     if build_sight(arguments) is not None:
         return None
-    given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
+    budget, given = _given(arguments)
     if arguments.method == DENSE:
-        if given.get("keep_tokens") or given.get("reduction_ratio"):
+        if any(budget.values()):
             raise ArgumentError("method=dense keeps every token; leave reduction_ratio and keep_tokens out")
         return None
-    if not {"reduction_ratio", "keep_tokens"} & given.keys():
+    if not budget:
         _refuse_without_budget(arguments.method, given)
+    if budget in ({}, {"reduction_ratio": 0}):
         return None
-    if arguments.keep_tokens is None and arguments.reduction_ratio == 0:
-        return None
-    fields_given = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
-    budget = {field: fields_given.pop(field) for field in BUDGET if field in fields_given}
-    try:
-        return from_words(
-            arguments.method or DEFAULT_METHOD, budget, fields_given, spelled=SPELLED, seed=arguments.seed
-        )
-    except PruningError as error:
-        raise ArgumentError(str(error)) from None
+    settings = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
+    return from_words(arguments.method or DEFAULT_METHOD, budget, settings, spelled=SPELLED, seed=arguments.seed)
+
+
+def _given(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The budget and the method's other settings, as far as they were given."""
+    given = {flag: value for flag in METHOD_FLAGS if (value := getattr(arguments, flag)) is not None}
+    return {flag: given.pop(flag) for flag in BUDGET if flag in given}, given
 
 
 def _refuse_without_budget(method: str | None, given: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ template builds the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from vlm_pruner.asking.frame_processor import scaled
 from vlm_pruner.asking.processors import load_processor
 from vlm_pruner.asking.smaller import Shrinker
 from vlm_pruner.asking.weights import load_model
+from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.frames import read_film
 from vlm_pruner.geometry.frame_sizes import VideoLimits
 from vlm_pruner.images import to_rgb
@@ -73,18 +75,16 @@ class ChatModel(PrunedModel):
         visuals = [count_visuals(prompt) for prompt in prompts]
         inputs = self._inputs(prompts)
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        with self.pruned(sum(visuals)) as pruning:
+        running = nullcontext() if self.method is None or not any(visuals) else prune(self.model, self.method)
+        with running as pruning:
             ids = self.model.generate(**inputs, **decoding.options(), use_cache=True, pad_token_id=pad)
         new = ids[:, inputs["input_ids"].shape[1] :]
-        kept: list[Any] = [()] * len(prompts)
-        if pruning is not None:
-            kept = kept_per_row(pruning.receipts[0], len(prompts))
+        kept = [()] * len(prompts) if pruning is None else kept_per_row(pruning.receipts[0], len(prompts))
         lengths = inputs["attention_mask"].sum(1).tolist()
-        rows = zip(new, lengths, visuals, kept, strict=True)
-        return [self._reply(*row) for row in rows]
+        return [self._reply(*row) for row in zip(new, lengths, visuals, kept, strict=True)]
 
     def _sighted(self, messages: Messages) -> Messages:
-        """The conversation with its pictures as they are shown: whole, made smaller, or left out."""
+        """The conversation with its pictures whole, made smaller, or left out."""
         if self._blind:
             visual = ("image", "video")
             return [{**m, "content": [part for part in m["content"] if part["type"] not in visual]} for m in messages]
@@ -123,7 +123,7 @@ class ChatModel(PrunedModel):
         return limits
 
     def inputs(self) -> dict[str, Any]:
-        """The settings, with the checkpoint's limits where none were given, and what videos became."""
+        """The settings, with the checkpoint's limits if none were given, and the frames that were shown."""
         given, size = super().inputs(), getattr(self.processor.image_processor, "size", {})
         for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
             if given[name] is None and hasattr(self.processor.image_processor, "merge_size"):
@@ -191,11 +191,11 @@ class ChatModelSimple(ChatModel):
 
 @dataclass
 class FramesShown:
-    """What videos became, over a run: sums over the videos."""
+    """Counts the frames that were shown: sums over the videos of a run."""
 
     videos: int = 0
     frames: int = 0
-    pixels: float = 0.0  # of a frame
+    pixels: float = 0.0  # per frame
 
     def add(self, films: Sequence[Any], grids: Any, processor: Any) -> None:
         """grids: (time, height, width) of each film in patches."""

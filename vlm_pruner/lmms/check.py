@@ -109,8 +109,7 @@ def _have_data(name: str, environment: Mapping[str, str]) -> bool:
     if _in_hub(f"datasets--{name}", environment):
         return True
     folder = _datasets(environment)
-    prepared = [] if not folder.is_dir() else [entry.name for entry in folder.iterdir()]
-    return _letters(name) in map(_letters, prepared)
+    return folder.is_dir() and _letters(name) in {_letters(entry.name) for entry in folder.iterdir()}
 
 
 def _letters(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vlm_pruner.lmms.decoding import Decoding
@@ -43,19 +44,13 @@ def read_requests(
         settings, look = (second, third) if is_simple else (third, second)
         documents.append(
             Document(position, task, split, doc_id, context, Decoding.read(settings, default_length),
-                     _Look(look, docs[task][split], doc_id))
+                     partial(_look, look, docs[task][split], doc_id))
         )  # fmt: skip
     return documents
 
 
-@dataclass(frozen=True)
-class _Look:
-    read: Callable[[Any], Any]
-    docs: Any
-    doc_id: Any
-
-    def __call__(self) -> Any:
-        return self.read(self.docs[self.doc_id])
+def _look(read: Callable[[Any], Any], docs: Any, doc_id: Any) -> Any:
+    return read(docs[doc_id])
 
 
 def in_batches(documents: Sequence[Document], size: int) -> Iterator[list[Document]]:

@@ -1,4 +1,4 @@
-"""What was kept of every document: checked against what was asked for, added up, written line by line."""
+"""Records what was kept of every document: checks it against what was asked for, adds it up, writes it line by line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ledger:
             described = run or {"config": {"method": method.name, **method.config()}}
             self._file = LineFile(
                 _of_process(Path(path).expanduser(), rank, world_size), described, beside=True, other_run="set aside",
-                flag="receipts", is_line=_is_receipt,
+                flag="receipts", is_line=lambda line: {"task", "split", "doc_id", "images"} <= line.keys(),
             )  # fmt: skip
             with self._file as file:  # fails for an unwritable path before any question is asked
                 self._receipts = {_key(line): line for line in file.lines}
@@ -81,12 +81,13 @@ class Ledger:
         counts = self._counts(tasks)
         if not counts:
             return {}
-        return {
+        averages = {
             "visual_tokens": sum(before for before, _, _ in counts) / len(counts),
             "kept_tokens": sum(after for _, after, _ in counts) / len(counts),
             "unpruned_share": sum(before == after for before, after, _ in counts) / len(counts),
-            **({"receipts_of_earlier_runs": float(earlier)} if (earlier := len(self._of(self.earlier, tasks))) else {}),
         }
+        earlier = len(_of(tasks, self.earlier))
+        return {**averages, "receipts_of_earlier_runs": float(earlier)} if earlier else averages
 
     def complaint(self, tasks: Mapping[str, Any] | None = None) -> str | None:
         """A warning for readers of the scores if pruning left documents untouched."""
@@ -102,21 +103,18 @@ class Ledger:
 
     def _counts(self, tasks: Mapping[str, Any] | None) -> list[tuple[int, int, int]]:
         """Visual tokens before and after, and pictures, of each document."""
-        lines = [self._receipts[key]["images"] for key in self._of(self._receipts, tasks)]
+        lines = [self._receipts[key]["images"] for key in _of(tasks, self._receipts)]
         return [
             (sum(i["n_before"] for i in images), sum(i["n_after"] for i in images), len(images)) for images in lines
         ]
 
-    def _of(self, keys: Collection[Key], tasks: Mapping[str, Any] | None) -> list[Key]:
-        return [key for key in keys if tasks is None or key[0] in tasks]
+
+def _of(tasks: Mapping[str, Any] | None, keys: Collection[Key]) -> list[Key]:
+    return [key for key in keys if tasks is None or key[0] in tasks]
 
 
 def _key(line: Line) -> Key:
     return line["task"], line["split"], line["doc_id"]
-
-
-def _is_receipt(line: Line) -> bool:
-    return {"task", "split", "doc_id", "images"} <= line.keys()
 
 
 def _of_process(path: Path, rank: int, world_size: int) -> Path:

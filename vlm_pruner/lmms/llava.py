@@ -14,17 +14,12 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from vlm_pruner.llava.constants import DEFAULT_IMAGE_TOKEN
-from vlm_pruner.llava.eval.batch import Prepared, check_receipt, kept_per_row
+from vlm_pruner.llava.eval.batch import Prepared
 from vlm_pruner.llava.eval.checkpoint import load_checkpoint
 from vlm_pruner.llava.eval.engine import LlavaEngine
 from vlm_pruner.llava.eval.films import Film, read_film
 from vlm_pruner.llava.eval.questions import Question
-from vlm_pruner.lmms.arguments import (
-    ArgumentError,
-    LlavaArguments,
-    LlavaOnevisionArguments,
-    LlavaVideoArguments,
-)
+from vlm_pruner.lmms.arguments import ArgumentError, LlavaArguments, LlavaOnevisionArguments, LlavaVideoArguments
 from vlm_pruner.lmms.decoding import Decoding
 from vlm_pruner.lmms.documents import Document
 from vlm_pruner.lmms.model import PrunedModel, Reply
@@ -51,8 +46,8 @@ class _QwenEngine(_Engine):
         return super()._prompt(question)
 
     def _film(self, video: str | Path) -> Film:
-        """Of a folder of frames always as many as of a long video, as lmms-eval has it for MVBench."""
-        settings = replace(self.videos, force=True) if Path(video).is_dir() else self.videos
+        """A folder of frames gives as many as a long video, as in lmms-eval's MVBench."""
+        settings = replace(self.videos, force_sample=True) if Path(video).is_dir() else self.videos
         return read_film(Path(video), settings)
 
 
@@ -70,10 +65,7 @@ class Llava(PrunedModel):
         decoding = Decoding(self.default_length)
         self._checkpoint = load_checkpoint(self._flags(decoding))
         self._model = self._checkpoint.model
-        try:
-            self._engine(decoding)
-        except ValueError as error:  # settings that do not fit the model, before the first document
-            raise ArgumentError(str(error)) from None
+        self._engine(decoding)  # raises for settings that do not fit the model, before the first document
 
     def _engine(self, decoding: Decoding) -> LlavaEngine:
         return self.engine_class(self._checkpoint, self.method, self._flags(decoding), self.sight)
@@ -87,12 +79,7 @@ class Llava(PrunedModel):
             raise ArgumentError("repetition_penalty and top_k are not known to LLaVA's generation; leave them out")
         engine = self._engine(decoding)
         items = [engine.prepare(self._question(document)) for document in documents]
-        with self.pruned(sum(len(item.pixels) for item in items)) as pruning:
-            ids = engine.generate_ids(items)
-        kept: list[Any] = [()] * len(items)
-        if pruning is not None:
-            kept = kept_per_row(pruning.receipts[0], len(items))
-            check_receipt(pruning.receipts[0], items, kept)
+        ids, kept = engine.generate_pruned(items)
         visual = [engine.visual_tokens(item) for item in items]
         return [self._reply(*row) for row in zip(items, ids, kept, visual, strict=True)]
 

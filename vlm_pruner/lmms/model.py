@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -18,7 +17,7 @@ from lmms_eval.utils import simple_parse_args_string
 from loguru import logger
 from tqdm import tqdm
 
-from vlm_pruner.decoder.pruning import Pruning, prune
+from vlm_pruner.decoder.pruning import prune
 from vlm_pruner.lmms.arguments import (
     ArgumentError,
     Arguments,
@@ -68,9 +67,12 @@ class PrunedModel(lmms):
             raise ArgumentError(
                 f"device_map={self.arguments.device_map} gives one process all GPUs; start one process, or leave it out"
             )
-        self._device = self._choose_device(self.arguments.device)
+        name = self.arguments.device
+        self._device = self.accelerator.device if name in (None, "cuda") else torch.device(str(name))
         self.load()
-        self._check_method()
+        if self.method is not None:  # its settings against the model, before the first document is asked
+            with prune(self.model, self.method):
+                pass
         self._ledger = Ledger(self.method, self.arguments.receipts, self._rank, self._world_size, self._run())
         self._reported = False
         if self._ledger.set_aside is not None:
@@ -83,7 +85,7 @@ class PrunedModel(lmms):
 
     @abstractmethod
     def load(self) -> None:
-        """Sets `model` and what else `answer` needs."""
+        """Sets `model` and whatever `answer` needs besides."""
 
     @abstractmethod
     def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
@@ -107,7 +109,7 @@ class PrunedModel(lmms):
         results: list[GenerationResult | None] = [None] * len(documents)
         seconds, tokens = 0.0, 0
         bar = tqdm(total=len(documents), disable=self.rank != 0, desc=self._description())
-        with bar as progress, self._ledger:
+        with bar, self._ledger:
             for batch in in_batches(documents, self.batch_size):
                 started = time.perf_counter()
                 replies = self.answer(batch, batch[0].decoding)
@@ -115,7 +117,7 @@ class PrunedModel(lmms):
                 tokens += sum(reply.output_tokens for reply in replies)
                 for document, reply in zip(batch, replies, strict=True):
                     results[document.position] = self._result(document, reply)
-                progress.update(len(batch))
+                bar.update(len(batch))
         self._report(seconds, tokens)
         return [result for result in results if result is not None]
 
@@ -139,30 +141,9 @@ class PrunedModel(lmms):
         counts = TokenCounts(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
         return GenerationResult(text=text, token_counts=counts)
 
-    @contextmanager
-    def pruned(self, visuals: int) -> Iterator[Pruning | None]:
-        """Around one `generate` of prompts that show `visuals` images and videos. None: it runs dense."""
-        if self.method is None or not visuals:
-            yield None
-            return
-        with prune(self.model, self.method) as pruning:
-            yield pruning
-
-    def _check_method(self) -> None:
-        """Settings against the model, before the first document is asked."""
-        if self.method is not None:
-            with prune(self.model, self.method):
-                pass
-
     def inputs(self) -> dict[str, Any]:
-        """What decided what the model saw, for the result file."""
+        """The settings that decide the model's input, for the result file."""
         return self.arguments.inputs()
-
-    def _choose_device(self, name: str | None) -> torch.device:
-        """The process's own GPU, unless a device is named."""
-        if name not in (None, "cuda"):
-            return torch.device(str(name))
-        return self.accelerator.device
 
     def _description(self) -> str:
         method = self.method
@@ -172,13 +153,13 @@ class PrunedModel(lmms):
         return f"{method.name}, {share}"
 
     def _run(self) -> dict[str, Any]:
-        """What decides which tokens are kept, and what it was computed with."""
+        """The settings that decide which tokens are kept, and the environment."""
         aside = ("receipts", "batch_size", "device", "device_map")
         config = {name: value for name, value in asdict(self.arguments).items() if name not in aside}
         return {"config": config, **environment()}
 
     def clean(self) -> None:
-        """The evaluation's end. If lmms-eval's cache had every answer, what was kept is only in the receipts."""
+        """Ends the evaluation. If lmms-eval's cache had every answer, only the receipts say what was kept."""
         if not self._reported:
             self._report(0.0, 0)
             if self.method is not None and not self._ledger.writes:

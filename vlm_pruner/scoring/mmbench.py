@@ -206,7 +206,7 @@ def _describe(item: Item, circular: bool) -> dict[str, Any]:
 
 
 def _upload(items: Sequence[Item]) -> bytes:
-    """The sheet for MMBench's server: the table without its dropped columns, predictions behind the options."""
+    """The sheet for MMBench's server: the table without its dropped columns, with predictions after the options."""
     columns = [name for name in items[0].row if name not in DROPPED]
     columns.insert(6, "prediction")
     return _workbook([columns, *([_cell(name, item) for name in columns] for item in items)])

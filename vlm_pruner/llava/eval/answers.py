@@ -1,4 +1,4 @@
-"""The answer file: one JSON object per question, in order, safe to kill at any moment and to resume.
+"""The answer file: one JSON object per question, in order. A run can be killed at any moment and resumed.
 
 An item's identity is its place in the question file (``metadata.index``), so a resumed run knows what is missing even
 where question ids repeat.

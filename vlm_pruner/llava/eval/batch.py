@@ -1,4 +1,4 @@
-"""Prepared questions of different lengths as one left-padded batch for `generate`, and what pruning kept of each."""
+"""Makes one left-padded batch of prepared questions for `generate`, and sorts out what pruning kept of each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Prepared:
 
 
 def image_positions(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
-    """Where the ids -200 stand: one per picture, or the question itself holds some."""
+    """Positions of the ids -200, one per picture. Raises ItemError if the question itself holds some."""
     positions = (input_ids == IMAGE_TOKEN_INDEX).nonzero()[:, 0].tolist()
     if len(positions) != pictures:
         raise ItemError(f"the question holds {len(positions) - pictures} <image> marks of its own; take them out")
@@ -45,7 +45,7 @@ def image_positions(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
 
 
 def generate_arguments(batch: Sequence[Prepared], pad: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What LLaVA's `generate` takes of a batch: ids, mask, pictures and videos."""
+    """Arguments of LLaVA's `generate` for a batch: ids, mask, pictures and videos."""
     ids, mask = pad_left([item.input_ids for item in batch], pad)
     return {
         "inputs": ids.to(device),
@@ -81,7 +81,7 @@ def kept_per_row(receipt: Receipt, rows: int) -> list[list[ImageReceipt]]:
 
 
 def check_receipt(receipt: Receipt, batch: Sequence[Prepared], kept: Sequence[Sequence[ImageReceipt]]) -> None:
-    """Pruning that silently did nothing, or met other tokens than the pictures', must not pass for a result."""
+    """Raises RuntimeError if pruning did nothing or met other tokens than the pictures'."""
     for item, images in zip(batch, kept, strict=True):
         found = [image.span[0] for image in images]
         expected = _starts(item, [image.n_before for image in images], receipt.tokens_before)

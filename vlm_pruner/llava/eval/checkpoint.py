@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What ``load_pretrained_model`` returns, and the checkpoint's name."""
+    """The parts that ``load_pretrained_model`` returns, and the checkpoint's name."""
 
     model_id: str
     tokenizer: Any
@@ -43,7 +43,7 @@ class Checkpoint:
         return "qwen_1_5" if self.model.config.takes_videos else "vicuna_v1"
 
     def prompt(self, asked: str, items: int, conversation: str) -> str:
-        """The question as the model reads it, behind `items` pictures or videos."""
+        """The question as the model reads it, after `items` pictures or videos."""
         start_end = bool(getattr(self.model.config, "mm_use_im_start_end", False))
         return build_prompt(asked, conversation, items, start_end)
 
@@ -61,7 +61,7 @@ class Checkpoint:
         return Prepared(index, ids, image_positions(ids, len(pixels)), tuple(pixels), tuple(sizes))
 
     def arguments(self, batch: Sequence[Prepared]) -> dict[str, Any]:
-        """What the model's `generate` takes of a batch."""
+        """Arguments of the model's `generate` for a batch."""
         return generate_arguments(batch, self.pad, self.model.device, self.model.dtype)
 
     def decode(self, ids: Tensor) -> list[str]:
@@ -105,7 +105,7 @@ class Checkpoint:
     def visual_tokens(self) -> int | None:
         """Visual tokens of one picture; None where that depends on the picture (AnyRes)."""
         config = self.model.config
-        if config.takes_videos or (config.image_aspect_ratio or "").startswith("anyres"):
+        if config.takes_videos or config.anyres:
             return None
         return int(self.model.get_vision_tower().num_patches) + (config.mm_vision_select_feature == "cls_patch")
 

@@ -3,10 +3,10 @@
     accelerate launch --use_deepspeed --deepspeed_config_file scripts/zero3.json --num_processes 2 \\
         -m llava.eval.model_vqa_loader ...
 
-Each decoder layer's weights lie in parts on all processes, which gather them whenever the layer runs. So every process
-has to run the same layers equally often: all make the same number of calls about the same number of pictures, and a
-call goes on until the last process's answer is done (transformers' `synced_gpus`). Everything outside the layers, about
-a tenth of a large model, is whole in every process, because how often it runs depends on the pictures.
+Each process holds a part of every decoder layer's weights, and all gather a layer's weights whenever it runs. So every
+process must run the same layers equally often: all make the same number of calls with the same number of pictures, and
+a call continues until the last process has its answer (transformers' `synced_gpus`). Everything outside the layers,
+about a tenth of a large model, is whole in every process, because how often it runs depends on the pictures.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def configuration(dtype: torch.dtype | None = None) -> dict[str, Any]:
 
 
 def load(load_whole: Callable[[], Loaded], dtype: torch.dtype) -> Loaded:
-    """What `load_whole` returns, its model (the second of four) divided: `from_pretrained` does that as it loads."""
+    """The result of `load_whole`, its model (the second of four) divided: `from_pretrained` does so while loading."""
     import deepspeed
     from transformers.integrations import HfDeepSpeedConfig
 
@@ -96,10 +96,10 @@ def _keep_whole_outside(layers: nn.Module, model: nn.Module) -> None:
             module._forward_hooks.clear()
 
 
-def alike(items: Sequence[Item]) -> list[list[Item]]:
-    """The questions by their number of pictures: methods that read attention run a layer again for each picture.
+def by_pictures(items: Sequence[Item]) -> list[list[Item]]:
+    """Groups questions by their number of pictures: methods that read attention run a layer again for each picture.
 
-    Questions that cannot be read join the first group: they run nothing.
+    Broken questions join the first group: they run nothing.
     """
     groups: dict[int, list[Item]] = {}
     for item in items:
@@ -112,7 +112,7 @@ def alike(items: Sequence[Item]) -> list[list[Item]]:
 
 
 def steps(engine: Engine[P], items: Sequence[Item], team: Team, batch_size: int) -> Steps[P] | None:
-    """What every process does alike on its share of `items`. None if none of them can be asked."""
+    """The calls that every process makes for its share of `items`. None if none of them can be asked."""
     spare = next((ready for item in items if (ready := prepare(engine, item).tensors) is not None), None)
     share = -(-len(items) // team.size)
     return None if spare is None else Steps(-(-share // batch_size), batch_size, spare)

@@ -39,7 +39,7 @@ RECENT_PICTURES = 16  # kept preprocessed: most benchmarks ask several questions
 class LlavaEngine:
     """See :class:`llava.eval.runner.Engine`. Pruning is switched on around each ``generate`` call.
 
-    sight: how pictures are shown, where the flags do not say so.
+    sight: how pictures are shown, if the flags do not say so.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LlavaEngine:
         if self.blind:
             question = replace(question, images=(), videos=())
         films = [self._film(video) for video in question.videos]
-        if self.videos.instruct and films:
+        if self.videos.add_time_instruction and films:
             question = replace(question, asked=f"{films[0].instruction}\n{question.asked}")
         alone = len(question.images) == 1
         pictures = [self._recent(i, alone) if isinstance(i, str) else self._read(i, alone) for i in question.images]
@@ -81,25 +81,28 @@ class LlavaEngine:
 
     def generate(self, batch: Sequence[Prepared]) -> list[Reply]:
         """All items in one call, padded on the left; the replies are in the order of the batch."""
-        model, method = self.checkpoint.model, self.method
-        if method is None or not any(item.pixels for item in batch):
-            return [Reply(text, self._metadata(item)) for item, text in zip(batch, self._call(batch), strict=True)]
-        with prune(model, method) as pruning:
-            texts = self._call(batch)
-        kept = kept_per_row(pruning.receipts[0], len(batch))
-        check_receipt(pruning.receipts[0], batch, kept)
-        rows = zip(batch, texts, kept, strict=True)
-        return [Reply(text, self._metadata(item, images)) for item, text, images in rows]
-
-    def _call(self, batch: Sequence[Prepared]) -> list[str]:
         try:
-            output = self.generate_ids(batch)
+            ids, kept = self.generate_pruned(batch)
         except torch.OutOfMemoryError:
             raise UsageError(
                 f"out of memory with --batch-size {self.args.batch_size}: give a smaller one; what is answered is"
                 " safe, and the same command continues from there"
             ) from None
-        return self.checkpoint.decode(output)
+        rows = zip(batch, self.checkpoint.decode(ids), kept, strict=True)
+        return [Reply(text, self._metadata(item, images)) for item, text, images in rows]
+
+    def generate_pruned(self, batch: Sequence[Prepared]) -> tuple[Tensor, list[list[ImageReceipt]]]:
+        """New ids as from `generate_ids`, and the receipts of each item's pictures; none if nothing is pruned.
+
+        Raises RuntimeError if pruning missed a picture.
+        """
+        if self.method is None or not any(item.pixels for item in batch):
+            return self.generate_ids(batch), [[] for _ in batch]
+        with prune(self.checkpoint.model, self.method) as pruning:
+            ids = self.generate_ids(batch)
+        kept = kept_per_row(pruning.receipts[0], len(batch))
+        check_receipt(pruning.receipts[0], batch, kept)
+        return ids, kept
 
     @torch.inference_mode()
     def generate_ids(self, batch: Sequence[Prepared]) -> Tensor:
@@ -119,7 +122,7 @@ class LlavaEngine:
                 pad_token_id=checkpoint.pad,
             )
 
-    def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt] = ()) -> dict[str, Any]:
+    def _metadata(self, item: Prepared, kept: Sequence[ImageReceipt]) -> dict[str, Any]:
         """Method, layer, visual tokens, kept ones and their cost; nothing that depends on the item's batch."""
         if self.method is None:
             name = "dense" if self.sight is None else self.sight.name

@@ -6,27 +6,30 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlm_pruner.console import OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 from vlm_pruner.llava.eval import divided, options, parts, runner
 from vlm_pruner.llava.eval.answers import AnswerFile, finished
 from vlm_pruner.llava.eval.processes import Team, this_process, under_deepspeed
 from vlm_pruner.llava.eval.questions import Item, chunk
+from vlm_pruner.provenance import environment
 
 if TYPE_CHECKING:
     from vlm_pruner.methods import Pruner
 
-EXIT_FAILED_ITEMS, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+FAILED_ITEMS, INTERRUPTED = 1, 130  # exit codes
 
 EngineFactory = Callable[[argparse.Namespace, "Pruner | None"], runner.Engine[Any]]
+Load = Callable[[], runner.Engine[Any]]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a benchmark adds to the shared run: its files, its prompt (in the questions), and the reply's field name.
+    """A benchmark's part of the run: how its questions are read, its flags, and the field that replies go to.
 
-    ``settings``: its own flags that affect the answers.
+    ``settings``: those of its flags that affect the answers.
     """
 
     name: str
@@ -43,16 +46,13 @@ def main(task: Task, argv: Sequence[str] | None = None, engine_factory: EngineFa
     try:
         return evaluate(task, args, engine_factory or load_engine)
     except (ValueError, OSError) as error:
-        print(f"{task.name}: {one_line(error)}{_which_process()}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        team = this_process()
+        process = "" if team.size == 1 else f" (process {team.rank} of {team.size})"
+        print(f"{task.name}: {one_line(error)}{process}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print(f"{task.name}: interrupted; the same command continues from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
-
-
-def _which_process() -> str:
-    team = this_process()
-    return "" if team.size == 1 else f" (process {team.rank} of {team.size})"
+        return INTERRUPTED
 
 
 def build_parser(task: Task) -> argparse.ArgumentParser:
@@ -73,42 +73,37 @@ def evaluate(task: Task, args: argparse.Namespace, engine_factory: EngineFactory
     method = options.build_method(args)
     options.check_arguments(args)
     items = chunk(task.read(args), args.num_chunks, args.chunk_idx)[: args.limit]
-    description = describe(task, args, method)
+    config = options.describe_config(args, task.name, method, task.settings)
+    description = {"config": config, "seed": args.seed, **environment()}
+    load = partial(engine_factory, args, method)
     divided.check(this_process())
     with this_process() as team:
         if team.leads and (team.size > 1 or parts.left_behind(args.answers_file)):
             parts.merge(args.answers_file, description, args.retry_errors)
         if team.size == 1:
             with AnswerFile(args.answers_file, description, args.retry_errors) as answers:
-                _answer(task, args, items, answers, lambda: engine_factory(args, method))
+                _answer(task, args, items, answers, load)
             return _conclude(task, args, items, answers)
         team.wait()
         done = finished(args.answers_file)
         with AnswerFile(parts.part_of(args.answers_file, team), description) as answers:
             left = [item for item in items if item.index not in done]
-            answer = _answer_in_step if under_deepspeed() else _answer_share
-            answer(task, args, left, answers, lambda: engine_factory(args, method), team)
+            if under_deepspeed():
+                _answer_in_step(task, args, left, answers, load, team)
+            else:
+                _answer(task, args, team.share(left), answers, load, quiet=not team.leads)
         team.wait()
         return _conclude(task, args, items, parts.merge(args.answers_file, description)) if team.leads else 0
 
 
-def _answer_share(
-    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
-    load: Callable[[], runner.Engine[Any]], team: Team,
-) -> None:  # fmt: skip
-    """Answers this process's share of ``items`` with a model of its own."""
-    _answer(task, args, team.share(items), answers, load, quiet=not team.leads)
-
-
 def _answer_in_step(
-    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
-    load: Callable[[], runner.Engine[Any]], team: Team,
-) -> None:  # fmt: skip
+    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile, load: Load, team: Team
+) -> None:
     """Answers this process's share of ``items`` with its part of a model that is divided among all processes."""
     if not items:
         return
     engine = load()
-    for group in divided.alike(items):
+    for group in divided.by_pictures(items):
         steps = divided.steps(engine, group, team, args.batch_size)
         runner.run(
             engine, team.share(group), answers, args.batch_size, task.reply_field, title=task.name,
@@ -117,20 +112,11 @@ def _answer_in_step(
 
 
 def _answer(
-    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile,
-    load: Callable[[], runner.Engine[Any]], quiet: bool = False,
-) -> None:  # fmt: skip
+    task: Task, args: argparse.Namespace, items: Sequence[Item], answers: AnswerFile, load: Load, quiet: bool = False
+) -> None:
     """Answers what ``answers`` lacks; loads the model only if something is missing."""
     if any(item.index not in answers.done for item in items):
         runner.run(load(), items, answers, args.batch_size, task.reply_field, title=task.name, quiet=quiet)
-
-
-def describe(task: Task, args: argparse.Namespace, method: Pruner | None) -> dict[str, Any]:
-    """The answer file's sidecar: configuration, versions, commit, hardware, seed."""
-    from vlm_pruner.provenance import environment
-
-    config = options.describe_config(args, task.name, method, task.settings)
-    return {"config": config, "seed": args.seed, **environment()}
 
 
 def load_engine(args: argparse.Namespace, method: Pruner | None) -> runner.Engine[Any]:
@@ -147,7 +133,7 @@ def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answe
     print(f"{task.name}: {answered} of {len(items)} questions answered in {answers.path}", file=sys.stderr)
     if left:
         print(f"{task.name}: {left} are left; the same command continues", file=sys.stderr)
-        return EXIT_FAILED_ITEMS
+        return FAILED_ITEMS
     if not failed:
         return 0
     print(
@@ -155,4 +141,4 @@ def _conclude(task: Task, args: argparse.Namespace, items: Sequence[Item], answe
         " --retry-errors asks them again",
         file=sys.stderr,
     )
-    return EXIT_FAILED_ITEMS if len(failed) > args.allow_errors else 0
+    return FAILED_ITEMS if len(failed) > args.allow_errors else 0

@@ -1,51 +1,46 @@
-"""Videos of an evaluation: files, or folders of frames, as LLaVA-Video and LLaVA-OneVision are shown them."""
+"""Videos of an evaluation: files or folders of frames, sampled as LLaVA-Video and LLaVA-OneVision expect them."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from vlm_pruner.frames import read_sampled
+from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, POOL_MODES
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
 from vlm_pruner.llava.video_prompt import sample_frames, time_instruction
-
-FOLDER_FPS = 3.0  # frames per second of a folder of frames: MVBench's, which come from TVQA
 
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """Which frames of a video are shown, and whether the prompt says when they are.
+    """Which frames of a video are shown, and whether the prompt gives their times.
 
-    most: frames at most. fps: frames per second of it, as long as there are no more than `most`. force: always `most`,
+    video_fps: frames per second of video, `max_frames_num` at most. force_sample: always `max_frames_num` frames,
     spread from the first to the last.
     """
 
-    most: int = 64
-    fps: float = 1.0
-    force: bool = False
-    instruct: bool = False
+    max_frames_num: int = 64
+    video_fps: float = 1.0
+    force_sample: bool = False
+    add_time_instruction: bool = False
 
     def __post_init__(self) -> None:
-        if self.most < 1:
-            raise UsageError(f"--max-frames-num {self.most} must be at least 1")
-        if not self.fps > 0:
-            raise UsageError(f"--video-fps {self.fps} must be above 0")
+        if self.max_frames_num < 1:
+            raise UsageError(f"--max-frames-num {self.max_frames_num} must be at least 1")
+        if not self.video_fps > 0:
+            raise UsageError(f"--video-fps {self.video_fps} must be above 0")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> VideoSettings:
-        """From a command line; its defaults where it has no such flags."""
-        given = {field: getattr(args, flag) for flag, field in _FLAGS.items() if getattr(args, flag, None) is not None}
-        return cls(**given)
+        """From a command line; the defaults if it has no such flags."""
+        return cls(**{field.name: getattr(args, field.name, getattr(cls, field.name)) for field in fields(cls)})
 
 
-_FLAGS = {
-    "max_frames_num": "most",
-    "video_fps": "fps",
-    "force_sample": "force",
-    "add_time_instruction": "instruct",
-}
+VIDEO_FLAGS = (*(field.name for field in fields(VideoSettings)), "mm_spatial_pool_mode", "mm_newline_position")
 
 
 @dataclass(frozen=True)
@@ -63,34 +58,30 @@ class Film:
 
 def add_video_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("video")
-    group.add_argument("--max-frames-num", type=int, default=64, help="frames of a video at most (default: 64)")
-    group.add_argument("--video-fps", type=float, default=1.0, help="frames per second of video (default: 1)")
-    group.add_argument("--force-sample", action="store_true", help="always take --max-frames-num frames")
-    group.add_argument("--add-time-instruction", action="store_true", help="say in the prompt when the frames are")
     group.add_argument(
-        "--mm-spatial-pool-mode", default=None, choices=["bilinear", "average", "max"],
-        help="how frames are pooled (default: as the checkpoint says)",
+        "--max-frames-num", type=int, default=VideoSettings.max_frames_num,
+        help="frames of a video at most (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--mm-newline-position", default=None, choices=["grid", "frame", "one_token", "no_token"],
+        "--video-fps", type=float, default=VideoSettings.video_fps, help="frames per second (default: %(default)g)"
+    )
+    group.add_argument("--force-sample", action="store_true", help="always take --max-frames-num frames")
+    group.add_argument("--add-time-instruction", action="store_true", help="give the frames' times in the prompt")
+    group.add_argument(
+        "--mm-spatial-pool-mode", choices=POOL_MODES, help="how frames are pooled (default: as the checkpoint says)"
+    )
+    group.add_argument(
+        "--mm-newline-position", choices=NEWLINE_POSITIONS,
         help="where newline tokens stand in a video (default: as the checkpoint says)",
     )  # fmt: skip
 
 
 def read_film(path: Path, settings: VideoSettings) -> Film:
     """The frames of a video file, or of a folder of pictures (3 per second) in the order of their names."""
-    chosen: list[tuple[list[int], list[float], float]] = []
-
-    def sample(total: int, own_fps: float) -> np.ndarray:
-        indices, times = sample_frames(total, own_fps, fps=settings.fps, most=settings.most, force=settings.force)
-        chosen.append((indices, times, total / own_fps))
-        return np.unique(indices)
-
-    from vlm_pruner.frames import read_sampled
-
+    sample = partial(sample_frames, fps=settings.video_fps, most=settings.max_frames_num, force=settings.force_sample)
     try:
-        distinct = read_sampled(path, sample, FOLDER_FPS)
+        distinct, clip = read_sampled(path, lambda total, own_fps: np.unique(sample(total, own_fps)[0]))
     except ValueError as error:
         raise ItemError(str(error)) from None
-    indices, times, seconds = chosen[-1]
-    return Film(distinct[np.searchsorted(np.unique(indices), indices)], times, seconds)
+    indices, times = sample(clip.total_num_frames, clip.fps)
+    return Film(distinct[np.searchsorted(np.unique(indices), indices)], times, clip.duration)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from vlm_pruner.llava.eval import evaluate
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
@@ -37,14 +37,11 @@ def read(args: argparse.Namespace) -> list[Item]:
         name = get_model_name_from_path(args.model_path)
         print(f"--is_textvqa: {name} is not LLaVA-1.6, so TextVQA's OCR line stays", file=sys.stderr)
     items = read_lines(args.question_file, _without_ocr_line if without_ocr else text_question)
-    chosen = [item for item in items if isinstance(item, BrokenQuestion) or _starts_with(item, args.image_prefix)]
+    prefix = args.image_prefix
+    chosen = [item for item in items if isinstance(item, BrokenQuestion) or str(item.images[0]).startswith(prefix)]
     if not chosen:
-        raise UsageError(f"--image-prefix {args.image_prefix}: no picture of {args.question_file} starts so")
+        raise UsageError(f"--image-prefix {prefix}: no picture of {args.question_file} starts so")
     return chosen
-
-
-def _starts_with(question: Question, prefix: str) -> bool:
-    return str(question.images[0]).startswith(prefix)
 
 
 def _without_ocr_line(index: int, record: dict) -> Question:
@@ -60,10 +57,7 @@ TASK = evaluate.Task(
     "model_vqa_loader", read, add_arguments, description=__doc__, settings=("is_textvqa", "image_prefix")
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return evaluate.main(TASK, argv)
-
+main = partial(evaluate.main, TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

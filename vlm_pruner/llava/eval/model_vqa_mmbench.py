@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from vlm_pruner.llava.eval import evaluate
@@ -88,10 +88,7 @@ TASK = evaluate.Task(
     "model_vqa_mmbench", read, add_arguments, description=__doc__, settings=("single_pred_prompt", "lang")
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return evaluate.main(TASK, argv)
-
+main = partial(evaluate.main, TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from vlm_pruner.llava.eval import evaluate
@@ -31,10 +31,7 @@ def _question(index: int, record: dict[str, Any]) -> Question:
 
 TASK = evaluate.Task("model_vqa_okvqa", read, reply_field="answer", description=__doc__)
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return evaluate.main(TASK, argv)
-
+main = partial(evaluate.main, TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -53,10 +52,7 @@ TASK = evaluate.Task(
     "model_vqa_science", read, add_arguments, description=__doc__, settings=("single_pred_prompt", "image_only")
 )
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return evaluate.main(TASK, argv)
-
+main = partial(evaluate.main, TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import string
 import sys
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from vlm_pruner.console import home
 from vlm_pruner.llava.eval import evaluate
 from vlm_pruner.llava.eval.errors import ItemError
-from vlm_pruner.llava.eval.films import add_video_arguments
+from vlm_pruner.llava.eval.films import VIDEO_FLAGS, add_video_arguments
 from vlm_pruner.llava.eval.prompts import LETTER_ANSWER
 from vlm_pruner.llava.eval.questions import ID, Item, Question, read_lines, require
 
@@ -50,25 +50,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-TASK = evaluate.Task(
-    "model_vqa_video",
-    read,
-    _add_arguments,
-    description=__doc__,
-    settings=(
-        "max_frames_num",
-        "video_fps",
-        "force_sample",
-        "add_time_instruction",
-        "mm_spatial_pool_mode",
-        "mm_newline_position",
-    ),
-)
+TASK = evaluate.Task("model_vqa_video", read, _add_arguments, description=__doc__, settings=VIDEO_FLAGS)
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return evaluate.main(TASK, argv)
-
+main = partial(evaluate.main, TASK)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -141,7 +141,7 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
 
 
 def build_sight(args: argparse.Namespace) -> Sight | None:
-    """How pictures are shown, where --method is resize or blind; None if they are shown whole."""
+    """How pictures are shown if --method is resize or blind; None if they are shown whole."""
     if not getattr(args, "sparse", False) or args.method not in (RESIZE, BLIND):
         return None
     others = [flag for flag in METHOD_FLAGS if flag not in ("reduction_ratio", "keep_tokens")]
@@ -166,7 +166,7 @@ def _resize(args: argparse.Namespace) -> Sight:
 
 
 def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) -> Pruner:
-    """The setting that meets --budget; what depends on the model is read from the checkpoint's configuration."""
+    """The setting that meets --budget, from the checkpoint's configuration if it depends on the model."""
     from vlm_pruner.cost import budgets
     from vlm_pruner.cost.flops import DecoderShape
 
@@ -178,7 +178,7 @@ def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) ->
     from vlm_pruner.llava.model.builder import open_checkpoint
 
     config = open_checkpoint(args.model_path).config
-    if str(config.image_aspect_ratio).startswith("anyres"):
+    if config.anyres:
         raise UsageError(f"--budget {budget}: this model's pictures differ in tokens; give tokens or ratio:0.889")
     tower = config.mm_vision_config
     assert tower is not None, "open_checkpoint fills it in"
@@ -189,7 +189,7 @@ def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) ->
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Everything that can be wrong with numbers and paths before a model is loaded."""
+    """Checks numbers and paths before a model is loaded."""
     for name, least in (("batch_size", 1), ("limit", 1), ("allow_errors", 0)):
         _check_least(name, getattr(args, name), least)
     check_generation(args)
@@ -200,7 +200,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def check_generation(args: argparse.Namespace) -> None:
-    """Conversation, device and decoding."""
+    """Checks conversation, device and decoding."""
     _check_least("max_new_tokens", args.max_new_tokens, 1)
     _check_least("num_beams", args.num_beams, 1)
     get_conversation(args.conv_mode)
@@ -220,7 +220,7 @@ def _check_least(name: str, value: int | None, least: int) -> None:
 def describe_config(
     args: argparse.Namespace, task: str, method: Pruner | None, settings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What decides the answers, ``settings`` being the benchmark's own flags.
+    """The flags that decide the answers. settings: the benchmark's own.
 
     Device, batch size and the like may change between a run and its continuation.
     """
@@ -237,7 +237,7 @@ def describe_config(
 
 
 def _refuse_forgotten_sparse(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Our own flags always mean pruning; the released scripts' flags may stand there without --sparse."""
+    """Our own flags always mean pruning; the released scripts pass theirs without --sparse too."""
     ours = [name for name in ("method", "keep_tokens", "budget") if getattr(args, name) is not None]
     if ours and args.method != "dense":
         raise UsageError(f"--{ours[0]} prunes only together with --sparse: add --sparse, or leave it out for dense")
@@ -247,9 +247,9 @@ def _refuse_forgotten_sparse(args: argparse.Namespace, given: dict[str, Any]) ->
 
 
 def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
-    """LLaVA-NeXT's pictures have different numbers of tokens; the released scripts give its budget as a count.
+    """LLaVA-NeXT's pictures differ in tokens, so the released scripts give its budget as a count.
 
-    They give the flag to every model, and to LLaVA-1.5 it means nothing. For LLaVA-NeXT it goes before the ratio.
+    They pass the flag to every model. LLaVA-1.5 ignores it; for LLaVA-NeXT it overrides the ratio.
     """
     count = args.retain_token_num_for_llava_next
     if count is None or not is_llava_next(args.model_path):
@@ -261,7 +261,7 @@ def _apply_next_budget(args: argparse.Namespace, given: dict[str, Any]) -> None:
 
 
 def is_llava_next(model_path: str) -> bool:
-    """By the checkpoint's configuration; by its name, as in the released code, where that cannot be read."""
+    """By the checkpoint's configuration; if that cannot be read, by its name, as in the released code."""
     try:
         config = json.loads(Path(model_path, "config.json").read_text(encoding="utf-8"))
         return config.get("model_type") == "llava_next" or config.get("image_aspect_ratio") == "anyres"

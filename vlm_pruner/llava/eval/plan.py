@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -56,7 +57,7 @@ def plan_of(script: Sequence[str], environment: Mapping[str, str]) -> Plan:
 
 def finished(plan: Plan) -> Path | None:
     """The result file of the plan's scorer, if it exists and is complete."""
-    named = [command[place + 1] for command in plan.commands for place, word in _pairs(command) if word == "--json"]
+    named = [after for command in plan.commands for word, after in pairwise(command) if word == "--json"]
     for path in map(Path, named[-1:]):
         with contextlib.suppress(OSError, ValueError):
             if "headline" in json.loads(path.read_text(encoding="utf-8")):
@@ -109,10 +110,6 @@ class _Both(io.TextIOBase):
     def flush(self) -> None:
         for stream in self.streams:
             stream.flush()
-
-
-def _pairs(command: Sequence[str]) -> Iterator[tuple[int, str]]:
-    return enumerate(command[:-1])
 
 
 def _commands(words: str) -> Iterator[tuple[str, ...]]:

@@ -126,10 +126,9 @@ def _read(raw: Any, place: str, index: int, parse: Parse) -> Item:
         if not isinstance(record, dict):
             raise ItemError(f"a {type(record).__name__}, not an object")
         return parse(index, record)
-    except ValueError as error:  # bad UTF-8, bad JSON or a missing field
-        return BrokenQuestion(index, f"question {place} cannot be read: {error}", _identity(record))
     except Exception as error:  # nothing that a line holds may end the run
-        problem = f"{type(error).__name__}: {one_line(error)}"
+        foreseen = isinstance(error, ValueError)  # bad UTF-8, bad JSON or a missing field
+        problem = str(error) if foreseen else f"{type(error).__name__}: {one_line(error)}"
         return BrokenQuestion(index, f"question {place} cannot be read: {problem}", _identity(record))
 
 

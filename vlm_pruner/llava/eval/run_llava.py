@@ -18,6 +18,7 @@ from vlm_pruner.console import BAD_INPUT, OneLineParser, home, one_line
 from vlm_pruner.images import read_image
 from vlm_pruner.llava.eval import options
 from vlm_pruner.llava.eval.errors import UsageError
+from vlm_pruner.llava.eval.evaluate import load_engine
 from vlm_pruner.llava.eval.films import add_video_arguments
 from vlm_pruner.llava.eval.questions import Question
 
@@ -49,11 +50,7 @@ def ask(args: argparse.Namespace) -> str:
     names = args.image_file.split(args.sep) if args.image_file else []
     pictures = tuple(read_image(home(name.strip()), as_released=released) for name in names)
     films = (Path(home(args.video)),) if args.video else ()
-    from vlm_pruner.llava.eval.engine import (
-        LlavaEngine,  # late, so that bad flags fail without waiting for transformers
-    )
-
-    engine = LlavaEngine.from_arguments(args, method)
+    engine = load_engine(args, method)
     question = Question(0, 0, asked=args.query, prompt=args.query, images=pictures, videos=films)
     reply = engine.generate([engine.prepare(question)])[0]
     if method is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 import shortuuid
@@ -18,7 +19,8 @@ from vlm_pruner.llava.eval.errors import ItemError
 from vlm_pruner.llava.eval.questions import BrokenQuestion, Item, Question
 
 P = TypeVar("P")
-T = TypeVar("T")
+
+WORKERS = 2  # threads that prepare questions
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Engine(Protocol[P]):
 
 
 @dataclass(frozen=True)
-class Prepared(Generic[P]):
+class Attempt(Generic[P]):
     """An item with its tensors, or with the error that prevented them."""
 
     item: Item
@@ -52,10 +54,9 @@ class Prepared(Generic[P]):
 
 @dataclass(frozen=True)
 class Steps(Generic[P]):
-    """Calls of a model that is divided among processes, which all have to make them together.
+    """Calls of a model that is divided among processes, which must all make them together.
 
-    calls: of each process. size: questions in each call. spare: asked in place of questions that a process does not
-    have; the replies are thrown away.
+    calls: of each process. size: questions in each call. spare: fills up a process's calls; its replies are dropped.
     """
 
     calls: int
@@ -68,12 +69,14 @@ class Steps(Generic[P]):
 
 def run(
     engine: Engine[P], items: Sequence[Item], answers: AnswerFile, batch_size: int = 1, reply_field: str = "text",
-    title: str = "", workers: int = 2, quiet: bool = False, steps: Steps[P] | None = None,
+    title: str = "", quiet: bool = False, steps: Steps[P] | None = None,
 ) -> None:  # fmt: skip
     """Answers the items that ``answers`` lacks and writes each batch when it is done."""
     missing = [item for item in items if item.index not in answers.done]
-    with _progress(len(items), len(missing), title, quiet) as bar:
-        for batch in _batches(_prepare_ahead(engine, missing, 2 * batch_size + workers, workers), batch_size):
+    attempts = _prepare_ahead(engine, missing, 2 * batch_size + WORKERS)
+    done = len(items) - len(missing)
+    with tqdm(total=len(items), initial=done, desc=title, unit="q", dynamic_ncols=True, disable=quiet) as bar:
+        while batch := list(islice(attempts, batch_size)):
             answers.append(_answer(engine, batch, reply_field, steps))
             bar.update(len(batch))
             if answers.errors:
@@ -83,42 +86,28 @@ def run(
             engine.generate(steps.fill([]))
 
 
-def _progress(items: int, missing: int, title: str, quiet: bool) -> tqdm:
-    return tqdm(total=items, initial=items - missing, desc=title, unit="q", dynamic_ncols=True, disable=quiet)
-
-
-def _answer(
-    engine: Engine[P], batch: Sequence[Prepared[P]], reply_field: str, steps: Steps[P] | None = None
-) -> list[Line]:
-    ready = [prepared.tensors for prepared in batch if prepared.tensors is not None]
+def _answer(engine: Engine[P], batch: Sequence[Attempt[P]], reply_field: str, steps: Steps[P] | None) -> list[Line]:
+    ready = [attempt.tensors for attempt in batch if attempt.tensors is not None]
     asked = ready if steps is None else steps.fill(ready)
     replies = iter(engine.generate(asked) if asked else [])
     return [
-        _failed(prepared.item, prepared.error, engine.model_id, reply_field)
-        if prepared.tensors is None
-        else _answered(prepared.item, next(replies), engine.model_id, reply_field)
-        for prepared in batch
+        _line(attempt, Reply("") if attempt.tensors is None else next(replies), engine.model_id, reply_field)
+        for attempt in batch
     ]
 
 
-def _answered(item: Item, reply: Reply, model_id: str, reply_field: str) -> Line:
-    line = _line(item, reply.text, model_id, reply_field, reply.metadata)
-    return {**line, **(item.extra if isinstance(item, Question) else {})}
-
-
-def _failed(item: Item, error: str | None, model_id: str, reply_field: str) -> Line:
-    """Marked with ``error`` so that no scorer mistakes the empty text for an answer."""
-    return {**_line(item, "", model_id, reply_field, {}), "error": error or "unknown error"}
-
-
-def _line(item: Item, text: str, model_id: str, reply_field: str, metadata: dict[str, Any]) -> Line:
+def _line(attempt: Attempt[P], reply: Reply, model_id: str, reply_field: str) -> Line:
+    """An answer line. A failure has an ``error``, so that no scorer mistakes its empty text for an answer."""
+    item = attempt.item
+    more = item.extra if isinstance(item, Question) else {}
     return {
         "question_id": item.question_id,
         "prompt": item.prompt,
-        reply_field: text,
-        "answer_id": _answer_id(model_id, item, text),
+        reply_field: reply.text,
+        "answer_id": _answer_id(model_id, item, reply.text),
         "model_id": model_id,
-        "metadata": {"index": item.index, **metadata},
+        "metadata": {"index": item.index, **reply.metadata},
+        **(more if attempt.error is None else {"error": attempt.error or "unknown error"}),
     }
 
 
@@ -128,22 +117,22 @@ def _answer_id(model_id: str, item: Item, text: str) -> str:
     return shortuuid.uuid(name=key.encode("utf-8", "replace").decode())
 
 
-def prepare(engine: Engine[P], item: Item) -> Prepared[P]:
+def prepare(engine: Engine[P], item: Item) -> Attempt[P]:
     """The item with its tensors, or with the reason why it cannot be asked."""
     if isinstance(item, BrokenQuestion):
-        return Prepared(item, None, item.error)
+        return Attempt(item, None, item.error)
     try:
-        return Prepared(item, engine.prepare(item), None)
+        return Attempt(item, engine.prepare(item), None)
     except ItemError as error:
-        return Prepared(item, None, str(error))
+        return Attempt(item, None, str(error))
     except Exception as error:  # nothing that an item holds may end the run
-        return Prepared(item, None, f"{type(error).__name__}: {one_line(error)}")
+        return Attempt(item, None, f"{type(error).__name__}: {one_line(error)}")
 
 
-def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers: int) -> Iterator[Prepared[P]]:
+def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int) -> Iterator[Attempt[P]]:
     """Items in order; threads read and preprocess up to ``ahead`` of them while the model works."""
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    pending: deque[Future[Prepared[P]]] = deque()
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="prepare")
+    pending: deque[Future[Attempt[P]]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(prepare, engine, item))
@@ -153,14 +142,3 @@ def _prepare_ahead(engine: Engine[P], items: Sequence[Item], ahead: int, workers
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

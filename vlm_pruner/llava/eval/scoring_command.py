@@ -1,4 +1,4 @@
-"""What the field's scoring commands (``eval_*``) share: flags in, table and JSON out, bad input in one line."""
+"""The field's scoring commands (``eval_*``): flags in, table and JSON out, bad input in one line."""
 
 from __future__ import annotations
 

@@ -13,12 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from PIL import Image
-from transformers import (
-    BitsAndBytesConfig,
-    CLIPImageProcessorPil,
-    GenerationConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import BitsAndBytesConfig, CLIPImageProcessorPil, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from vlm_pruner.llava.model import layouts
@@ -38,12 +33,13 @@ from vlm_pruner.llava.model.multimodal_encoder.siglip_encoder import SiglipImage
 from vlm_pruner.llava.model.tokenizer import load_tokenizer, mark_tokens
 
 Llava: TypeAlias = LlavaLlamaForCausalLM | LlavaQwenForCausalLM
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # transformers 5 writes only the second
 ImageProcessor: TypeAlias = CLIPImageProcessorPil | SiglipImageProcessor
 
 CONTEXT_LENGTH = 2048  # tokens; LLaVA's value for checkpoints that give none
 
-_CHECKPOINT_REMEDY = "check the path or download the checkpoint first"
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # transformers 5 writes only the second
+_MERGE = "merge it into its base model first (peft's merge_and_unload, then save_pretrained) and load the result"
+_TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,10 @@ def load_pretrained_model(
 
     `options` go to `load_model`. LoRA adapters and projector-only folders (`model_base`) are refused: merge them first.
     """
-    _refuse_base(model_path, model_base)
+    if model_base is not None:
+        raise CheckpointError(
+            f"model_base is {model_base!r}: {model_path} would be a LoRA or a bare projector; {_MERGE}"
+        )
     source = open_checkpoint(model_path, options.get("vision_tower"))
     tokenizer = load_tokenizer(source.folder, source.config.vocab_size, mark_tokens(source.config))
     image_processor = load_image_processor(source)
@@ -132,12 +131,14 @@ def load_pretrained_model(
     model = load_model(model_path, device=device, device_map=device_map, **options)
     if isinstance(model, LlavaQwenForCausalLM) and len(tokenizer) < model.config.vocab_size:
         model.resize_token_embeddings(len(tokenizer))  # like the original: ids beyond the vocabulary are never answers
-    return tokenizer, model, image_processor, _context_length(model.config)
+    config = model.config
+    length = getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length or CONTEXT_LENGTH
+    return tokenizer, model, image_processor, length
 
 
 def open_checkpoint(model_path: str | Path, vision_tower: str | Path | None = None, weights: bool = True) -> Source:
     """Reads and checks everything except the weights. weights: whether what the Hub supplies includes them."""
-    folder = find_folder(model_path, "checkpoint", _CHECKPOINT_REMEDY, weights)
+    folder = find_folder(model_path, "checkpoint", "check the path or download the checkpoint first", weights)
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(f"checkpoint {folder} is a LoRA adapter (adapter_config.json); {_MERGE}")
     raw = read_config(folder, "checkpoint")
@@ -187,7 +188,7 @@ def load_image_processor(source: Source) -> ImageProcessor:
         return SiglipImageProcessor(vision["image_size"])
     folders = [folder for folder in (source.tower, source.folder) if folder is not None]
     for folder in folders:
-        for name in PROCESSOR_FILES:
+        for name in _PROCESSOR_FILES:
             if (folder / name).is_file():
                 processor = CLIPImageProcessorPil.from_pretrained(folder)
                 _check_processor(processor, folder / name, source)
@@ -234,19 +235,6 @@ def _check_quantized(raw: dict[str, Any], folder: Path) -> None:
             f"checkpoint {folder} was saved in {bits} bits (quantization_config in config.json) and needs bitsandbytes,"
             " which is not installed: pip install 'vlm-pruner[quant]', or use the checkpoint that it was made from"
         )
-
-
-_MERGE = "merge it into its base model first (peft's merge_and_unload, then save_pretrained) and load the result"
-
-
-def _refuse_base(model_path: str | Path, model_base: str | None) -> None:
-    if model_base is not None:
-        raise CheckpointError(
-            f"model_base is {model_base!r}: {model_path} would be a LoRA or a bare projector; {_MERGE}"
-        )
-
-
-_TOWER_REMEDY = "pass vision_tower=FOLDER, or put the tower where config.json's mm_vision_tower says"
 
 
 def _find_tower(config: AnyLlavaConfig, folder: Path, chosen: str | Path | None, weights: bool = True) -> Path | None:
@@ -334,7 +322,3 @@ def _dtype(
         return dtype
     on_cpu = torch.device(device).type == "cpu" if device_map is None else not torch.cuda.is_available()
     return torch.float32 if on_cpu else torch.float16
-
-
-def _context_length(config: AnyLlavaConfig) -> int:
-    return getattr(config, "max_sequence_length", None) or config.tokenizer_model_max_length or CONTEXT_LENGTH

@@ -70,7 +70,7 @@ def tiled_view(
     if image_size is None:
         raise ValueError("AnyRes pictures need image_sizes=[(width, height), ...], the pictures' sizes in pixels")
     across, down = _tiles(features, image_size, tile_pixels, config)
-    shown = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
+    shown = unpadded_region((down * side, across * side), image_size, rounds=config.unpad_rounds)
     if newline is not None and unpad:
         grid = _limited(_put_together(features[1:], across, down)[shown], side, config)
         return _unpadded(features[0], grid, newline)
@@ -88,15 +88,15 @@ def count_tiled(image_size: tuple[int, int], side: int, tile_pixels: int, config
     across, down = get_anyres_image_grid_shape(image_size, config.image_grid_pinpoints, tile_pixels)
     if config.mm_patch_merge_type != "spatial_unpad":
         return (1 + across * down) * side**2
-    shown = unpadded_region((down * side, across * side), image_size, rounds=getattr(config, "unpad_rounds", False))
+    shown = unpadded_region((down * side, across * side), image_size, rounds=config.unpad_rounds)
     rows, columns = (part.stop - part.start for part in shown)
-    rows, columns = limited_grid(rows, columns, side, getattr(config, "image_aspect_ratio", None))
+    rows, columns = limited_grid(rows, columns, side, config.image_aspect_ratio)
     return side**2 + rows * (columns + 1)
 
 
 def _limited(grid: Tensor, side: int, config: AnyLlavaConfig) -> Tensor:
     """The grid [rows, columns, d], shrunk if it is larger than "anyres_max_k" allows."""
-    size = limited_grid(grid.shape[0], grid.shape[1], side, getattr(config, "image_aspect_ratio", None))
+    size = limited_grid(grid.shape[0], grid.shape[1], side, config.image_aspect_ratio)
     if size == grid.shape[:2]:
         return grid
     return functional.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")[0].permute(1, 2, 0)

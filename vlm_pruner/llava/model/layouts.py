@@ -160,14 +160,16 @@ def from_original(tensors: Tensors) -> Tensors:
 
 
 def from_transformers(tensors: Tensors) -> Tensors:
-    def rename(name: str) -> str:
-        for pattern, target in _FROM_TRANSFORMERS:
-            name, changed = re.subn(pattern, target, name)
-            if changed:
-                break
-        return canonical(name)
+    return _renamed(tensors, lambda name: canonical(renamed_by(_FROM_TRANSFORMERS, name)))
 
-    return _renamed(tensors, rename)
+
+def renamed_by(patterns: Sequence[tuple[str, str]], name: str) -> str:
+    """The name after the first (pattern, replacement) that matches it."""
+    for pattern, replacement in patterns:
+        changed, matches = re.subn(pattern, replacement, name)
+        if matches:
+            return changed
+    return name
 
 
 def from_tower(tensors: Tensors, vision: dict[str, Any]) -> Tensors:

@@ -1,4 +1,4 @@
-"""What LLaVA adds to a decoder: the tower and projector that turn pictures and videos into its tokens."""
+"""LLaVA's addition to a decoder: a tower and a projector that turn pictures and videos into its tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KINDS = ("image", "video")
 
 
 class LlavaMetaModel(nn.Module):
-    """Goes before a decoder in a class's bases and adds tower and projector, named as in the original checkpoints."""
+    """Precedes a decoder in a class's bases and adds tower and projector, named as in the original checkpoints."""
 
     def __init__(self, config: AnyLlavaConfig) -> None:
         if config.mm_patch_merge_type not in PATCH_MERGE_TYPES:
@@ -45,9 +45,9 @@ class LlavaMetaModel(nn.Module):
         self.post_init()
 
     def check(self, method: Pruner) -> None:
-        """Raises PruningError if `method` keeps more tokens than any picture has, where all have the same number.
+        """Raises PruningError if `method` keeps more tokens than a picture has, if all have the same number.
 
-        Also if it reproduces the released code on a model that the released code does not support.
+        Raises it also if `method` reproduces the released code on a model that the released code does not support.
         """
         check_videos(method, self.config.takes_videos, type(self).__name__)
         if self.config.takes_videos and method.released:
@@ -55,37 +55,28 @@ class LlavaMetaModel(nn.Module):
                 "compat='released' reproduces the released code, which has none for LLaVA-Video and LLaVA-OneVision; "
                 "leave compat out"
             )
-        tiled = (self.config.image_aspect_ratio or "").startswith("anyres")
-        if self.vision_tower is not None and not tiled and not self.config.takes_videos:
+        if not self.config.anyres and not self.config.takes_videos:
             method.budget(self.vision_tower.num_patches)
 
     def fit(self, layout: TokenLayout) -> Fit | None:
-        """How the evaluation's image processing lays a picture on a grid with tokens at `layout`; None if not known."""
+        """How the evaluation's image processing lays a picture on a grid with tokens at `layout`; None if unknown."""
         config, tower = self.config, self.vision_tower
         side, pixels = tower.num_patches_per_side, tower.config.image_size
         untiled = "stretch" if isinstance(tower, SiglipVisionTower) else "crop"
         if layout.coords.shape[1] == 3:
-            return _video_fit(
-                layout, config.mm_newline_position if self.image_newline is not None else "", untiled, pixels
-            )
-        if len(layout) == side**2 + (self.image_newline is not None) or len(layout) == side**2:
+            rows, frames = int(layout.coords[:, 2].max()) + 1, len(layout.coords[:, 0].unique())
+            newlines = "" if self.image_newline is None else config.mm_newline_position
+            return Fit(untiled, rows, rows, frames, pixels=pixels, newlines=newlines)
+        if len(layout) in (side**2, side**2 + (self.image_newline is not None)):
             square = TokenLayout(layout.coords[: side**2], layout.diagonal)
             return grid_fit(square, "pad" if config.image_aspect_ratio == "pad" else untiled, pixels)
-        tiled = (config.image_aspect_ratio or "").startswith("anyres")
-        if not tiled or config.mm_patch_merge_type != "spatial_unpad":
+        if not config.anyres or config.mm_patch_merge_type != "spatial_unpad":
             return None
         canvases = tuple(parse_pinpoints(config.image_grid_pinpoints, pixels))
         return anyres_fit(layout, side, pixels, canvases, rounds=config.unpad_rounds)
 
     def get_vision_tower(self) -> VisionTower:
         return self.vision_tower
-
-
-def _video_fit(layout: TokenLayout, newlines: str, kind: str, pixels: int) -> Fit:
-    """The fit of a video, or of one of its frames."""
-    side = int(layout.coords[:, 2].max()) + 1
-    frames = len(layout.coords[:, 0].unique())
-    return Fit(kind, side, side, frames, pixels=pixels, newlines=newlines)
 
 
 def encode_images(
@@ -106,19 +97,16 @@ def encode_images(
     if isinstance(images, Tensor) and images.ndim == 4 and "video" not in kinds:
         return _encode_squares(model, images)
     sizes = _sizes(image_sizes, kinds)
+    items = list(zip(images, sizes, kinds, strict=True))
     # One batch often asks several questions about a picture: the same tensor several times is encoded once.
-    views = list(images)
-    first: dict[tuple[int, str], int] = {}
-    indices = [first.setdefault((id(view), kind), len(first)) for view, kind in zip(views, kinds, strict=True)]
-    distinct = [indices.index(index) for index in range(len(first))]
-    encoded = _encode_views(
-        model, [views[i] for i in distinct], [sizes[i] for i in distinct], [kinds[i] for i in distinct]
-    )
-    return [encoded[index] for index in indices]
+    keys = [(id(pixels), size, kind) for pixels, size, kind in items]
+    distinct = dict(zip(keys, items, strict=True))
+    encoded = dict(zip(distinct, _encode_views(model, list(distinct.values())), strict=True))
+    return [encoded[key] for key in keys]
 
 
 def _kinds(config: AnyLlavaConfig, modalities: Modalities | None, items: int) -> list[str]:
-    """A word for each item. LLaVA's scripts write ["image"] for any number of pictures."""
+    """One kind for each item. LLaVA's scripts write ["image"] for any number of pictures."""
     if modalities is None or list(modalities) == ["image"]:
         return ["image"] * items
     kinds = [modalities] * items if isinstance(modalities, str) else list(modalities)
@@ -159,23 +147,24 @@ def _project(model: LlavaMetaModel, pixels: Tensor) -> Tensor:
 
 
 def _encode_squares(model: LlavaMetaModel, pixels: Tensor) -> list[ImageTokens]:
-    """Pictures of one view each, without newlines: what LLaVA makes of one tensor [B, 3, side, side]."""
+    """Pictures of one view each, without newlines, as LLaVA encodes one tensor [B, 3, side, side]."""
     with_class = model.config.mm_vision_select_feature == "cls_patch"
     grid = model.vision_tower.grid(pixels)
     return [single_view(view, with_class, grid) for view in _project(model, pixels)]
 
 
 def _encode_views(
-    model: LlavaMetaModel, items: Sequence[Tensor], sizes: Sequence[tuple[int, int] | None], kinds: Sequence[str]
+    model: LlavaMetaModel, items: Sequence[tuple[Tensor, tuple[int, int] | None, str]]
 ) -> list[ImageTokens]:
-    views = [item if item.ndim == 4 else item[None] for item in items]
+    """items: pixel values, size and kind."""
+    views = [pixels if pixels.ndim == 4 else pixels[None] for pixels, _, _ in items]
     if any(view.shape[1:] != views[0].shape[1:] or view.ndim != 4 for view in views):
         raise ValueError(
             f"images have shapes {[list(view.shape) for view in views]}; expected [B, 3, side, side], "
             "or [tiles, 3, side, side] for each picture and [frames, 3, side, side] for each video"
         )
     features = _project(model, torch.cat(views)).split([view.shape[0] for view in views])
-    return [_tokens(model, *item) for item in zip(features, items, sizes, kinds, strict=True)]
+    return [_tokens(model, own, *item) for own, item in zip(features, items, strict=True)]
 
 
 def _tokens(

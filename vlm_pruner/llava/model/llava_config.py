@@ -12,7 +12,7 @@ PATCH_MERGE_TYPES = ("flat", "spatial", "spatial_unpad")
 
 @dataclass(kw_only=True, init=False, repr=False, eq=False)
 class MultimodalFields:
-    """What a config.json in the original layout says beyond its language model, with LLaVA-1.5's defaults.
+    """The fields of a config.json in the original layout beyond its language model's, with LLaVA-1.5's defaults.
 
     mm_vision_config is the tower's own configuration; the loader fills it in from the tower's folder.
     image_token_index is the placeholder id of transformers' convention; None where the vocabulary has none, and then
@@ -37,6 +37,11 @@ class MultimodalFields:
     unpad_rounds: bool = False
     tokenizer_padding_side: str = "right"
     tokenizer_model_max_length: int | None = None
+
+    @property
+    def anyres(self) -> bool:
+        """Whether pictures are cut into tiles, so that they differ in tokens."""
+        return (self.image_aspect_ratio or "").startswith("anyres")
 
 
 class LlavaConfig(MultimodalFields, LlamaConfig):

@@ -22,7 +22,7 @@ PIXELS = ("pixel_values", "pixel_values_videos")
 
 @dataclass(frozen=True)
 class MultimodalPrompt:
-    """What the decoder reads instead of ids.
+    """The decoder's input, in place of ids.
 
     inputs_embeds:  [B, T, d], shorter rows padded.
     attention_mask: [B, T] long, 0 on padding.
@@ -36,9 +36,9 @@ class MultimodalPrompt:
     visual_spans: list[list[VisualSpan]]
 
     def padded_behind_pictures(self) -> MultimodalPrompt:
-        """The same rows, which are padded on the left, with that padding after their last picture instead.
+        """Moves the padding of left-padded rows to after their last picture.
 
-        Rows about one picture then begin alike, however long their questions are.
+        Rows about one picture then start with the same tokens, whatever the length of their questions.
         """
         order, spans = [], []
         length = self.inputs_embeds.shape[1]
@@ -99,7 +99,10 @@ def expanded_prompt_spans(
 
     Returns embeddings [B, T, d] and the visual spans. Raises `ValueError` if placeholders and visual tokens differ.
     """
-    embeds = model.embed_tokens(input_ids.masked_fill(_any_placeholder(model.config, input_ids), 0))
+    config, placeholders = model.config, input_ids == _placeholder(model.config)
+    if config.takes_videos and config.video_token_index is not None:
+        placeholders |= input_ids == config.video_token_index
+    embeds = model.embed_tokens(input_ids.masked_fill(placeholders, 0))
     spans: list[list[VisualSpan]] = [[] for _ in input_ids]
     for _, mask, tokens in _by_kind(model, input_ids, image_sizes, pixel_values, pixel_values_videos):
         expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
@@ -112,13 +115,6 @@ def expanded_prompt_spans(
         embeds = embeds.masked_scatter(mask[..., None], features)
         spans = [row + more for row, more in zip(spans, _expanded_spans(mask, tokens), strict=True)]
     return embeds, [sorted(row, key=lambda span: span.start) for row in spans]
-
-
-def _any_placeholder(config: AnyLlavaConfig, input_ids: Tensor) -> Tensor:
-    """Bool [B, T]: where `input_ids` are placeholders and not words."""
-    mask = input_ids == _placeholder(config)
-    videos = config.video_token_index if config.takes_videos else None
-    return mask if videos is None else mask | (input_ids == videos)
 
 
 def _by_kind(
@@ -156,22 +152,20 @@ def repeat_pictures(
     pixel_values: Tensor | None = None,
     pixel_values_videos: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The arguments about a batch's pictures in transformers' convention, when every row comes `times` times."""
+    """The arguments about a batch's pictures in transformers' convention, for `times` copies of every row."""
+    given = {"pixel_values": pixel_values, "pixel_values_videos": pixel_values_videos}
     repeated = {}
-    for name, mask, tokens in _by_kind(model, input_ids, image_sizes, pixel_values, pixel_values_videos):
+    for name, mask, tokens in _by_kind(model, input_ids, image_sizes, **given):
         counts = [len(row) for row in _expanded_spans(mask, tokens)]
         order = torch.cat([row for row in torch.arange(sum(counts)).split(counts) for _ in range(times)])
-        if name == "pixel_values_videos":
-            assert pixel_values_videos is not None
-            repeated[name] = pixel_values_videos[order.to(pixel_values_videos.device)]
-            continue
-        assert pixel_values is not None
-        tiles, _ = _own_tiles(model.config, pixel_values, image_sizes)
-        flat = pixel_values.ndim == 4 and isinstance(tiles, list)  # all pictures' tiles after one another
-        repeated[name] = (
-            torch.cat([tiles[i] for i in order.tolist()]) if flat else pixel_values[order.to(pixel_values.device)]
-        )
-        if image_sizes is not None:
+        values = given[name]
+        assert values is not None
+        tiles, sizes = _own_tiles(model.config, values, image_sizes if name == "pixel_values" else None)
+        if values.ndim == 4 and sizes is not None:  # all pictures' tiles after one another
+            repeated[name] = torch.cat([tiles[i] for i in order.tolist()])
+        else:
+            repeated[name] = values[order.to(values.device)]
+        if name == "pixel_values" and image_sizes is not None:
             repeated["image_sizes"] = image_sizes[order]
     return repeated
 

@@ -26,16 +26,16 @@ def load_tokenizer(folder: Path, vocab_size: int, marks: Sequence[str] = ()) -> 
     Raises `CheckpointError` if there is none, it cannot be read, or it has more tokens than the model's `vocab_size`.
     """
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        message = f"checkpoint {folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); copy it there"
-        raise CheckpointError(message)
+        raise CheckpointError(
+            f"checkpoint {folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.json); copy it there"
+        )
     try:
         # With a configuration given, transformers does not stumble over our model_type in config.json.
         tokenizer = AutoTokenizer.from_pretrained(folder, config=_config(folder), **_options(folder))
     except Exception as error:  # transformers, tokenizers and sentencepiece raise many kinds
-        message = (
+        raise CheckpointError(
             f"the tokenizer in {folder} cannot be read ({first_line(error)}); copy the model's own tokenizer there"
-        )
-        raise CheckpointError(message) from None
+        ) from None
     if len(tokenizer) > vocab_size:
         raise CheckpointError(
             f"the tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocab_size}: "
@@ -52,7 +52,7 @@ def _config(folder: Path) -> PreTrainedConfig:
 
 
 def _add_marks(tokenizer: PreTrainedTokenizerBase, marks: Sequence[str], folder: Path, vocab_size: int) -> None:
-    """Add the marks that are missing. Each needs a trained row of the embeddings behind those of the known tokens."""
+    """Adds missing marks. Each needs a trained row of the embeddings, after the rows of the known tokens."""
     known = tokenizer.get_vocab()
     missing = [mark for mark in marks if mark not in known]
     if len(known) + len(missing) > vocab_size:
@@ -70,9 +70,6 @@ def _options(folder: Path) -> dict[str, Any]:
     Since version 5, transformers adds <s> only if tokenizer_config.json asks for it.
     """
     settings = folder / "tokenizer_config.json"
-    asked = "add_bos_token" in read_json(settings, "tokenizer") if settings.is_file() else False
-    return (
-        {}
-        if not (folder / "tokenizer.model").is_file() or (folder / "tokenizer.json").is_file() or asked
-        else {"add_bos_token": True}
-    )
+    stated = settings.is_file() and "add_bos_token" in read_json(settings, "tokenizer")
+    sentencepiece = (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file()
+    return {"add_bos_token": True} if sentencepiece and not stated else {}

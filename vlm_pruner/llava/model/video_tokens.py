@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, newline_run, video_layout
+from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, POOL_MODES, newline_run, video_layout
 from vlm_pruner.llava.model.image_tokens import ImageTokens, square_side
 from vlm_pruner.llava.model.llava_config import LlavaQwenConfig
 
 STRIDE = 2  # the original code reads no other, whatever mm_spatial_pool_stride is
-
-POOL_MODES = ("bilinear", "average", "max")
 
 
 def check_video_config(config: LlavaQwenConfig) -> None:

@@ -1,4 +1,4 @@
-"""A transformers decoder that owns a pruning method: what `VLMPruner(LlamaModel)` and `VLMPruner(Qwen2Model)` share."""
+"""A decoder that owns a pruning method: the base of `VLMPruner(LlamaModel)` and `VLMPruner(Qwen2Model)`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vlm_pruner.methods.base import Pruner
 
 
 class PrunedDecoder(MethodOwner, nn.Module):
-    """Goes before a transformers decoder in a class's bases. With a `method` the decoder drops visual tokens.
+    """Precedes a transformers decoder in a class's bases. With a `method` the decoder drops visual tokens.
 
         decoder.method = CentrifugalPruner(reduction_ratio=0.889)   # None: dense, the default
         decoder(inputs_embeds=..., visual_spans=[[VisualSpan(35, 576, TokenLayout.grid(24, 24))]], use_cache=True)
         decoder.receipts[-1]
 
-    Pruning is on only while `forward` runs, so nothing is left behind in the decoder between calls.
+    Pruning is on only while `forward` runs; between calls the decoder is unchanged.
     """
 
     def _prune_with(self, method: Pruner) -> DecoderPruning:
@@ -43,7 +43,7 @@ class PrunedDecoder(MethodOwner, nn.Module):
         by_position: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the decoder's own `forward`; `visual_spans` says, per batch row, where a prefill's visual tokens are.
+        """The decoder's own `forward`; `visual_spans` gives, per batch row, the spans of a prefill's visual tokens.
 
         by_position: the name of an argument of the whole model that counts positions of the un-pruned sequence, such
         as labels. Raises PruningError if there is one and tokens are to be dropped.

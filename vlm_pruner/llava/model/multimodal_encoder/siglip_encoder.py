@@ -49,8 +49,7 @@ class SiglipImageProcessor:
         pictures = [images] if single else list(images)
         return BatchFeature({"pixel_values": torch.stack([self._pixels(picture) for picture in pictures])})
 
-    def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
-        return self.preprocess(images, return_tensors)
+    __call__ = preprocess
 
     def _pixels(self, picture: Image.Image | np.ndarray | Tensor) -> Tensor:
         scaled = _picture(picture).resize((self.size["width"], self.size["height"]), self.resample)

@@ -1,4 +1,4 @@
-"""What all vision towers have in common: their sizes, and where their weights are."""
+"""The base of all vision towers: their sizes, dtype and device."""
 
 from __future__ import annotations
 
@@ -40,10 +40,6 @@ class Tower(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.vision_tower.device
-
-    @property
-    def hidden_size(self) -> int:
-        return self.config.hidden_size
 
     @property
     def num_patches_per_side(self) -> int:
