@@ -186,4 +186,6 @@ def test_one_loaded_checkpoint_is_shared(monkeypatch):
     with checkpoint.keep_loaded():
         assert checkpoint.load_checkpoint(one) == checkpoint.load_checkpoint(one) == 1
         assert [checkpoint.load_checkpoint(args) for args in (other, one)] == [2, 3], "only one is kept"
-    assert checkpoint.load_checkpoint(one) == 4
+        pooled = argparse.Namespace(**vars(one), mm_spatial_pool_mode="max")
+        assert [checkpoint.load_checkpoint(args) for args in (pooled, one)] == [4, 5], "a run changes its configuration"
+    assert checkpoint.load_checkpoint(one) == 6

@@ -17,7 +17,7 @@ from vlm_pruner.llava.constants import DEFAULT_IMAGE_TOKEN
 from vlm_pruner.llava.eval.batch import Prepared
 from vlm_pruner.llava.eval.checkpoint import load_checkpoint
 from vlm_pruner.llava.eval.engine import LlavaEngine
-from vlm_pruner.llava.eval.films import Film, read_film
+from vlm_pruner.llava.eval.films import VIDEO_FLAGS, Film, read_film
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.lmms.arguments import ArgumentError, LlavaArguments, LlavaOnevisionArguments, LlavaVideoArguments
 from vlm_pruner.lmms.decoding import Decoding
@@ -103,8 +103,8 @@ class Llava(PrunedModel):
             raise ValueError(f"{document.name} places {marks} images in its text, but has {len(images)}")
         return Question(document.position, document.doc_id, document.context, document.context, images)
 
-    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
-        """What `llava.eval`'s generators know as their command line."""
+    def _flags(self, decoding: Decoding) -> Namespace:
+        """The settings as the flags of `llava.eval`'s generators."""
         own = self.arguments
         return Namespace(
             model_path=own.pretrained, model_base=None, conv_mode=own.conv_template, dtype=own.dtype,
@@ -112,7 +112,7 @@ class Llava(PrunedModel):
             device=None if own.device_map else str(self.device), compat=own.compat, image_folder="",
             batch_size=own.batch_size, seed=own.seed, temperature=decoding.temperature, top_p=decoding.top_p,
             num_beams=decoding.num_beams, max_new_tokens=decoding.max_new_tokens,
-            image_token_length=None, image_token_start_index=None, **more,
+            image_token_length=None, image_token_start_index=None,
         )  # fmt: skip
 
 
@@ -140,10 +140,10 @@ class LlavaOnevision(Llava):
             raise TypeError(f"{document.name} shows videos and other things together, which no task of lmms-eval does")
         return Question(document.position, document.doc_id, document.context, document.context, videos=videos)
 
-    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
-        own = self.arguments
-        settings = {"max_frames_num": own.max_frames_num, "force_sample": True}
-        return super()._flags(decoding, **{**settings, "mm_spatial_pool_mode": own.mm_spatial_pool_mode, **more})
+    def _flags(self, decoding: Decoding) -> Namespace:
+        own = vars(self.arguments)
+        video = {"force_sample": True, **{name: own[name] for name in VIDEO_FLAGS if name in own}}
+        return Namespace(**vars(super()._flags(decoding)), **video)
 
 
 class LlavaVideo(LlavaOnevision):
@@ -151,11 +151,6 @@ class LlavaVideo(LlavaOnevision):
 
     arguments_class = LlavaVideoArguments
     arguments: LlavaVideoArguments
-
-    def _flags(self, decoding: Decoding, **more: Any) -> Namespace:
-        own = self.arguments
-        names = ("video_fps", "force_sample", "add_time_instruction", "mm_newline_position")
-        return super()._flags(decoding, **{name: getattr(own, name) for name in names}, **more)
 
 
 def count_new(ids: Sequence[int], end: int | None) -> int:

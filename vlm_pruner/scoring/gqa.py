@@ -65,6 +65,10 @@ def _error(group: Group) -> float:
     return binomial_stderr(group["accuracy"], int(group["count"]))
 
 
+def _errors(groups: dict[str, Group]) -> dict[str, Group]:
+    return {name: {"accuracy": _error(group)} for name, group in groups.items()}
+
+
 def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
     total = _group(items)
     halves = {
@@ -72,27 +76,19 @@ def _summary(items: list[dict[str, Any]], coverage: Coverage) -> Score:
         "open": _group([item for item in items if item["structural"] == "query"]),
     }
     types = {"per_structural_type": _by(items, "structural"), "per_semantic_type": _by(items, "semantic")}
-    rows = {"all": total, **halves, **types["per_structural_type"], **types["per_semantic_type"]}
+    groups = {"all": total, **halves, **types["per_structural_type"], **types["per_semantic_type"]}
+    rows = [(name, int(one["count"]), 100 * one["accuracy"], 100 * _error(one)) for name, one in groups.items()]
     return Score(
         benchmark="gqa",
         metrics={**total, "correct": sum(item["correct"] for item in items), **halves, **types},
         stderr={
             "accuracy": _error(total),
-            **{name: {"accuracy": _error(group)} for name, group in halves.items()},
-            **{
-                kind: {name: {"accuracy": _error(group)} for name, group in groups.items()}
-                for kind, groups in types.items()
-            },
+            **_errors(halves),
+            **{kind: _errors(by_type) for kind, by_type in types.items()},
         },
         n=len(items),
         headline=Headline("accuracy", 100 * total["accuracy"], 100 * _error(total)),
-        table=Table(
-            ("type", "n", "accuracy", "s.e."),
-            tuple(
-                (name, int(group["count"]), 100 * group["accuracy"], 100 * _error(group))
-                for name, group in rows.items()
-            ),
-        ),
+        table=Table(("type", "n", "accuracy", "s.e."), tuple(rows)),
         coverage=coverage,
         notes=coverage.notes("they count as wrong"),
         items=items,

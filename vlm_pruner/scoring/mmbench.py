@@ -6,7 +6,7 @@ import csv
 import io
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,27 +45,17 @@ MISSING = frozenset(
 
 @dataclass(frozen=True)
 class Item:
-    """One row of the benchmark with its reply. ``extracted`` is the letter that lenient matching finds."""
+    """One row of the benchmark with its reply, and the letter that lenient matching extracts from it.
+
+    exact, lenient: whether the reply itself, or that letter, is the answer.
+    """
 
     row: Row
+    index: int
     reply: str | None
     extracted: str | None
-
-    @property
-    def index(self) -> int:
-        return int(self.row["index"])
-
-    @property
-    def exact(self) -> bool:
-        return self.reply == self.row["answer"]
-
-    @property
-    def lenient(self) -> bool:
-        return self.extracted == self.row["answer"]
-
-    @property
-    def first_pass(self) -> bool:
-        return self.index < ROTATION
+    exact: bool
+    lenient: bool
 
 
 def read_table(path: str | Path) -> list[Row]:
@@ -117,15 +107,16 @@ def _item(row: Row, reply: str | None) -> Item:
     choices = {letter: row[letter] for letter in LETTERS if row.get(letter)}
     # Lenient matching reads replies back from a spreadsheet, where an empty cell is the text "nan".
     in_sheet = "nan" if reply is None or reply in MISSING else reply
-    return Item(row, reply, infer_choice(in_sheet, choices))
+    letter, answer = infer_choice(in_sheet, choices), row.get("answer")
+    return Item(row, int(row["index"]), reply, letter, reply == answer, letter == answer)
 
 
 def _summary(items: list[Item], coverage: Coverage) -> Score:
-    first = [item for item in items if item.first_pass]
+    first = [item for item in items if item.index < ROTATION]
     exact, exact_first = _share([item.exact for item in items]), _share([item.exact for item in first])
     per_category = {name: _share([item.exact for item in part]) for name, part in _by(items, "category").items()}
     whole_groups = _circular(items)
-    circular = _report(first, [whole_groups[item.index] for item in first])
+    circular = _report(first, lambda item: whole_groups[item.index])
     metrics = {
         "rows": len(items),
         "exact_letter_accuracy": exact,
@@ -133,8 +124,8 @@ def _summary(items: list[Item], coverage: Coverage) -> Score:
         "exact_letter_accuracy_per_category": per_category,
         "vlmevalkit_exact_matching": {
             "circular": circular,
-            "vanilla_all_rows": _report(items, [item.lenient for item in items]),
-            "vanilla_first_pass_rows": _report(first, [item.lenient for item in first]),
+            "vanilla_all_rows": _report(items, lambda item: item.lenient),
+            "vanilla_first_pass_rows": _report(first, lambda item: item.lenient),
             "circular_groups": len(first),
         },
     }
@@ -152,9 +143,12 @@ def _summary(items: list[Item], coverage: Coverage) -> Score:
         table=_table(items, first, metrics, errors),
         coverage=coverage,
         notes=coverage.notes("they count as wrong"),
-        items=[_describe(item, whole_groups[item.index % ROTATION]) for item in items],
+        items=[
+            {"index": item.index, "reply": item.reply, "extracted": item.extracted, "exact": item.exact,
+             "lenient": item.lenient, "circular": whole_groups[item.index % ROTATION]} for item in items
+        ],
         uploads={UPLOAD: partial(_upload, items)},
-    )
+    )  # fmt: skip
 
 
 def _share(values: Sequence[bool]) -> float:
@@ -178,13 +172,13 @@ def _circular(items: Sequence[Item]) -> dict[int, bool]:
     return groups
 
 
-def _report(items: Sequence[Item], right: Sequence[bool]) -> dict[str, Any]:
+def _report(items: Sequence[Item], right: Callable[[Item], bool]) -> dict[str, Any]:
     """Overall, per level-2 category (abbreviated) and per category."""
-    hits = dict(zip(map(id, items), right, strict=True))
-    report: dict[str, Any] = {"split": items[0].row.get("split", "none") if items else "none", "Overall": _share(right)}
+    report: dict[str, Any] = {"split": items[0].row.get("split", "none") if items else "none"}
+    report["Overall"] = _share([right(item) for item in items])
     for column in ("l2-category", "category"):
         for name, part in _by(items, column).items():
-            report[ABBREVIATIONS.get(name, name)] = _share([hits[id(item)] for item in part])
+            report[ABBREVIATIONS.get(name, name)] = _share([right(item) for item in part])
     return report
 
 
@@ -198,11 +192,6 @@ def _table(items: list[Item], first: list[Item], metrics: dict[str, Any], errors
     )  # fmt: skip
     rows = tuple((label, len(part), 100 * share, 100 * errors[name]) for label, part, share, name in kinds)
     return Table(("accuracy", "n", "%", "s.e."), rows)
-
-
-def _describe(item: Item, circular: bool) -> dict[str, Any]:
-    return {"index": item.index, "reply": item.reply, "extracted": item.extracted, "exact": item.exact,
-            "lenient": item.lenient, "circular": circular}  # fmt: skip
 
 
 def _upload(items: Sequence[Item]) -> bytes:

@@ -46,24 +46,19 @@ def image_positions(input_ids: Tensor, pictures: int) -> tuple[int, ...]:
 
 def generate_arguments(batch: Sequence[Prepared], pad: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments of LLaVA's `generate` for a batch: ids, mask, pictures and videos."""
-    ids, mask = pad_left([item.input_ids for item in batch], pad)
+    rows = [item.input_ids for item in batch]
+    ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
+    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
     return {
         "inputs": ids.to(device),
         "attention_mask": mask.to(device),
-        "images": on_device(batch, device, dtype),
+        "images": _on_device(batch, device, dtype),
         "image_sizes": [size for item in batch for size in item.sizes] or None,
         "modalities": [kind for item in batch for kind in item.kinds] or None,
     }
 
 
-def pad_left(rows: Sequence[Tensor], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, both long [B, longest]; the mask is 0 on padding."""
-    ids = pad_sequence(list(rows), batch_first=True, padding_value=pad, padding_side="left")
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    return ids, mask
-
-
-def on_device(batch: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> list[Tensor] | None:
+def _on_device(batch: Sequence[Prepared], device: torch.device, dtype: torch.dtype) -> list[Tensor] | None:
     """Every picture of the batch in order. One that several questions share stays one tensor, so it is encoded once."""
     moved = {id(picture): picture for item in batch for picture in item.pixels}
     moved = {key: picture.to(device, dtype, non_blocking=True) for key, picture in moved.items()}

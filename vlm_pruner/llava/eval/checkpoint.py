@@ -17,6 +17,7 @@ from torch import Tensor
 from vlm_pruner.llava.eval import divided
 from vlm_pruner.llava.eval.batch import Prepared, generate_arguments, image_positions
 from vlm_pruner.llava.eval.errors import UsageError
+from vlm_pruner.llava.eval.films import CONFIG_FLAGS
 from vlm_pruner.llava.eval.processes import this_process, under_deepspeed
 from vlm_pruner.llava.eval.prompts import build_prompt
 from vlm_pruner.llava.mm_utils import get_model_name_from_path, process_images, tokenizer_image_token
@@ -144,8 +145,8 @@ def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
     """``--model-path`` on ``--device`` in ``--dtype``; :class:`UsageError` where that is not possible here."""
     if _kept is None:
         return _load(args)
-    names = ("model_path", "model_base", "device", "device_map", "dtype", "attn_implementation")
-    key = tuple(getattr(args, name) for name in names)
+    names = ("model_path", "model_base", "device", "device_map", "dtype", "attn_implementation", *CONFIG_FLAGS)
+    key = tuple(getattr(args, name, None) for name in names)
     if key not in _kept:
         _kept.clear()
         _kept[key] = _load(args)

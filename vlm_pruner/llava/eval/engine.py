@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,16 +22,13 @@ from vlm_pruner.llava.eval import options
 from vlm_pruner.llava.eval.batch import Prepared, check_receipt, image_positions, kept_per_row
 from vlm_pruner.llava.eval.checkpoint import Checkpoint, load_checkpoint
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
-from vlm_pruner.llava.eval.films import Film, VideoSettings, read_film
+from vlm_pruner.llava.eval.films import CONFIG_FLAGS, Film, VideoSettings, read_film
 from vlm_pruner.llava.eval.images import open_image, resolve
 from vlm_pruner.llava.eval.questions import Question
 from vlm_pruner.llava.eval.runner import Reply
 from vlm_pruner.llava.sights import BLIND, Grid, Sight
-
-if TYPE_CHECKING:
-    from vlm_pruner.methods import Pruner
-    from vlm_pruner.receipts import ImageReceipt
-
+from vlm_pruner.methods import Pruner
+from vlm_pruner.receipts import ImageReceipt
 
 RECENT_PICTURES = 16  # kept preprocessed: most benchmarks ask several questions in a row about a picture
 
@@ -52,8 +49,7 @@ class LlavaEngine:
         self.sight = sight or options.build_sight(args)
         self.image_folder = Path(args.image_folder)
         self.videos = VideoSettings.of(args)
-        overrides = ("mm_spatial_pool_mode", "mm_newline_position")
-        for name in (name for name in overrides if getattr(args, name, None) is not None):
+        for name in (name for name in CONFIG_FLAGS if getattr(args, name, None) is not None):
             setattr(checkpoint.model.config, name, getattr(args, name))
         self._recent = lru_cache(RECENT_PICTURES)(self._read)
         self._check()

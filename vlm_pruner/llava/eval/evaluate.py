@@ -7,21 +7,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
 from vlm_pruner.llava.eval import divided, options, parts, runner
 from vlm_pruner.llava.eval.answers import AnswerFile, finished
 from vlm_pruner.llava.eval.processes import Team, this_process, under_deepspeed
 from vlm_pruner.llava.eval.questions import Item, chunk
+from vlm_pruner.methods import Pruner
 from vlm_pruner.provenance import environment
-
-if TYPE_CHECKING:
-    from vlm_pruner.methods import Pruner
 
 FAILED_ITEMS, INTERRUPTED = 1, 130  # exit codes
 
-EngineFactory = Callable[[argparse.Namespace, "Pruner | None"], runner.Engine[Any]]
+EngineFactory = Callable[[argparse.Namespace, Pruner | None], runner.Engine[Any]]
 Load = Callable[[], runner.Engine[Any]]
 
 

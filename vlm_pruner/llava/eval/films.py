@@ -40,7 +40,8 @@ class VideoSettings:
         return cls(**{field.name: getattr(args, field.name, getattr(cls, field.name)) for field in fields(cls)})
 
 
-VIDEO_FLAGS = (*(field.name for field in fields(VideoSettings)), "mm_spatial_pool_mode", "mm_newline_position")
+CONFIG_FLAGS = ("mm_spatial_pool_mode", "mm_newline_position")  # they replace the checkpoint's own settings
+VIDEO_FLAGS = (*(field.name for field in fields(VideoSettings)), *CONFIG_FLAGS)
 
 
 @dataclass(frozen=True)

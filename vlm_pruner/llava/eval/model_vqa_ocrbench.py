@@ -13,24 +13,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vlm_pruner.llava.eval import evaluate
-from vlm_pruner.llava.eval.prompts import SHORT_ANSWER
-from vlm_pruner.llava.eval.questions import ID, Item, Question, read_list, require
+from vlm_pruner.llava.eval.questions import Item, read_list, short_question
 
 RELEASED = {"model_path": "--model-path", "image_folder": "--image-folder", "OCRBench_file": "--question-file"}
 
 
 def read(args: argparse.Namespace) -> list[Item]:
-    return read_list(args.question_file, _question)
-
-
-def _question(index: int, record: dict[str, Any]) -> Question:
-    question = require(record, "question", str)
-    images = (require(record, "image_path", str),)
-    return Question(index, require(record, "id", ID), f"{question}\n{SHORT_ANSWER}", question, images)
+    return read_list(args.question_file, partial(short_question, id_name="id", image_name="image_path"))
 
 
 def translate(argv: Sequence[str]) -> list[str]:

@@ -12,21 +12,13 @@ from __future__ import annotations
 import argparse
 import sys
 from functools import partial
-from typing import Any
 
 from vlm_pruner.llava.eval import evaluate
-from vlm_pruner.llava.eval.prompts import SHORT_ANSWER
-from vlm_pruner.llava.eval.questions import ID, Item, Question, read_lines, require
+from vlm_pruner.llava.eval.questions import Item, read_lines, short_question
 
 
 def read(args: argparse.Namespace) -> list[Item]:
-    return read_lines(args.question_file, _question)
-
-
-def _question(index: int, record: dict[str, Any]) -> Question:
-    question = require(record, "question", str)
-    images = (require(record, "image", str),)
-    return Question(index, require(record, "question_id", ID), f"{question}\n{SHORT_ANSWER}", question, images)
+    return read_lines(args.question_file, partial(short_question, id_name="question_id", image_name="image"))
 
 
 TASK = evaluate.Task("model_vqa_okvqa", read, reply_field="answer", description=__doc__)

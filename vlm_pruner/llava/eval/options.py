@@ -10,16 +10,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlm_pruner.console import home
+from vlm_pruner.cost import budgets
+from vlm_pruner.cost.flops import DecoderShape
 from vlm_pruner.llava.conversation import get_conversation
 from vlm_pruner.llava.eval.errors import UsageError
 from vlm_pruner.llava.sights import BLIND, RESIZE, Sight
-
-if TYPE_CHECKING:
-    from vlm_pruner.methods import Pruner
-    from vlm_pruner.methods.words import Make
+from vlm_pruner.methods import Pruner
+from vlm_pruner.methods.words import BUDGET, Make, maker, read
 
 DEFAULT_METHOD = "vlm-pruner"
 
@@ -124,8 +124,6 @@ def build_method(args: argparse.Namespace) -> Pruner | None:
     if args.method in (RESIZE, BLIND):
         build_sight(args)  # raises for flags that do not fit
         return None
-    from vlm_pruner.methods.words import BUDGET, maker
-
     _apply_next_budget(args, given)
     settings = {METHOD_FLAGS[flag]: value for flag, value in given.items()}
     budget = {field: settings.pop(field) for field in BUDGET if field in settings}
@@ -144,20 +142,16 @@ def build_sight(args: argparse.Namespace) -> Sight | None:
     """How pictures are shown if --method is resize or blind; None if they are shown whole."""
     if not getattr(args, "sparse", False) or args.method not in (RESIZE, BLIND):
         return None
-    others = [flag for flag in METHOD_FLAGS if flag not in ("reduction_ratio", "keep_tokens")]
-    for flag in others:
-        if getattr(args, flag) is not None:
+    for flag in METHOD_FLAGS:
+        if flag not in BUDGET and getattr(args, flag) is not None:
             raise UsageError(f"--{flag} {getattr(args, flag)} means nothing to --method {args.method}; leave it out")
     return Sight(BLIND) if args.method == BLIND else _resize(args)
 
 
 def _resize(args: argparse.Namespace) -> Sight:
-    from vlm_pruner.cost.budgets import Budget
-    from vlm_pruner.methods.words import read
-
     given = {"reduction_ratio": args.reduction_ratio, "keep_tokens": args.keep_tokens}
     if args.budget is not None:
-        budget = Budget.parse(args.budget)
+        budget = budgets.Budget.parse(args.budget)
         if not budget.fixed:
             raise UsageError(f"--budget {budget}: --method resize takes tokens or ratio:0.889")
         given["keep_tokens" if budget.kind == "tokens" else "reduction_ratio"] = f"{budget.value:g}"
@@ -167,9 +161,6 @@ def _resize(args: argparse.Namespace) -> Sight:
 
 def _meet_budget(args: argparse.Namespace, make: Make, given: dict[str, Any]) -> Pruner:
     """The setting that meets --budget, from the checkpoint's configuration if it depends on the model."""
-    from vlm_pruner.cost import budgets
-    from vlm_pruner.cost.flops import DecoderShape
-
     if given:
         raise UsageError(f"--budget {args.budget} and --{min(given)} are both given; give one of them")
     budget = budgets.Budget.parse(args.budget)
@@ -228,11 +219,11 @@ def describe_config(
         "model_path", "model_base", "conv_mode", "question_file", "num_chunks", "chunk_idx", "attn_implementation",
         "dtype", "temperature", "top_p", "num_beams", "max_new_tokens", "seed", "compat", *settings,
     )  # fmt: skip
-    source = {} if method is None or method.source is None else {"source": dict(method.source)}
     sight = build_sight(args)
-    pruning = None if method is None else {"name": method.name, **source, **method.config()}
-    if sight is not None:
-        pruning = sight.describe()
+    pruning = None if sight is None else sight.describe()
+    if method is not None:
+        source = {} if method.source is None else {"source": dict(method.source)}
+        pruning = {"name": method.name, **source, **method.config()}
     return {"task": task, **{name: getattr(args, name) for name in names}, "method": pruning}
 
 

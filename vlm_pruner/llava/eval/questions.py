@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_pruner.console import one_line
 from vlm_pruner.llava.eval.errors import ItemError, UsageError
+from vlm_pruner.llava.eval.prompts import SHORT_ANSWER
 from vlm_pruner.scoring.records import describe
 
 if TYPE_CHECKING:
@@ -84,6 +85,12 @@ def text_question(index: int, record: dict[str, Any]) -> Question:
     """``{"question_id", "image", "text"}``: the file already holds the whole question."""
     text, image = require(record, "text", str), require(record, "image", str)
     return Question(index, require(record, "question_id", ID), asked=text, prompt=text, images=(image,))
+
+
+def short_question(index: int, record: dict[str, Any], id_name: str, image_name: str) -> Question:
+    """``{"question", ...}``: the answer is to be a single word or phrase, which is asked for but not recorded."""
+    text, image = require(record, "question", str), require(record, image_name, str)
+    return Question(index, require(record, id_name, ID), f"{text}\n{SHORT_ANSWER}", text, images=(image,))
 
 
 def require(record: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:

@@ -17,8 +17,6 @@ from vlm_pruner.llava.model.multimodal_encoder.siglip_encoder import DEFAULTS as
 
 TOWER = "model.vision_tower.vision_tower."
 
-QWEN = "LlavaQwenForCausalLM"
-
 _ORIGINAL_TYPES = ("llava", "llava_llama", "llama")
 
 # Buffers that older versions wrote to disk and newer ones compute.
@@ -97,8 +95,8 @@ def config_from_original(raw: dict[str, Any], folder: Path) -> AnyLlavaConfig:
 
     The architecture decides: `model_type` has been "llava", "qwen2" and "llava_qwen" in published files of one kind.
     """
-    on_qwen = is_on_qwen(raw)
     kind = raw.get("model_type")
+    on_qwen = "LlavaQwenForCausalLM" in (raw.get("architectures") or ()) or kind == "llava_qwen"
     if not on_qwen and kind not in _ORIGINAL_TYPES:
         raise CheckpointError(
             f"{folder}/config.json: model_type is {kind!r} and architectures {raw.get('architectures')}; supported are "
@@ -112,11 +110,6 @@ def config_from_original(raw: dict[str, Any], folder: Path) -> AnyLlavaConfig:
         )
     own = _without(raw, "model_type", "torch_dtype", "dtype")
     return LlavaQwenConfig(**_on_qwen(own, folder)) if on_qwen else LlavaConfig(**own)
-
-
-def is_on_qwen(raw: dict[str, Any]) -> bool:
-    """Whether a config.json in the original layout is of LLaVA on Qwen2."""
-    return QWEN in (raw.get("architectures") or ()) or raw.get("model_type") == "llava_qwen"
 
 
 def _on_qwen(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
