@@ -5,7 +5,9 @@ Triton looks at the variable when it is first imported, which may be in any file
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -34,3 +36,11 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.name, len(LONG)))
+
+
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """Shows the garbage collector only what the test makes: imports have made millions of other objects."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

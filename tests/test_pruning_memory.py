@@ -13,6 +13,7 @@ from vlm_pruner.speed.workload import make_workload
 
 N, KEPT = 4096, 64
 LLAVA = next(family for family in FAMILIES if family.name == "llava")
+pytestmark = pytest.mark.usefixtures("only_new_objects")
 
 
 def tensors() -> dict[int, torch.Tensor]:

@@ -48,14 +48,6 @@ def model():
     return tiny_llava()
 
 
-@pytest.fixture
-def only_new_objects():
-    """The garbage collector sees only what the test makes: imports have made millions of other objects."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @methods_of_stages
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_receipt_keeps_the_last_stages_order_in_the_whole_picture(family, method, monkeypatch):
