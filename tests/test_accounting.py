@@ -6,38 +6,18 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import vlm_pruner as vp
 from tests.every_method import of_pictures
 from tests.families import FAMILIES, ONE, TWO
+from tests.running import lengths_seen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner import adapters
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.flops import DecoderShape, layer_flops
 from vlm_pruner.errors import PruningError
-from vlm_pruner.receipts import Receipt
 
 SHAPE = DecoderShape(layers=4, hidden=8, intermediate=12, heads=2, key_value_heads=1, head_size=4)
-
-
-def lengths_seen(model, method, batch) -> tuple[list[int], Receipt]:
-    """Sequence length that each decoder layer really ran on, and the receipt."""
-    seen = []
-    decoder = adapters.find(model).decoder
-    with vp.prune(model, method) as pruning:  # our hooks come after the ones that prune
-        hooks = [
-            layer.register_forward_pre_hook(
-                lambda m, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).shape[1]),
-                with_kwargs=True,
-            )
-            for layer in decoder.layers
-        ]
-        with torch.no_grad():
-            model(**batch)
-        for hook in hooks:
-            hook.remove()
-    return seen, pruning.receipts[0]
 
 
 @pytest.fixture(scope="module")

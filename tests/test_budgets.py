@@ -8,7 +8,7 @@ import pytest
 
 import vlm_pruner as vp
 from tests.every_method import of_pictures
-from tests.test_accounting import lengths_seen
+from tests.running import lengths_seen
 from tests.tiny_llava import LAYERS, N, inputs, prompt, tiny_llava
 from vlm_pruner.cost import accounting
 from vlm_pruner.cost.budgets import Budget, plain, solve

@@ -11,8 +11,7 @@ from transformers import DynamicCache
 
 import vlm_pruner as vp
 from tests.families import FAMILIES, MIXED, ONE, TWO, WORDS, Family
-from tests.test_families_dialogue import prefill
-from tests.test_families_exactness import assert_close, dropped, forward, generate
+from tests.running import assert_close, dropped, forward, generate, prefill
 from tests.test_running_kinds import EVERY, METHODS
 from tests.tiny_llava import N, inputs, prompt, tiny_llava
 from tests.tiny_qwen import LAYERS, text

@@ -16,8 +16,8 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests.every_method import of_pictures
 from tests.families import FAMILIES, MIXED, ONE, TWO, WORDS, Family, Picture, Prompt
-from tests.test_families_dialogue import SECOND, prefill
-from tests.test_families_exactness import dropped
+from tests.running import dropped, prefill
+from tests.test_families_dialogue import SECOND
 from tests.tiny_qwen import text
 from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import CacheError

@@ -11,6 +11,7 @@ from transformers import DynamicCache
 
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, ONE, TWO, Family, Film, Picture, Prompt
+from tests.running import prefill
 from tests.tiny_qwen import text
 from vlm_pruner.decoder.cache_names import cache_argument
 
@@ -30,14 +31,6 @@ pytestmark = [
 @pytest.fixture(params=FAMILIES, ids=lambda family: family.name)
 def family(request) -> Family:
     return request.param
-
-
-def prefill(family: Family, cache: DynamicCache, turns: list[Prompt], new: list[Prompt]) -> torch.Tensor:
-    """Logits [vocabulary] behind `turns`, of which the cache has all but `new`, the last ones."""
-    whole, start = family.dialogue(*turns), cache.get_seq_length()
-    call = {"input_ids": whole["input_ids"][:, start:], **family.seen(family.inputs(*new))}
-    call |= family.positions(family.model, whole, start)
-    return family.model(**call, **cache_argument(cache), use_cache=True).logits[0, -1]
 
 
 @pytest.mark.parametrize("second", SECOND.values(), ids=SECOND)

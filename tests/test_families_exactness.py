@@ -10,6 +10,7 @@ import torch
 
 import vlm_pruner as vp
 from tests.families import FAMILIES, FILM, MIXED, ONE, TWO, WORDS, Family, Prompt, films, pictures
+from tests.running import assert_close, dropped, forward, generate, hooks, state
 from tests.tiny_qwen import IMAGE, LAYERS, VIDEO
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
@@ -36,39 +37,6 @@ def family(request) -> Family:
     return request.param
 
 
-def forward(model, batch, method=None, **more):
-    """One forward call's output, and the prefill's images."""
-    with torch.no_grad():
-        if method is None:
-            return model(**batch, **more), []
-        with vp.prune(model, method) as pruning:
-            out = model(**batch, **more)
-    return out, pruning.receipts[0].images
-
-
-def generate(model, batch, method=None, new=4):
-    """Greedy tokens [B, new], their logits [B, new, vocabulary], and the prefill's images."""
-    options = {"do_sample": False, "max_new_tokens": new, "output_logits": True, "return_dict_in_generate": True}
-    with ExitStack() as stack:
-        pruning = stack.enter_context(vp.prune(model, method)) if method else None
-        out = model.generate(**batch, **options)
-    return out.sequences[:, -new:], torch.stack(out.logits, 1), pruning.receipts[0].images if pruning else []
-
-
-def assert_close(a, b):
-    torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
-
-
-def dropped(images) -> list[int]:
-    """Positions of one row that are dropped."""
-    offsets = [image.offsets or range(image.n_before) for image in images]
-    return [
-        image.span[0] + own[i]
-        for image, own in zip(images, offsets, strict=True)
-        for i in sorted(set(range(image.n_before)) - set(image.indices))
-    ]
-
-
 def masked(family, model, batch, positions, layer, **more):
     """The dense model's output, with `positions` out of sight in the layers from `layer` on."""
     length = batch["input_ids"].shape[1]
@@ -86,14 +54,6 @@ def masked(family, model, batch, positions, layer, **more):
     for hook in hooks:
         hook.remove()
     return out
-
-
-def hooks(model) -> int:
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
-
-
-def state(model) -> dict[str, list[str]]:
-    return {name: sorted(vars(module)) for name, module in model.named_modules()}
 
 
 # What is kept

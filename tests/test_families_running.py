@@ -15,6 +15,7 @@ import vlm_pruner as vp
 from Qwen2VL_VLMPruner.modeling_qwen2_vl_self import VLMPruner, VLMPrunerForConditionalGeneration
 from tests import flash, llava_tiny, tiny_qwen
 from tests.families import FAMILIES, ONE, TWO, WORDS, Family, llava, llava_original, qwen2_5_vl, qwen3_vl
+from tests.running import assert_close
 from vlm_pruner.errors import PruningError, UnsupportedModelError
 
 METHOD = vp.CentrifugalPruner(keep_tokens=6)
@@ -39,10 +40,6 @@ def logits(model, batch, method=METHOD):
             return model(**batch).logits[:, -1]
         with vp.prune(model, method):
             return model(**batch).logits[:, -1]
-
-
-def assert_close(a, b):
-    torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
 
 
 # FlashAttention-2: transformers' own path, with slow functions where the fast ones would be

@@ -15,6 +15,7 @@ import vlm_pruner as vp
 from llava.model.builder import load_model
 from tests import llava_tiny
 from tests.conformance import conformance
+from tests.running import hooks
 from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.errors import PruningError
 
@@ -103,10 +104,6 @@ def test_golden():
 @pytest.fixture
 def model():
     return llava_tiny.model()
-
-
-def hooks(model) -> int:
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
 def test_keeping_all_equals_the_dense_model_bit_for_bit(model):

@@ -8,6 +8,7 @@ from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
 from tests import llava_tiny
+from tests.running import feed
 from tests.tiny_llava import LAYERS, N, image, inputs, prompt, text, tiny_llava
 from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.errors import CacheError, PruningError
@@ -53,11 +54,6 @@ def test_every_layer_holds_the_short_sequence(model):
     with vp.prune(model, METHOD):
         cache = cache_of(model.generate(**batch, max_new_tokens=4, return_dict_in_generate=True))
     assert [cache.get_seq_length(i) for i in range(LAYERS)] == [36 - N + 8 + 3] * LAYERS
-
-
-def feed(model, cache, ids, **more):
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids]), **cache_argument(cache), use_cache=True, **more).logits[0, -1]
 
 
 @pytest.mark.parametrize("method", [METHOD, vp.RandomPruner(keep_tokens=8, layer=0)], ids=lambda m: m.name)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 import vlm_pruner as vp
+from tests.running import feed, hooks, state
 from tests.tiny_llava import IMAGE, LAYERS, N, image, inputs, prompt, text, tiny_llava
 from vlm_pruner.cost.flops import DecoderShape, kv_bytes, lengths
 from vlm_pruner.decoder.cache_names import cache_argument, cache_of, with_cache
@@ -49,14 +50,6 @@ def generate(model, batch, method=None, new=6, **options):
 def assert_same(a, b, atol=1e-4):
     assert torch.equal(a[0], b[0])
     torch.testing.assert_close(a[1], b[1], atol=atol, rtol=1e-4)
-
-
-def hook_count(model):
-    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
-
-
-def state_of(model):
-    return {name: sorted(vars(module)) for name, module in model.named_modules()}
 
 
 # What is kept, and what the cache holds
@@ -114,11 +107,11 @@ def test_dropping_equals_masking(model, one, layer):
     def hide(module, args, kwargs):
         return args, {**kwargs, "attention_mask": mask[None, None]}
 
-    hooks = [m.register_forward_pre_hook(hide, with_kwargs=True) for m in model.model.language_model.layers[layer:]]
+    handles = [m.register_forward_pre_hook(hide, with_kwargs=True) for m in model.model.language_model.layers[layer:]]
     with torch.no_grad():
         masked = model(**one).logits[0, -6:]
-    for hook in hooks:
-        hook.remove()
+    for handle in handles:
+        handle.remove()
     torch.testing.assert_close(short, masked, atol=1e-4, rtol=1e-4)
 
 
@@ -239,11 +232,6 @@ def test_released_code_prunes_the_first_image_only(model):
 # Conversations: a cache that is used again
 
 
-def feed(model, cache, ids, **more):
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids]), **cache_argument(cache), use_cache=True, **more).logits[0, -1]
-
-
 def test_a_second_turn_equals_one_long_prompt(model):
     first, second = prompt(), text(5, 50)
     with vp.prune(model, METHOD):
@@ -303,11 +291,11 @@ def test_a_batch_pruned_elsewhere_is_refused(model):
 
 
 def test_everything_is_as_before_afterwards(model, one):
-    before, state, hooks = generate(model, one), state_of(model), hook_count(model)
+    before, names, count = generate(model, one), state(model), hooks(model)
     with vp.prune(model, METHOD) as pruning:
         model.generate(**one, max_new_tokens=2)
-        assert hook_count(model) > hooks
-    assert hook_count(model) == hooks and state_of(model) == state
+        assert hooks(model) > count
+    assert hooks(model) == count and state(model) == names
     after = generate(model, one)
     assert torch.equal(before[1], after[1])
     assert len(pruning.receipts) == 1
@@ -318,12 +306,12 @@ def test_an_exception_leaves_no_trace(model, one, where):
     def fail(*_):
         raise KeyboardInterrupt
 
-    before, hooks = generate(model, one, METHOD), hook_count(model)
+    before, count = generate(model, one, METHOD), hooks(model)
     hook = model.model.get_submodule(where).register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt), vp.prune(model, METHOD) as pruning:
         model.generate(**one, max_new_tokens=2)
     hook.remove()
-    assert hook_count(model) == hooks
+    assert hooks(model) == count
     assert torch.equal(before[1], generate(model, one, METHOD)[1])
     with pruning:
         model.generate(**one, max_new_tokens=2)
@@ -341,12 +329,12 @@ def test_a_failed_prefill_inside_the_context_does_not_reach_the_next(model, one)
 
 def test_re_entry_is_refused_and_changes_nothing(model, one):
     with vp.prune(model, METHOD) as pruning:
-        inside = hook_count(model)
+        inside = hooks(model)
         with pytest.raises(RuntimeError, match="already"):
             pruning.__enter__()
         with pytest.raises(RuntimeError, match="already"), vp.prune(model, vp.RandomPruner(keep_tokens=4)):
             pass
-        assert hook_count(model) == inside
+        assert hooks(model) == inside
         model.generate(**one, max_new_tokens=1)
     assert pruning.receipts[-1].images[0].n_after == 8
 
@@ -390,12 +378,12 @@ def test_a_picture_does_not_warn(model, one):
     ],
 )
 def test_settings_that_do_not_fit_the_model_stop_before_it_runs(model, one, method, message):
-    calls, hooks = [], hook_count(model)
+    calls, count = [], hooks(model)
     hook = model.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append(1))
     with pytest.raises(PruningError, match=message), vp.prune(model, method):
         model.generate(**one, max_new_tokens=1)
     hook.remove()
-    assert not calls and hook_count(model) == hooks
+    assert not calls and hooks(model) == count
 
 
 def test_a_placeholder_that_the_model_generates_is_a_word(model, one):

@@ -16,6 +16,7 @@ import vlm_pruner as vp
 from Qwen2VL_VLMPruner.modeling_qwen2_vl_self import VLMPruner, VLMPrunerForConditionalGeneration
 from tests import tiny_qwen
 from tests.conformance import conformance
+from tests.running import hooks
 from tests.tiny_qwen import image, inputs, text
 from tests.versions import skip_before
 from vlm_pruner.decoder.cache_names import cache_argument
@@ -134,10 +135,6 @@ def test_golden(model):
 
 
 # Properties.
-
-
-def hooks(model) -> int:
-    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
 def test_without_a_method_it_is_the_dense_model(model):

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 import vlm_pruner as vp
 from tests import tiny_qwen
 from tests.every_method import of_pictures
+from tests.running import assert_close
 from tests.tiny_qwen import FAMILIES, IMAGE, LAYERS, image, inputs, length, text, video
 from tests.versions import at_least
 from vlm_pruner.decoder.cache_names import cache_argument
@@ -47,10 +48,6 @@ def generate(model, batch, method=None, new=5, **options):
             out = model.generate(**batch, return_dict_in_generate=True, **options)
         (receipt,) = pruning.receipts
     return out.sequences[:, -new:], torch.stack(out.logits, 1), receipt
-
-
-def assert_close(a, b):
-    torch.testing.assert_close(a, b, atol=2e-4, rtol=1e-4)
 
 
 def logits(model, batch, method=None, **more):
