@@ -23,7 +23,7 @@ from vlm_pruner.llava.conversation import SeparatorStyle, Template, conv_templat
 from vlm_pruner.llava.model.builder import Source, collect_tensors, load_image_processor, open_checkpoint
 from vlm_pruner.llava.model.checkpoint import CheckpointError, Tensors
 from vlm_pruner.llava.model.layouts import renamed_by
-from vlm_pruner.llava.model.llava_config import LlavaConfig
+from vlm_pruner.llava.model.llava_config import AnyLlavaConfig
 from vlm_pruner.llava.model.tokenizer import load_tokenizer, mark_tokens
 
 _SHARD = 5 * 2**30  # bytes
@@ -59,7 +59,6 @@ def export(model_path: str | Path, out: Path, template: str = "vicuna_v1", visio
     source = open_checkpoint(model_path, vision_tower)
     config = source.config
     _check(source)
-    assert isinstance(config, LlavaConfig)
     tokenizer = load_tokenizer(source.folder, config.vocab_size, mark_tokens(config))
     tokenizer.add_special_tokens({"additional_special_tokens": [DEFAULT_IMAGE_TOKEN]})
     image = tokenizer.convert_tokens_to_ids(DEFAULT_IMAGE_TOKEN)
@@ -84,7 +83,7 @@ def _check(source: Source) -> None:
     config, folder = source.config, source.folder
     if not source.original_layout:
         raise CheckpointError(f"{folder} is in transformers' layout already")
-    if config.takes_videos or not isinstance(config, LlavaConfig):
+    if config.takes_videos:
         raise CheckpointError(f"{folder} is a LLaVA on Qwen2; only LLaVA-1.5 and 1.6 on Llama can be exported")
     if config.mm_projector_type != "mlp2x_gelu":
         raise CheckpointError(
@@ -96,7 +95,7 @@ def _check(source: Source) -> None:
         )
 
 
-def _is_next(config: LlavaConfig) -> bool:
+def _is_next(config: AnyLlavaConfig) -> bool:
     return config.image_aspect_ratio == "anyres"
 
 
@@ -116,7 +115,7 @@ def _with_row(table: Tensor, image: int, padding: int) -> Tensor:
     return wider
 
 
-def _transformers_config(config: LlavaConfig, image: int, tensors: Tensors) -> dict[str, Any]:
+def _transformers_config(config: AnyLlavaConfig, image: int, tensors: Tensors) -> dict[str, Any]:
     table = tensors[_VOCABULARY[0]]
     text = {name: getattr(config, name) for name in _TEXT if getattr(config, name, None) is not None}
     vision = {name: value for name, value in (config.mm_vision_config or {}).items() if name != "transformers_version"}
@@ -136,18 +135,17 @@ def _transformers_config(config: LlavaConfig, image: int, tensors: Tensors) -> d
     return {**written, **({"image_grid_pinpoints": _canvases(config)} if _is_next(config) else {})}
 
 
-def _strategy(config: LlavaConfig) -> str:
+def _strategy(config: AnyLlavaConfig) -> str:
     return "default" if config.mm_vision_select_feature == "patch" else "full"
 
 
-def _canvases(config: LlavaConfig) -> list[list[int]]:
+def _canvases(config: AnyLlavaConfig) -> list[list[int]]:
     """Canvases as transformers writes them, [height, width]."""
     return [[height, width] for width, height in parse_pinpoints(config.image_grid_pinpoints)]
 
 
 def _processor(source: Source, tokenizer: PreTrainedTokenizerBase, chat: str) -> Any:
     config, vision = source.config, source.config.mm_vision_config or {}
-    assert isinstance(config, LlavaConfig)
     return (transformers.LlavaNextProcessor if _is_next(config) else transformers.LlavaProcessor)(
         image_processor=_image_processor(source),
         tokenizer=tokenizer,
@@ -163,7 +161,7 @@ def _image_processor(source: Source) -> Any:
     """As the checkpoint was trained: LLaVA-1.5 pads a picture to a square, 1.6 cuts it into tiles."""
     own, config = load_image_processor(source).to_dict(), source.config  # type: ignore[union-attr]
     settings = {name: own[name] for name in _PIXELS if own.get(name) is not None}
-    if isinstance(config, LlavaConfig) and _is_next(config):
+    if _is_next(config):
         return transformers.LlavaNextImageProcessorPil(**settings, image_grid_pinpoints=_canvases(config))
     if config.image_aspect_ratio == "pad":
         return transformers.LlavaImageProcessorPil(**settings, do_pad=True)

@@ -1,7 +1,7 @@
-"""Showing a model less of a picture without pruning: a smaller picture, or none.
+"""Shows a model less of a picture without pruning: a smaller picture, or none.
 
-`resize` shrinks pictures until the tower makes no more visual tokens of them than the budget has, with the tower's
-position embeddings interpolated. `blind` leaves pictures out: what a model answers from the question alone.
+`resize` shrinks pictures until their visual tokens fit the budget, and interpolates the tower's position embeddings.
+`blind` leaves pictures out, so that a model answers from the question alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sight:
             raise PruningError(f"keep_tokens={self.keep_tokens} must be at least 1")
 
     def grid(self, side: int) -> Grid:
-        """Of a picture whose whole grid is side x side. Raises PruningError for more tokens than that."""
+        """The grid for a picture whose whole grid is side x side. Raises PruningError for more tokens than that."""
         wanted = round(side**2 * (1 - (self.reduction_ratio or 0))) if self.keep_tokens is None else self.keep_tokens
         if wanted > side**2:
             raise PruningError(

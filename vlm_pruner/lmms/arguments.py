@@ -81,7 +81,7 @@ class LlavaOnevisionArguments(LlavaArguments):
     """As lmms-eval's `llava_onevision`, with its defaults.
 
     max_frames_num: frames of every video, from the first to the last. mm_spatial_pool_mode: how they are pooled.
-    mm_spatial_pool_stride: 2, as no other is ever used.
+    mm_spatial_pool_stride: 2, the only stride that LLaVA uses.
     """
 
     conv_template: str = "qwen_1_5"

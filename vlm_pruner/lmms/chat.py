@@ -62,10 +62,6 @@ class ChatModel(PrunedModel):
         )  # fmt: skip
 
     @property
-    def config(self) -> Any:
-        return self.model.config
-
-    @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
 

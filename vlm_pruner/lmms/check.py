@@ -1,7 +1,7 @@
-"""Reports what a run of lmms-eval would miss here, before it starts: `python -m vlm_pruner.lmms.check --help`.
+"""Reports what a run of lmms-eval lacks here, before it starts: `python -m vlm_pruner.lmms.check --help`.
 
-Does not import lmms-eval, which would take longer than everything else here, and uses no network. Downloadable files
-count as missing only if Hugging Face's variables mark this machine as offline.
+Does not import lmms-eval, which would take longer than all the checks, and uses no network. Downloadable files count as
+missing only if Hugging Face's variables mark this machine as offline.
 """
 
 from __future__ import annotations

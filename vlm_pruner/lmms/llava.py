@@ -70,10 +70,6 @@ class Llava(PrunedModel):
     def _engine(self, decoding: Decoding) -> LlavaEngine:
         return self.engine_class(self._checkpoint, self.method, self._flags(decoding), self.sight)
 
-    @property
-    def config(self) -> Any:
-        return self.model.config
-
     def answer(self, documents: Sequence[Document], decoding: Decoding) -> list[Reply]:
         if decoding.repetition_penalty is not None or decoding.top_k is not None:
             raise ArgumentError("repetition_penalty and top_k are not known to LLaVA's generation; leave them out")

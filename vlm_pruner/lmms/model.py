@@ -96,6 +96,10 @@ class PrunedModel(lmms):
         return self._model
 
     @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
     def batch_size(self) -> int:
         return self.arguments.batch_size
 

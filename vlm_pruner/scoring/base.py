@@ -36,7 +36,7 @@ class Coverage:
 
     questions: all. missing: those without a reply. replies: lines of the answer file. repeated: replies to a question
     that has another one. unknown: replies to no question. failed: items whose generation failed. strayed: replies whose
-    prompt does not hold the question that the benchmark has under their id.
+    prompt lacks the question that the benchmark has under their id.
     """
 
     questions: int

@@ -1,4 +1,4 @@
-"""The checkpoint under evaluation: loading it from the command line's flags, and its visual tokens per picture."""
+"""The checkpoint under evaluation: loads it from the command line's flags, and counts its visual tokens."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def keep_loaded() -> Iterator[None]:
 
 
 def load_checkpoint(args: argparse.Namespace) -> Checkpoint:
-    """``--model-path`` on ``--device`` in ``--dtype``; :class:`UsageError` where that is not possible here."""
+    """``--model-path`` on ``--device`` in ``--dtype``. Raises UsageError if that is impossible here."""
     if _kept is None:
         return _load(args)
     names = ("model_path", "model_base", "device", "device_map", "dtype", "attn_implementation", *CONFIG_FLAGS)

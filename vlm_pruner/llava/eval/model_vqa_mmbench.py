@@ -5,7 +5,7 @@
         --answers-file mmbench/answers/mmbench_dev_20230712/llava-v1.5-7b.jsonl
 
 Columns: index, question, hint, A to D, image (base64, or another row's index). A question's options end at the first
-missing one. Table readers take an option "None" for a missing one; published results are made so, and some rows are
+missing one. An option "None" counts as missing, as in the table readers behind published results, so some rows are
 asked without any option.
 """
 

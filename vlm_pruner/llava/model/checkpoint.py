@@ -48,8 +48,9 @@ def read_json(path: Path, role: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"{path.parent} has no {path.name}, so it is not a {role} folder; give the folder that holds it"
-        raise CheckpointError(message) from None
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}, so it is not a {role} folder; give the folder that holds it"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:  # the last: nested a thousand deep
         raise CheckpointError(f"{path} cannot be read as JSON ({error}); download it again") from None
     if not isinstance(content, dict):
@@ -67,7 +68,7 @@ def read_config(folder: Path, role: str) -> dict[str, Any]:
 def _check_layers(config: Any, folder: Path) -> None:
     """Raises for a number of layers that no model has, at any depth of a config.json.
 
-    transformers' configurations make lists with an entry per layer, and models modules, before any weight is read.
+    transformers makes list entries and modules for each layer before it reads any weight.
     """
     for name, value in config.items() if isinstance(config, dict) else ():
         counts = name == "depth" or "layers" in name

@@ -79,8 +79,8 @@ class LlavaMetaForCausalLM(nn.Module):
         given = any(value is not None for value in pixels.values())
         if input_ids is None and given:
             raise ValueError(
-                "pixel_values are given with inputs_embeds, in which nothing says where pictures are; pass input_ids "
-                "with one placeholder per visual token"
+                "pixel_values are given with inputs_embeds, which do not show where pictures go; pass input_ids with "
+                "one placeholder per visual token"
             )
         if input_ids is not None and given:
             _refuse_both(images, given)

@@ -58,9 +58,6 @@ class _Row:
     embeds: Tensor  # [T, d]
     spans: list[VisualSpan]
 
-    def shifted(self, offset: int) -> list[VisualSpan]:
-        return [replace(span, start=span.start + offset) for span in self.spans]
-
 
 def prepare_prompt(
     model: LlavaMetaModel,
@@ -76,7 +73,9 @@ def prepare_prompt(
 
     Raises `ValueError` if the numbers of pictures and of ids -200 differ, or if a row exceeds the model's length.
     """
-    rows = _text_rows(input_ids, attention_mask)
+    rows = list(input_ids)
+    if attention_mask is not None:
+        rows = [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
     _check_counts(rows, images)
     pictures = iter(encode_images(model, images, image_sizes, modalities) if images is not None else [])
     spliced = [_splice(model, row, pictures) for row in rows]
@@ -85,11 +84,7 @@ def prepare_prompt(
 
 
 def expanded_prompt_spans(
-    model: LlavaMetaModel,
-    input_ids: Tensor,
-    image_sizes: Tensor | None = None,
-    pixel_values: Tensor | None = None,
-    pixel_values_videos: Tensor | None = None,
+    model: LlavaMetaModel, input_ids: Tensor, image_sizes: Tensor | None, **pixels: Tensor | None
 ) -> tuple[Tensor, list[list[VisualSpan]]]:
     """transformers' convention: `input_ids` [B, T] contain one placeholder per visual token, pictures in order.
 
@@ -104,7 +99,7 @@ def expanded_prompt_spans(
         placeholders |= input_ids == config.video_token_index
     embeds = model.embed_tokens(input_ids.masked_fill(placeholders, 0))
     spans: list[list[VisualSpan]] = [[] for _ in input_ids]
-    for _, mask, tokens in _by_kind(model, input_ids, image_sizes, pixel_values, pixel_values_videos):
+    for _, mask, tokens in _by_kind(model, input_ids, image_sizes, **pixels):
         expected, found = sum(len(image.layout) for image in tokens), int(mask.sum())
         if expected != found:
             raise ValueError(
@@ -121,8 +116,8 @@ def _by_kind(
     model: LlavaMetaModel,
     input_ids: Tensor,
     image_sizes: Tensor | None,
-    pixel_values: Tensor | None,
-    pixel_values_videos: Tensor | None,
+    pixel_values: Tensor | None = None,
+    pixel_values_videos: Tensor | None = None,
 ) -> Iterator[tuple[str, Tensor, list[ImageTokens]]]:
     """Pictures, then videos: the argument that holds them, where placeholders stand (bool [B, T]), and their tokens."""
     config = model.config
@@ -145,20 +140,14 @@ def _placeholder(config: AnyLlavaConfig) -> int:
 
 
 def repeat_pictures(
-    model: LlavaMetaModel,
-    input_ids: Tensor,
-    times: int,
-    image_sizes: Tensor | None = None,
-    pixel_values: Tensor | None = None,
-    pixel_values_videos: Tensor | None = None,
+    model: LlavaMetaModel, input_ids: Tensor, times: int, image_sizes: Tensor | None = None, **pixels: Tensor | None
 ) -> dict[str, Tensor]:
     """The arguments about a batch's pictures in transformers' convention, for `times` copies of every row."""
-    given = {"pixel_values": pixel_values, "pixel_values_videos": pixel_values_videos}
     repeated = {}
-    for name, mask, tokens in _by_kind(model, input_ids, image_sizes, **given):
+    for name, mask, tokens in _by_kind(model, input_ids, image_sizes, **pixels):
         counts = [len(row) for row in _expanded_spans(mask, tokens)]
         order = torch.cat([row for row in torch.arange(sum(counts)).split(counts) for _ in range(times)])
-        values = given[name]
+        values = pixels[name]
         assert values is not None
         tiles, sizes = _own_tiles(model.config, values, image_sizes if name == "pixel_values" else None)
         if values.ndim == 4 and sizes is not None:  # all pictures' tiles after one another
@@ -202,13 +191,6 @@ def _expanded_spans(mask: Tensor, tokens: Sequence[ImageTokens]) -> list[list[Vi
             spans[-1].append(image.span(positions[0]))
             positions = positions[length:]
     return spans
-
-
-def _text_rows(input_ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
-    """Each row's ids without padding."""
-    if attention_mask is None:
-        return list(input_ids)
-    return [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
 
 
 def _check_counts(rows: Sequence[Tensor], images: Images | None) -> None:
@@ -257,5 +239,8 @@ def _pad(rows: Sequence[_Row], padding_side: str) -> MultimodalPrompt:
         inputs_embeds=embeds,
         attention_mask=((positions >= start) & (positions < stop)).long(),
         position_ids=(positions - start).clamp(min=0).expand(len(rows), -1),
-        visual_spans=[row.shifted(offset) for row, offset in zip(rows, offsets, strict=True)],
+        visual_spans=[
+            [replace(span, start=span.start + offset) for span in row.spans]
+            for row, offset in zip(rows, offsets, strict=True)
+        ],
     )

@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path, vocab_size: int, marks: Sequence[str] = ()) -> 
 
 
 def _config(folder: Path) -> PreTrainedConfig:
-    """A configuration of the tokenizer's kind: Qwen2's where its own files are and no other's."""
+    """The configuration that selects the tokenizer's class: Qwen2's if only Qwen2's files are there."""
     llama = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     return LlamaConfig() if llama else Qwen2Config()
 

@@ -1,4 +1,4 @@
-"""One video's tokens: pooled frames in order, the newline tokens among them, and their places (t, x, y)."""
+"""One video's tokens: pooled frames in order, the newline tokens among them, and their coordinates (t, x, y)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_pruner.geometry.videos import NEWLINE_POSITIONS, POOL_MODES, newline_ru
 from vlm_pruner.llava.model.image_tokens import ImageTokens, square_side
 from vlm_pruner.llava.model.llava_config import LlavaQwenConfig
 
-STRIDE = 2  # the original code reads no other, whatever mm_spatial_pool_stride is
+STRIDE = 2  # the original code ignores mm_spatial_pool_stride
 
 
 def check_video_config(config: LlavaQwenConfig) -> None:
