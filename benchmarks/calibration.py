@@ -72,6 +72,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--group", choices=list(GROUPS), default="main", help="of methods (%(default)s)")
     parser.add_argument("--methods", type=words, metavar="NAME,NAME", help="in place of the group's")
     parser.add_argument("--calibrations", type=words, default=list(CALIBRATIONS), help="of off, size, size+distance")
+    parser.add_argument("--positions", type=words, default=list(POSITIONS), help="of kept, renumbered")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="leave out the slowest arm")
     parser.add_argument("--budgets", type=lambda text: text.split(","), default=["64", "32", "16", "8"], metavar="N,N")
     parser.add_argument("--scenes", type=int, default=210, help="with a question of each kind (%(default)s)")
@@ -82,7 +83,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="asks nothing more")
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "calibration")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if "kept" not in args.positions or "off" not in args.calibrations:
+        parser.error("--positions needs kept, and --calibrations needs off: all others are compared with these")
+    return args
 
 
 def _parts(questions: Sequence[Question], folder: Path, count: int) -> list[QuestionSet]:
@@ -99,7 +103,7 @@ def _combinations(args: argparse.Namespace) -> Iterable[tuple[str, str, str]]:
     return [
         (method, place, kind)
         for method in args.methods or GROUPS[args.group]
-        for place in POSITIONS
+        for place in args.positions
         for kind in args.calibrations
     ]
 
@@ -126,7 +130,7 @@ def _report(args: argparse.Namespace, parts: Sequence[QuestionSet], answers: Ans
     for method in args.methods or GROUPS[args.group]:
         for budget in args.budgets:
             default = right(f"{_name(method, 'kept', 'off')}@{budget}")
-            for place in POSITIONS:
+            for place in args.positions:
                 off = right(f"{_name(method, place, 'off')}@{budget}")
                 for kind in args.calibrations:
                     own = right(f"{_name(method, place, kind)}@{budget}")
