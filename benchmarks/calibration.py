@@ -3,7 +3,7 @@
     python benchmarks/calibration.py --scenes 210              # answers, then the table
     python benchmarks/calibration.py --scenes 210 --report     # the table of a run that was stopped
 
-All arms answer the same questions of the embedded model's world, on scenes that neither training nor tuning saw, part
+All arms answer the same questions of a mini world, on scenes that neither training nor tuning saw, part
 by part: a stopped run resumes, and its table covers the parts that all arms have answered. Differences are paired, with
 95 % intervals that resample pictures. The last line is the path of a JSON document; the tables are beside it as .md.
 """
@@ -50,7 +50,7 @@ Answers = Mapping[tuple[str, int], bool]  # (arm's key, question) -> right
 
 def main(argv: list[str] | None = None) -> None:
     args = _arguments(argv)
-    folder = write(ROOT / "playground" / "data" / "worlds", "default", args.scenes, 1, SEED)
+    folder = write(ROOT / "playground" / "data" / "worlds", args.world, args.scenes, 1, SEED)
     parts = _parts([q for q in read_questions(folder / "questions.jsonl") if q.kind in KINDS], folder, args.parts)
     out = args.out / f"{'own' if args.methods else args.group}-{folder.name}"
     if not args.report:
@@ -75,6 +75,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--positions", type=words, default=list(POSITIONS), help="of kept, renumbered")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="leave out the slowest arm")
     parser.add_argument("--budgets", type=lambda text: text.split(","), default=["64", "32", "16", "8"], metavar="N,N")
+    parser.add_argument("--world", default="default", help="of the scenes (%(default)s)")
     parser.add_argument("--scenes", type=int, default=210, help="with a question of each kind (%(default)s)")
     parser.add_argument("--parts", type=int, default=PARTS, help="asked one after another (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=48)
