@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlm_pruner.experiments.workers import end_with_parent
+
 KEPT = 24  # lessons that may come again
 REPEATS = 3  # times, each
 D = TypeVar("D", bound="Drawn")
@@ -71,12 +73,17 @@ def _read(path: Path, device: torch.device, stream: torch.cuda.Stream | None) ->
     return moved
 
 
+def _start() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+
+
 class Ahead:
     """Iterates over what `now()` draws, step after step, on `device`; create it before the GPU is used."""
 
     def __init__(self, seed: int, step: int, workers: int) -> None:
         self.step, self.workers = step, workers
-        self.pool = ProcessPoolExecutor(workers, get_context("fork"), torch.set_num_threads, (1,))
+        self.pool = ProcessPoolExecutor(workers, get_context("fork"), _start)
         self.reader = ThreadPoolExecutor(1)
         self.folder = tempfile.TemporaryDirectory(prefix="lessons-", ignore_cleanup_errors=True)
         self.files = 0

@@ -23,6 +23,7 @@ from vlm_pruner.experiments.arms import Arm, turned
 from vlm_pruner.experiments.journal import Journal
 from vlm_pruner.experiments.questions import Question
 from vlm_pruner.experiments.shared_choice import once_per_picture
+from vlm_pruner.experiments.workers import end_with_parent
 
 Record = Mapping[str, Any]
 Advance = Callable[[int], object]  # called with the number of new answers
@@ -142,6 +143,7 @@ _mine: Answerer | None = None  # of a process of the pool
 
 def _start(worker: Worker) -> None:
     global _mine
+    end_with_parent()
     if worker.threads:
         torch.set_num_threads(worker.threads)
     _mine = opening.load(worker.checkpoint, worker.device)
