@@ -4,8 +4,8 @@ Conventions, each checked in `tests/test_cost.py` against torch's own counter an
 
 - A multiply-add is 2 floating-point operations. Matrix products and attention count; norms, rotary phases, activations
   and the embedding table do not (below 1 % of a real decoder).
-- `causal=True` counts the attention that is needed: token i attends to i + 1 keys. `causal=False` counts the full
-  square, which eager attention computes and torch's `FlopCounterMode` assumes for fused attention.
+- Attention counts as far as it is needed: token i attends to i + 1 keys. Eager attention computes the full square, and
+  torch's `FlopCounterMode` assumes it for fused attention.
 - Times include the output head at one position per row, which is what `generate` computes; `prefill_flops` does not.
 - Lengths are padded lengths: a row padded to match a longer one costs as much as that one.
 """
@@ -107,11 +107,11 @@ def kv_bytes(shape: DecoderShape, cached: Iterable[int], *, bytes_per_number: in
     return batch * 2 * shape.keys * bytes_per_number * sum(cached)  # a key and a value
 
 
-def layer_flops(shape: DecoderShape, tokens: int, *, causal: bool = True, past: int = 0) -> int:
+def layer_flops(shape: DecoderShape, tokens: int, *, past: int = 0) -> int:
     """Operations of one decoder layer on `tokens` new tokens of one row, with `past` tokens already in its cache."""
     experts, used = shape.experts
     mlp = shape.hidden * (3 * shape.intermediate * used + experts)
-    pairs = tokens * past + (tokens * (tokens + 1) // 2 if causal else tokens * tokens)
+    pairs = tokens * past + tokens * (tokens + 1) // 2
     attention = 2 * shape.queries * pairs  # scores, and the weighted sum of values
     return 2 * (tokens * (shape.attention_weights + mlp) + attention)
 
