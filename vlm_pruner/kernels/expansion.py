@@ -74,7 +74,7 @@ def _apart(coords, rows, row_mask, columns, column_mask, P: tl.constexpr):
 
 
 @triton.jit
-def _show(
+def _keep(
     features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, FIRST: tl.constexpr, P: tl.constexpr,
     BN: tl.constexpr, BQ: tl.constexpr, W: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
@@ -263,7 +263,7 @@ def _expand_kernel(
     width = W // B * B  # whole batches
     slot = tl.where(place < count, place, -1)
     tokens = tl.load(pivots + place, mask=place < count, other=0).to(tl.int32)
-    _show(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, True, P, BN, BQ, W, C)
+    _keep(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, True, P, BN, BQ, W, C)
     passed = wait_for_all(counter, 0, C)
 
     size = count + 0
@@ -317,7 +317,7 @@ def _expand_kernel(
             start += width
         passed = wait_for_all(counter, passed, C)  # all programs have read
         if not fresh:
-            _show(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
+            _keep(features, coords, sim, dist, near, free, order, tokens, slot, c, n, q, False, P, BN, BQ, W, C)
         passed = wait_for_all(counter, passed, C)  # all programs have written
     _finish(free, near, rank, indices, nearest, counter, passed, c, n, BN, BS, C)
 

@@ -13,7 +13,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
-from vlm_pruner.selection.standing import places_of
+from vlm_pruner.selection.standing import absorber_positions
 
 
 def class_attention(query: Tensor, keys: Tensor) -> Tensor:
@@ -129,5 +129,5 @@ class PruMergePruner(Pruner):
         rows = prumerge_rows(view.patch_features.float(), keys[1:], attention, order, self.neighbours)[:-1]
         into = None
         if self.calibrate and self.neighbours:
-            into = places_of(order, absorbers_of(keys[1:], order, self.neighbours))
+            into = absorber_positions(order, absorbers_of(keys[1:], order, self.neighbours))
         return Selection.of(order, merged=view.project(rows), into=into)

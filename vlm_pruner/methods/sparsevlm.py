@@ -14,7 +14,7 @@ from vlm_pruner.methods.schedule import stage_budgets, stage_layers
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.clustering import density_peaks
 from vlm_pruner.selection.ranking import largest
-from vlm_pruner.selection.standing import group_means, places_of
+from vlm_pruner.selection.standing import absorber_positions, group_means
 
 
 def text_raters(visual: Tensor, text: Tensor) -> Tensor:
@@ -134,4 +134,4 @@ class SparseVLMPruner(Pruner):
         order = torch.cat([made.kept[largest(scores[made.kept], keep)], made.centres])
         absorbers = torch.full_like(scores, -1, dtype=torch.long)
         absorbers[made.recycled] = made.centres[made.cluster]
-        return Selection.of(order, merged=made.merged, into=places_of(order, absorbers))
+        return Selection.of(order, merged=made.merged, into=absorber_positions(order, absorbers))

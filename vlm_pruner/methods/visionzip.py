@@ -13,7 +13,7 @@ from vlm_pruner.errors import PruningError
 from vlm_pruner.methods.base import Pruner, Selection, register
 from vlm_pruner.methods.view import View
 from vlm_pruner.selection.ranking import largest
-from vlm_pruner.selection.standing import group_means, places_of
+from vlm_pruner.selection.standing import absorber_positions, group_means
 
 
 @dataclass(frozen=True)
@@ -91,4 +91,4 @@ class VisionZipPruner(Pruner):
         order = torch.cat([zipped.dominant, zipped.targets])
         rows = contextual_rows(view.patch_features.float(), zipped)
         absorbers = torch.where(zipped.slot < 0, -1, zipped.targets[zipped.slot])
-        return Selection.of(order, merged=view.project(rows), into=places_of(order, absorbers))
+        return Selection.of(order, merged=view.project(rows), into=absorber_positions(order, absorbers))

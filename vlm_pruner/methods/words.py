@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -108,7 +108,7 @@ def _setting(method: type[Pruner], field: str, value: Any, spelled: str) -> Any:
             f"{spelled}={value}: {spelled} means nothing to method {method.name!r}; leave it out, "
             f"or give one of its settings: {', '.join(known)}"
         )
-    return read(spelled, value, types[field], getattr(method, field, MISSING))
+    return read(spelled, value, types[field], getattr(method, field, None))
 
 
 def _types(method: type[Pruner]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _types(method: type[Pruner]) -> dict[str, Any]:
     return {entry.name: hints[entry.name] for entry in fields(method) if entry.compare}
 
 
-def read(name: str, value: Any, kind: Any, example: Any = MISSING) -> Any:
+def read(name: str, value: Any, kind: Any, example: Any = None) -> Any:
     """Parses `value`, a word or a number, as a `kind`. Raises PruningError with the value, the kind and an example."""
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if NoneType in kinds and (value is None or str(value).lower() in ("none", "null")):
@@ -131,7 +131,7 @@ def read(name: str, value: Any, kind: Any, example: Any = MISSING) -> Any:
         return reader(value)
     except (TypeError, ValueError, OverflowError):
         optional = " or None" if NoneType in kinds else ""
-        shown = "" if example is MISSING or example is None else f"; write for example {name}={example}"
+        shown = "" if example is None else f"; write for example {name}={example}"
         raise PruningError(f"{name}={value!r} is not {described}{optional}{shown}") from None
 
 

@@ -16,7 +16,7 @@ def nearest_kept(unit: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     return nearest, similarity
 
 
-def places_of(order: Tensor, absorbers: Tensor) -> Tensor:
+def absorber_positions(order: Tensor, absorbers: Tensor) -> Tensor:
     """Long [N], position among the kept tokens `order` [R], sorted, of each token's absorber; -1 for a lost token.
 
     absorbers: long [N], the kept token that each dropped token is merged into, or -1; a kept token is its own.

@@ -33,8 +33,7 @@ class Item:
 class Placement:
     """A pruned prompt's tokens in the un-pruned prompt.
 
-    index:  for each token of the pruned prompt its place in the un-pruned one; a pruned item's tokens all have the
-            place of its first.
+    index:  each token's position in the un-pruned prompt; a pruned item's tokens all have the position of its first.
     starts: where each item starts in the un-pruned prompt. length: of the un-pruned prompt.
     """
 

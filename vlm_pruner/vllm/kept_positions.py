@@ -88,7 +88,7 @@ class KeptPositions:
         return found
 
     def _without_offsets(self, items: Iterable[Tensor], is_multimodal: Tensor) -> list[Tensor]:
-        """Rows without their offsets, which go to the buffer: to the step's places that `is_multimodal` [T] marks."""
+        """Rows without their offsets, which go to the buffer, where `is_multimodal` [T] marks the step's tokens."""
         rows, offsets = zip(*(split_offsets(item, self.row_width) for item in items), strict=True)
         where = is_multimodal.to(self.offsets.device)
         self.offsets[:, : len(where)].masked_scatter_(where, torch.cat(offsets, dim=1).to(self.offsets))
