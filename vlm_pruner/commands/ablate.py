@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     check_checkpoint(args.model)
     from vlm_pruner.cost.budgets import Budget
     from vlm_pruner.experiments import experiment
-    from vlm_pruner.experiments.ablations import DEFAULT, VARIATIONS, ablation_arms, fits
+    from vlm_pruner.experiments.ablations import DEFAULT, ablation_arms
     from vlm_pruner.experiments.arms import tokens_kept
     from vlm_pruner.experiments.verdicts import Rules
     from vlm_pruner.methods import CentrifugalPruner
@@ -73,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     def arms(facts: ModelFacts, refusal: Any) -> tuple[list[Arm], list[NotRun]]:
         kept = tokens_kept(budget, partial(CentrifugalPruner, token_batch=args.token_batch), facts)
-        return ablation_arms(
-            kept, facts.visual, args.token_batch, [variation for variation in VARIATIONS if fits(variation, kept)]
-        ), []
+        return ablation_arms(kept, facts.visual, args.token_batch), []
 
     described = {
         "world": asked.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,20 +83,17 @@ VARIATIONS: tuple[Variation, ...] = (
 )
 
 
-def ablation_arms(
-    budget: int, tokens: int, token_batch: int, variations: Iterable[Variation] = VARIATIONS
-) -> list[Arm]:
+def ablation_arms(budget: int, tokens: int, token_batch: int) -> list[Arm]:
     """The dense model, the default, and one arm per variation with an effect, all at `budget` visual tokens.
 
-    tokens: a picture's visual tokens. token_batch: the default's; the paper's is 16.
-    Raises PruningError (a ValueError) if a variation cannot work with the budget.
+    tokens: a picture's visual tokens. token_batch: the default's; the paper's is 16. Variations with more pivots than
+    the budget are left out.
     """
     default = CentrifugalPruner(keep_tokens=budget, token_batch=token_batch)
     arms = [Arm(DENSE, tokens), Arm(DEFAULT, budget, default)]
-    for variation in variations:
+    for variation in VARIATIONS:
         settings = {**default.config(), **variation.change}
-        method = variation.method(**settings)
-        if method != default:
+        if settings["pivots"] <= budget and (method := variation.method(**settings)) != default:
             arms.append(Arm(variation.key, budget, method))
     return arms
 
@@ -109,8 +105,3 @@ def by_key(token_batch: int = PAPER_BATCH) -> dict[str, Variation]:
         for variation in VARIATIONS
     )
     return {variation.key: variation for variation in based}
-
-
-def fits(variation: Variation, budget: int) -> bool:
-    """Whether the variation's pivots fit into the budget."""
-    return int(variation.change.get("pivots", 4)) <= budget

@@ -21,6 +21,9 @@ from vlm_pruner.images import ImageReadError, read_image
 SIDE = 224  # longer side of a thumbnail in pixels
 QUALITY = 68
 SCORE = {"headline", "metrics"}  # a result of `score` has one of them, and names no command
+UNCHANGED = (
+    "date", "benchmarks", "arms", "cells", "not_run", "statistics", "config", "environment", "model", "prune_or_resize",
+)  # fmt: skip
 RAMP = 16  # colours of the order of selection that the page interpolates between
 
 
@@ -92,21 +95,9 @@ def _run(content: dict[str, Any], path: Path) -> dict[str, Any]:
         }
         for item in content["items"]
     ]  # fmt: skip
-    shown = (
-        "date",
-        "benchmarks",
-        "arms",
-        "cells",
-        "not_run",
-        "statistics",
-        "config",
-        "environment",
-        "model",
-        "prune_or_resize",
-    )
     return {
         "name": path.parent.name or str(path),
-        **{name: content.get(name) for name in shown},
+        **{name: content.get(name) for name in UNCHANGED},
         "items": items,
         "pictures": [_thumbnail(Path(name), path.parent, fit if grid else None) for name in pictures],
         "grid": grid,

@@ -79,7 +79,7 @@ def read_results(paths: Iterable[str | Path], model: str | None = None) -> list[
     """Every result file among `paths`; a folder means all result files below it.
 
     model: names all of them, for checkpoints whose own name says nothing.
-    Raises TableError for a file that is not a result, and if nothing is found.
+    Raises TableError for a file that is not a result; other files in a folder are passed over.
     """
     results = []
     for path in map(Path, paths):
