@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Everything that CI checks: creates the environment if it is missing, then runs format, lint, types, docs and tests, some
-# of them again with the oldest transformers and inside lmms-eval. Options are passed on to pytest, for example: bash scripts/test.sh -k selection
+# Everything that CI checks: creates the environment if it is missing, then runs format, lint, types, docs and tests,
+# some of them again with the oldest transformers and inside lmms-eval.
+#
+#   bash scripts/test.sh -k selection    # options are pytest's
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup_env.sh || exit 1

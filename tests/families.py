@@ -18,30 +18,20 @@ from llava.model.image_tokens import count_tiled
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from tests import tiny_qwen
-from tests.tiny_qwen import IMAGE, LAYERS, PAD, VIDEO, prepare, text
+from tests.tiny_qwen import IMAGE, PAD, VIDEO, prepare, text
 
 _BREAK, _START, _END = 94, 92, 93
 _PATCH = 14
-_TEXT = {
-    "vocab_size": 100,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 1024,
-    "pad_token_id": PAD,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
+# Qwen's tiny decoder, without the three axes of its positions.
+_TEXT = {key: value for key, value in tiny_qwen._TEXT.items() if key != "rope_parameters"}
+_TEXT["max_position_embeddings"] = 1024
 _TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 _TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """shape: 0, 1 or 2, which a family whose pictures vary in size makes a small, a wide and a tall one of."""
+    """shape: 0, 1 or 2: a small, a wide and a tall picture in families whose pictures vary in size."""
 
     shape: int = 0
     seed: int = 0
@@ -92,6 +82,10 @@ class Family:
     def config(self) -> Any:
         raise NotImplementedError
 
+    def kind(self) -> Any:
+        """Its class with the language head."""
+        return getattr(transformers, f"{self.prefix}ForConditionalGeneration")
+
     def decoder(self, model: Any) -> Any:
         """The language model inside `model`."""
         return model.model.language_model
@@ -99,7 +93,7 @@ class Family:
     def build(self, attn_implementation: str = "sdpa") -> Any:
         config = self.config()
         config._attn_implementation = attn_implementation
-        return prepare(getattr(transformers, f"{self.prefix}ForConditionalGeneration")(config))
+        return prepare(self.kind()(config))
 
     @cached_property
     def model(self) -> Any:
@@ -118,7 +112,7 @@ class Family:
         raise NotImplementedError
 
     def positions(self, model: Any, whole: dict[str, Tensor], start: int) -> dict[str, Tensor]:
-        """What a call for the tokens of `whole` from `start` on is told of their positions."""
+        """Arguments about positions for a call with the tokens of `whole` from `start` on."""
         return {}
 
     def seen(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,8 +164,18 @@ class llava(Family):
         return {"pixel_values": torch.stack(views)} if views else {}
 
 
-class llava_original(llava):
-    """LLaVA-1.5 in this repository's own class, called by transformers' convention."""
+class _Own:
+    """A family's model in this repository's own class, called by transformers' convention."""
+
+    def decoder(self, model: Any) -> Any:
+        return model.model
+
+
+class llava_original(_Own, llava):
+    """LLaVA-1.5."""
+
+    def kind(self) -> Any:
+        return LlavaLlamaForCausalLM
 
     def config(self) -> Any:
         vision = {**_TOWER, "model_type": "clip_vision_model", "image_size": 5 * _PATCH, "patch_size": _PATCH}
@@ -183,14 +187,6 @@ class llava_original(llava):
             image_token_index=IMAGE,
             tie_word_embeddings=False,
         )
-
-    def decoder(self, model: Any) -> Any:
-        return model.model
-
-    def build(self, attn_implementation: str = "sdpa") -> Any:
-        config = self.config()
-        config._attn_implementation = attn_implementation
-        return prepare(LlavaLlamaForCausalLM(config))
 
 
 class llava_next(Family):
@@ -281,8 +277,11 @@ class llava_onevision(llava_next):
         return found
 
 
-class llava_qwen(llava_onevision):
-    """LLaVA-Video in this repository's own class, called by transformers' convention: a newline after every row."""
+class llava_qwen(_Own, llava_onevision):
+    """LLaVA-Video: a newline after every row."""
+
+    def kind(self) -> Any:
+        return LlavaQwenForCausalLM
 
     def config(self, **more: Any) -> Any:
         vision = {**_TOWER, "num_hidden_layers": 3, "model_type": "siglip_vision_model"}
@@ -299,14 +298,6 @@ class llava_qwen(llava_onevision):
             video_token_index=VIDEO,
             tie_word_embeddings=False,
         )
-
-    def decoder(self, model: Any) -> Any:
-        return model.model
-
-    def build(self, attn_implementation: str = "sdpa") -> Any:
-        config = self.config()
-        config._attn_implementation = attn_implementation
-        return prepare(LlavaQwenForCausalLM(config))
 
     def film_tokens(self) -> int:
         return 3 * 3 * (3 + 1)

@@ -42,7 +42,7 @@ def flash_attn_varlen_func(
     softmax_scale=None,
     causal=False,
 ) -> Tensor:
-    """Several sequences in one, parted at `cu_seqlens`."""
+    """Several sequences in one, separated by `cu_seqlens`."""
     queries = q.split(cu_seqlens_q.diff().tolist())
     keys, values = (part.split(cu_seqlens_k.diff().tolist()) for part in (k, v))
     return torch.cat([attend(*rows, softmax_scale, causal) for rows in zip(queries, keys, values, strict=True)])

@@ -1,8 +1,8 @@
 """Triton's interpreter with interleaved programs: a launch's programs take turns at every memory access.
 
-By itself the interpreter runs one program after the other, and would wait at a barrier for ever. Here each program is
-a thread, one of which runs at a time; who goes on after a load, a store or an atomic is drawn by lot. What a missing
-barrier would let happen on a GPU so happens here too, but for writes that become visible late.
+By itself the interpreter runs one program after the other, and would wait at a barrier forever. Here each program is a
+thread, one of which runs at a time; which one continues after a load, a store or an atomic is drawn at random. So what
+a missing barrier allows on a GPU happens here too, except for writes that become visible late.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Turns:
         interpreter.interpreter_builder.grid_idx = self._waiting[number][0]
 
     def turn(self) -> None:
-        """Called by the running program: maybe another one goes on."""
+        """Called by the running program: another one may continue."""
         number = getattr(self._mine, "number", None)
         if number is not None and len(self._alive) > 1:
             self.taken += 1

@@ -1,4 +1,4 @@
-"""Damage for files: bytes flipped, cut, doubled and inserted, and values of JSON replaced by what nobody expects."""
+"""Damage for files: bytes flipped, cut, doubled and inserted, and values of JSON replaced by unexpected ones."""
 
 from __future__ import annotations
 

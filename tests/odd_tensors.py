@@ -1,4 +1,4 @@
-"""Odd inputs for pruning methods, drawn by hypothesis: shapes, dtypes, memory layouts, and numbers nobody would expect.
+"""Odd inputs for pruning methods, drawn by hypothesis: shapes, dtypes, memory layouts, and unlikely numbers.
 
 `cases(method)` draws a View with everything that any method reads, and a budget.
 """

@@ -30,7 +30,7 @@ def test_a_call_keeps_the_name_that_it_came_with() -> None:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_caller_may_use_either(family: Family, name: str) -> None:
-    """A prefill, and a step that goes on from its cache, as with the cache that the model makes itself."""
+    """A prefill, and a step that continues its cache, as with the cache that the model makes itself."""
     model, batch, word = family.model, family.inputs(ONE), torch.tensor([text(1, 9)])
     ours = DynamicCache()
     with torch.no_grad(), vp.prune(model, METHOD) as pruning:

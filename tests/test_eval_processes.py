@@ -91,7 +91,7 @@ def test_the_merged_file_is_that_of_one_process(world: Path, apart: pytest.Monke
 
 @pytest.mark.parametrize("size", [2, 3, 13])
 def test_processes_that_share_a_model_call_it_equally_often(world: Path, apart: pytest.MonkeyPatch, size: int) -> None:
-    """Under ZeRO-3. One picture is missing and shares differ, yet nobody waits for a call that another never makes."""
+    """Under ZeRO-3. One picture is missing and shares differ, yet no process waits for a call that never comes."""
     assert run(world, "--allow-errors", "1") == 0
     barrier = threading.Barrier(size)
     apart.setattr(Team, "wait", lambda team: barrier.wait(60))

@@ -1,4 +1,4 @@
-"""What question files really hold: a line that cannot be asked is recorded under its id, and the run goes on."""
+"""Broken question files: a line that cannot be asked is recorded under its id, and the run continues."""
 
 from __future__ import annotations
 

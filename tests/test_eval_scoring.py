@@ -84,7 +84,7 @@ def test_pope_all_no_has_an_f1_of_zero(pope_world: Path) -> None:
     assert score.headline.value == 0.0
 
 
-def test_failed_items_are_not_scored_without_a_word(pope_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_items_are_not_scored_silently(pope_world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rewrite(
         pope_world / "answers.jsonl", lambda lines: [{**lines[0], "text": "", "error": "image is damaged"}, *lines[1:]]
     )

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def survives(read: Callable[[], Any], what: str) -> str:
-    """ "read" or "refused". Anything but a ValueError or OSError with words is a defect of the reader."""
+    """ "read" or "refused". Anything but a ValueError or OSError with a message is a defect of the reader."""
     began, before = time.perf_counter(), resident()
     try:
         with warnings.catch_warnings():
@@ -47,7 +47,7 @@ def survives(read: Callable[[], Any], what: str) -> str:
             read()
         outcome = "read"
     except (ValueError, OSError) as error:
-        assert str(error).strip(), f"{what}: {type(error).__name__} without a word"
+        assert str(error).strip(), f"{what}: {type(error).__name__} without a message"
         outcome = "refused"
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
@@ -74,7 +74,7 @@ def try_all(path: Path, read: Callable[[], Any], share: float, first: int = 0) -
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A damaged file names no host that anybody asks."""
+    """No reader of a damaged file opens a connection."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a reader of files opened a socket")

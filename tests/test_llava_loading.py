@@ -40,7 +40,7 @@ def checkpoint(kit, tmp_path):
 
 @pytest.fixture(scope="module")
 def expected():
-    """The weights as they are on disk: rounded to float16."""
+    """The weights on disk: rounded to float16."""
     return {name: tensor.half().float() for name, tensor in llava_tiny.model().state_dict().items()}
 
 

@@ -108,7 +108,7 @@ def test_llava_scores_as_our_own_runner(arm: str, tasks: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("flags", [["resize", "--keep_tokens", "64"], ["blind"], ["pool", "--keep_tokens", "64"]])
 def test_llava_shows_and_pools_less_as_our_own_runner(flags: list[str], tasks: Path, tmp_path: Path) -> None:
-    """The arms that a sceptic asks for, through either door."""
+    """The three baselines, through either door."""
     given = f"pretrained={EMBEDDED},device=cpu,method={flags[0]}{',keep_tokens=64' if len(flags) > 1 else ''}"
     results = evaluate("vlm_pruner_llava", given, "mini_gqa", tasks, limit=6, batch_size=3)
     data, own = tasks / "benchmarks" / "gqa", tmp_path / "own.jsonl"

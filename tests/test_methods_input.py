@@ -57,7 +57,7 @@ def test_every_layer_holds_the_short_sequence(model):
 
 
 @pytest.mark.parametrize("method", [METHOD, vp.RandomPruner(keep_tokens=8, layer=0)], ids=lambda m: m.name)
-def test_tokens_fed_by_hand_go_on_from_the_long_sequence(model, method):
+def test_tokens_fed_one_by_one_continue_from_the_long_sequence(model, method):
     """The cache's length says less than the positions: without help the decoder would count from the short one."""
     words = text(3, 70)
     whole = inputs([*prompt(), *words], images=[0])

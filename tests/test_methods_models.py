@@ -207,7 +207,7 @@ def test_a_second_picture_is_rated_with_the_first_in_view(model):
     torch.testing.assert_close(late, method.views[1], atol=1e-5, rtol=1e-4)
 
 
-def test_a_need_that_nobody_meets_is_refused(model):
+def test_a_need_that_cannot_be_met_is_refused(model):
     with pytest.raises(PruningError, match=r"Recorder needs depth_map, which LlamaModel alone does not provide"):
         vp.prune(model, Recorder("depth_map"))
     with pytest.raises(PruningError, match=r"FastVPruner cannot choose by hidden states and keys alone.*attend"):

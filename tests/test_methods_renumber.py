@@ -40,7 +40,7 @@ def test_at_the_input_it_is_a_shorter_prompt(model):
 
 
 def test_each_stage_counts_anew(model):
-    """Layer by layer by hand, with rotary phases of 0, 1, 2, ... from each stage on."""
+    """Against a loop over the layers, with rotary phases of 0, 1, 2, ... from each stage on."""
     batch = inputs(prompt(), images=[0])
     with torch.no_grad(), vp.prune(model, TWICE):
         pruned = model(**batch).logits

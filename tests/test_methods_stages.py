@@ -51,7 +51,7 @@ def model():
 
 
 def test_two_stages_equal_two_masks(model):
-    """From each stage on, nobody may look at what was dropped there; phases stay those of the long sequence."""
+    """From each stage on, no token may look at what was dropped there; phases stay those of the long sequence."""
     batch = inputs(prompt(), images=[0])
     with torch.no_grad(), vp.prune(model, STAIRS) as pruning:
         short = model(**batch).logits[0, -6:]

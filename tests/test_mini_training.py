@@ -154,7 +154,7 @@ def test_questions_see_the_picture_in_the_layers_of_their_sight_only(model: Mini
     assert torch.equal(_hidden(model, lesson, Sight()), _hidden(model, lesson, Sight(range(LAYERS))))
 
 
-def test_the_picture_may_stop_where_nobody_looks_any_more(model: MiniModel) -> None:
+def test_the_picture_may_stop_after_the_last_layer_that_sees_it(model: MiniModel) -> None:
     """Seeing it in layers 0 to 4 equals seeing it everywhere with everyone blind from layer 5 on."""
     lesson = draw_lesson(1, 0, 0, TINY)
     early, watch = Sight(range(5)), Watch(range(LAYERS))
@@ -297,7 +297,7 @@ def test_counting_scenes_hold_what_was_ordered(many: int, surfaces: Gallery) -> 
         assert many in {*map(shapes.count, shapes), *map(colors.count, colors)}
 
 
-def test_checks_ask_the_same_whoever_is_blind() -> None:
+def test_checks_ask_the_same_questions_of_blind_tokens() -> None:
     plain, blind = (next(pictures(2, MIX, teaching=t)) for t in (Teaching({}, {}), Teaching({}, {}, blind=1.0)))
     assert np.array_equal(plain.answers, blind.answers) and torch.equal(plain.pixels, blind.pixels)
     assert (blind.roles == BLIND).any() and not plain.roles.any()

@@ -104,7 +104,7 @@ def test_a_budget_per_frame() -> None:
 
 
 def test_what_is_merged_and_what_is_not() -> None:
-    """Newlines pass through as they are, and nothing is folded into them."""
+    """Newlines pass through unchanged, and nothing is folded into them."""
     from vlm_pruner.decoder import newlines
     from vlm_pruner.decoder.image_states import plan
     from vlm_pruner.geometry.layout import VisualSpan

@@ -97,7 +97,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
 
 
 def test_the_front_page_leads_to_every_page() -> None:
-    """Groups are by hand; the documentation's build refuses a page that is in none, but not everybody builds it."""
+    """The groups are kept manually. The documentation's build refuses a page in none, but few people build it."""
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```\{toctree\}\n(.*?)^```", index, re.MULTILINE | re.DOTALL)
     listed = [line for block in blocks for line in block.splitlines() if line and not line.startswith(":")]

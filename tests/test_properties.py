@@ -28,7 +28,7 @@ patient = settings(
 
 
 def choose(case: Case) -> Selection | None:
-    """What the method chooses; None if it refuses, which it must do in words."""
+    """What the method chooses; None if it refuses, which takes a message."""
     try:
         return case.method.choose(case.view)
     except ValueError as error:  # PruningError among them
@@ -73,7 +73,7 @@ def test_a_choice_is_a_choice(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_that_are_none_do_not_break_a_choice(name: str) -> None:
-    """NaN or infinity in one place: a whole choice or a refusal in words, no crash and no token twice."""
+    """NaN or infinity in one place: a whole choice or a refusal with a message, no crash and no token twice."""
 
     @patient
     @given(odd_tensors.cases(name, unfit=True))

@@ -1,4 +1,4 @@
-"""What people do with a model, in every family: masks and positions of their own, padding anywhere, other doors."""
+"""Unusual ways to run a model, in every family: custom masks and positions, padding anywhere, other entry points."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_picture_hidden_in_part_counts_what_is_seen(model, method):
 
 @methods
 def test_padding_may_reach_into_the_picture(model, method):
-    """As where a window slides over a long prompt: nothing before position 15 is seen."""
+    """As when a window slides over a long prompt: nothing before position 15 is visible."""
     batch = inputs(prompt(), images=[0])
     batch["attention_mask"][0, :15] = 0
     with torch.no_grad(), vp.prune(model, method) as pruning:
@@ -124,7 +124,7 @@ def test_padding_may_reach_into_the_picture(model, method):
 
 @methods
 def test_a_row_that_is_hidden_altogether_stays_a_row(model, method):
-    """In a batch that was filled up with empty rows, the others are what they are alone."""
+    """In a batch filled up with empty rows, the other rows give what they give alone."""
     batch = inputs(prompt(4, 6, 0), prompt(4, 6, 1), images=[0, 1])
     batch["attention_mask"][1] = 0
     found = logits(model, batch, method)

@@ -50,7 +50,7 @@ def records(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
 
 
 def test_their_averages_follow_from_their_scores() -> None:
-    """So the columns are read as they are meant; two decimals are printed."""
+    """This shows that we read the columns as they are meant; two decimals are printed."""
     dense = printed()[0]
     assert len(printed()) == 19 and dense.method == "dense" and dense.average == 100
     for row in printed():
