@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     document = results.document(done, "ablate") | {
         "kinds": kinds_of(done.judged), "left_out": done.left_out, "rows": [row.describe() for row in rows],
     }  # fmt: skip
-    results.write(done, {"table.txt": text, "ablations.json": results.as_json(document)})
+    results.write(done, {"table.txt": text, "ablations.json": document})
     return 0
 
 

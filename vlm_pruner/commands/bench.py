@@ -225,12 +225,12 @@ def _results(
 
 def _report(results: dict[str, Any], out: Path) -> None:
     from vlm_pruner.report import charts
-    from vlm_pruner.report.results import as_json, write_into
+    from vlm_pruner.report.results import write_into
     from vlm_pruner.report.speed_table import results_text
 
     text = results_text(results)
     print(text)
-    write_into(out, {"table.txt": text, "results.json": as_json(results)})
+    write_into(out, {"table.txt": text, "results.json": results})
     names = [out / name for name in ("table.txt", "results.json", "runs.jsonl")]
     names += charts.write_if_installed(out / "speed.png", charts.speed, results)
     print(f"\n{results['wall_seconds']:.0f} s in all; written:", *(f"  {name}" for name in names), sep="\n")

@@ -71,6 +71,6 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     text, document = budget_table.text(done), budget_table.document(done, seconds)
     print(text)
-    results.write_into(args.out, {"table.txt": text, "budget.json": results.as_json(document)})
+    results.write_into(args.out, {"table.txt": text, "budget.json": document})
     done.journal.path.replace(args.out / "answers.jsonl")
     return 0

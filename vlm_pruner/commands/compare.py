@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     document = results.document(done, "compare")
     table = f"# Comparison\n\n{markdown(done.cells)}\n\n{notes}{referee_table.markdown(done)}"
     drawn = charts.write_if_installed(args.out / "accuracy.png", charts.accuracy, document)
-    results.write(done, {"table.txt": text, "table.md": table, "results.json": results.as_json(document)}, drawn)
+    results.write(done, {"table.txt": text, "table.md": table, "results.json": document}, drawn)
     return 0
 
 

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     print(text)
     drawn = save_sheet(draw_examples(done.answerer, done.arms, asked, done.journal.records), args.out / "kept.png")
     document = results.document(done, "demo-run") | {"vision_seconds_per_picture": seconds}
-    results.write(done, {"table.txt": text, "results.json": results.as_json(document)}, drawn)
+    results.write(done, {"table.txt": text, "results.json": document}, drawn)
     return 0
 
 

@@ -19,6 +19,8 @@ from vlm_pruner.experiments.verdicts import UNCLEAR, Rules, comparisons
 from vlm_pruner.provenance import environment
 from vlm_pruner.report.compare_table import terminal
 
+Content = str | Mapping[str, Any]
+
 
 def document(experiment: Experiment, command: str) -> dict[str, Any]:
     """Everything about the run, ready for JSON."""
@@ -59,23 +61,20 @@ def text(experiment: Experiment, more: Iterable[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def write(experiment: Experiment, texts: Mapping[str, str], drawn: Iterable[Path] = ()) -> None:
-    """Write texts by file name, close the journal, and say which files there are. drawn: pictures already there."""
+def write(experiment: Experiment, files: Mapping[str, Content], drawn: Iterable[Path] = ()) -> None:
+    """Writes files by name, closes the journal, and prints the files. drawn: pictures that exist already."""
     out = experiment.settings.out
-    write_into(out, texts)
+    write_into(out, files)
     experiment.finish()
-    names = [*(out / name for name in texts), out / "answers.jsonl", *drawn]
+    names = [*(out / name for name in files), out / "answers.jsonl", *drawn]
     print(f"\n{experiment.wall_seconds:.0f} s in all; written:", *(f"  {shown(name)}" for name in names), sep="\n")
 
 
-def write_into(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes texts by file name."""
-    for name, content in texts.items():
-        (folder / name).write_text(content + "\n", encoding="utf-8")
-
-
-def as_json(document: Mapping[str, Any]) -> str:
-    return json.dumps(document, indent=1)
+def write_into(folder: Path, files: Mapping[str, Content]) -> None:
+    """Writes files by name: texts as they are, all else as JSON."""
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content, indent=1)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def notes(experiment: Experiment) -> list[str]:

@@ -26,11 +26,6 @@ def case_title(case: Mapping[str, Any]) -> str:
     )
 
 
-def case_text(case: Mapping[str, Any]) -> str:
-    """The two tables of one case."""
-    return "\n".join([case_title(case), "", times_table(case), "", ratios_table(case)])
-
-
 def times_table(case: Mapping[str, Any]) -> str:
     """Median milliseconds and megabytes, and below them the 95th percentile."""
     rows = []
@@ -97,7 +92,7 @@ def results_text(results: Mapping[str, Any]) -> str:
         "",
     ]
     for case in results["cases"]:
-        blocks += [case_text(case), ""]
+        blocks += [case_title(case), "", times_table(case), "", ratios_table(case), ""]
     if results["break_even"]:
         blocks += [break_even_text(results["break_even"]), ""]
     blocks += [

@@ -187,17 +187,14 @@ def terminal(ours: Sequence[Row]) -> str:
     for method, kept, kind, values in lines(ours):
         name = "" if (method, kept) == previous else f"{method} {100 * kept:g}%"
         previous = (method, kept)
-        body.append([name, kind, *(_number(values.get(column), column, kind) for column in (*TASKS, AVERAGE))])
+        body.append([name, *_cells(kind, values)])
     said = [textwrap.fill(note, 100, subsequent_indent="  ") for note in notes()]
     return "\n".join([render(header, body, left=2), "", *said])
 
 
 def markdown(ours: Sequence[Row]) -> str:
     head = ["kept", "method", "", *TASKS, AVERAGE]
-    rows = [
-        [f"{100 * kept:g} %", method, kind, *(_number(values.get(c), c, kind) for c in (*TASKS, AVERAGE))]
-        for method, kept, kind, values in lines(ours)
-    ]
+    rows = [[f"{100 * kept:g} %", method, *_cells(kind, values)] for method, kept, kind, values in lines(ours)]
     return "\n".join([f"### {MODEL}", "", table.markdown(head, rows, 3), "", *(f"- {note}" for note in notes())])
 
 
@@ -209,8 +206,9 @@ def as_csv(ours: Sequence[Row]) -> str:
     return table.as_csv(["model", "kept", "method", "row", *columns], rows)
 
 
-def _number(value: float | None, column: str, kind: str) -> str:
-    return number(value, 0 if column == "MME" else 1, "+" if kind == DIFFERENCE else "")
+def _cells(kind: str, values: Mapping[str, float]) -> list[str]:
+    sign = "+" if kind == DIFFERENCE else ""
+    return [kind, *(number(values.get(name), 0 if name == "MME" else 1, sign) for name in (*TASKS, AVERAGE))]
 
 
 FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {"terminal": terminal, "md": markdown, "csv": as_csv}

@@ -11,7 +11,10 @@ from vlm_pruner.methods import Pruner
 
 @dataclass(frozen=True)
 class Recipe:
-    """model, dtype, device: arguments of `vlm_pruner.asking.load`. picture: path, or the name of a visitor's file."""
+    """model, dtype, device: arguments of `vlm_pruner.asking.load`. picture: path, or the name of a visitor's file.
+
+    method: `keep_tokens` and `layer` as set on the page, all else by default.
+    """
 
     model: str
     picture: str
@@ -24,7 +27,7 @@ class Recipe:
     def python(self) -> str:
         """A program that prints both answers and the kept tokens."""
         options = "".join(f", {name}={value!r}" for name, value in self._loading().items())
-        settings = ", ".join(f"{name}={value!r}" for name, value in own_settings(self.method).items())
+        settings = f"keep_tokens={self.method.keep_tokens}, layer={self.method.layer}"
         return f"""\
 import vlm_pruner as vp
 from vlm_pruner.images import read_image
@@ -47,16 +50,10 @@ print("kept, in order of selection:", *(image.order for image in pruned.images))
         words = ["vlm-pruner", "ask", self.picture, "--question", self.question, "--model", self.model]
         for name, value in self._loading().items():
             words += [f"--{name}", value]
-        keep, layer = (str(value) for value in own_settings(self.method).values())
-        words += ["--method", self.method.name, "--keep", keep, "--layer", layer]
+        words += ["--method", self.method.name, "--keep", str(self.method.keep_tokens)]
+        words += ["--layer", str(self.method.layer)]
         return shlex.join([*words, "--max-new-tokens", str(self.max_new_tokens)])
 
     def _loading(self) -> Mapping[str, str]:
         given = {"device": self.device if self.device != "cpu" else None, "dtype": self.dtype}
         return {name: value for name, value in given.items() if value is not None}
-
-
-def own_settings(method: Pruner) -> dict[str, int]:
-    """The settings that the page offers; all others are the method's defaults."""
-    assert method.keep_tokens is not None
-    return {"keep_tokens": method.keep_tokens, "layer": method.layer}
