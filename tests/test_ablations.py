@@ -71,7 +71,7 @@ def interval(mean: float, low: float, high: float) -> Interval:
     ],
 )
 def test_a_row_says_whether_the_paper_agrees(paper, difference, verdict, with_paper):
-    row = AblationRow("x", Variation("g", "x", {}, paper), interval(0.5, 0.4, 0.6), interval(*difference), {})
+    row = AblationRow(40 * "x", Variation("g", "x", {}, paper), interval(0.5, 0.4, 0.6), interval(*difference), {})
     assert (row.verdict, row.with_paper) == (verdict, with_paper)
     assert all(len(line) <= 80 for line in ablation_table([row]).splitlines())
 

@@ -96,6 +96,7 @@ def test_break_even_lies_between_loss_and_gain():
 
 def test_the_command_writes_what_it_measured(tmp_path, capsys):
     command = "bench --layers 3 --visual-tokens 64 --budgets 16 --rounds 2 --new-tokens 3 --break-even 36"
+    command += " --methods vlm-pruner:token_batch=16:threshold=0.7"
     assert cli.main([*command.split(), "--machine", "1e11,1e10", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     dense, pruned = results["cases"][0]["arms"]

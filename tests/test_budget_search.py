@@ -122,7 +122,7 @@ def test_the_command(checkpoint, data, tmp_path, loaded, answerer, capsys) -> No
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, made)))
     out = tmp_path / "out"
     command = ["budget", "--model", str(checkpoint), "--questions-file", str(folder / "questions.jsonl")]
-    command += ["--out", str(out), "--resamples", "50", "--methods", "random,vlm-pruner,cdpruner"]
+    command += ["--out", str(out), "--resamples", "50", "--methods", "random,vlm-pruner:token_batch=16,cdpruner"]
     assert main([*command, "--keep-share", "0.3", "--confidence", "0.8"]) == 0
     said = capsys.readouterr().out
     assert all(len(line) <= 80 for line in said.splitlines()) and "CDPruner" in said

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from vlm_pruner.console import COLUMNS
 from vlm_pruner.experiments.ablations import Variation
 from vlm_pruner.experiments.bootstrap import Interval
 from vlm_pruner.report.table import render
@@ -66,7 +67,7 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
         ]
         for row in rows
     ]
-    return render(["change", "accuracy", "minus", "default, 95 %", "paper", ""], lines)
+    return render(["change", "accuracy", "minus", "default, 95 %", "paper", ""], lines, width=COLUMNS)
 
 
 def _paper(variation: Variation | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from vlm_pruner.console import shown, wrapped
+from vlm_pruner.console import COLUMNS, shown, wrapped
 from vlm_pruner.experiments.search import SEARCH, Budgets, Search, Trial
 from vlm_pruner.report.results import head
 from vlm_pruner.report.table import render
@@ -27,7 +27,7 @@ def text(done: Budgets) -> str:
         f"least: its one-sided {100 * goal.confidence:g} % bound",
         *(f"{search.label}: {remark}" for search in done.searches if (remark := _remark(search))),
     ]
-    table = render(HEADER, [_row(search, done) for search in done.searches])
+    table = render(HEADER, [_row(search, done) for search in done.searches], width=COLUMNS)
     return "\n".join([wrapped(asked, "  "), "", table, "", *(wrapped(note, "  ") for note in notes)])
 
 

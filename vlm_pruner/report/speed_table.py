@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_pruner.console import COLUMNS, wrapped
 from vlm_pruner.report.table import render
 
 PARTS = {
@@ -33,7 +34,7 @@ def times_table(case: Mapping[str, Any]) -> str:
         figures = arm["figures"]
         rows.append([arm["key"], *_times(figures, "median"), *(_megabytes(figures.get(name)) for name in SIZES)])
         rows.append(["  p95", *_times(figures, "p95"), "", ""])
-    return render(["ms", *PARTS.values(), *SIZES.values()], rows)
+    return render(["ms", *PARTS.values(), *SIZES.values()], rows, width=COLUMNS)
 
 
 def _times(figures: Mapping[str, Any], which: str) -> list[str]:
@@ -57,7 +58,7 @@ def ratios_table(case: Mapping[str, Any]) -> str:
             if figure and figure["ratio"]:
                 first = arm["key"] if name == COMPARED[0] else ""
                 rows.append([first, PARTS[name], *_ratio(figure)])
-    return render(["times as fast as dense", "", "ratio", "95 % interval", "predicted", "reached"], rows, left=2)
+    return render(["times as fast as dense", "", "ratio", "95 % interval", "predicted", "reached"], rows, 2, COLUMNS)
 
 
 def _ratio(figure: Mapping[str, Any]) -> list[str]:
@@ -78,7 +79,7 @@ def break_even_text(found: Sequence[Mapping[str, Any]]) -> str:
         ]
         header = ["visual tokens", "kept", "saved ms", "prefill ratio", "95 % interval", "predicted"]
         title = f"break-even of {one['name']}, keeping {100 * one['share']:.0f} %, batch {one['batch']}"
-        parts += [title, "", render(header, rows, left=0), "", one["says"], ""]
+        parts += [title, "", render(header, rows, left=0), "", wrapped(one["says"]), ""]
     return "\n".join(parts).rstrip()
 
 
@@ -98,6 +99,6 @@ def results_text(results: Mapping[str, Any]) -> str:
     blocks += [
         "select is part of prefill, the vision tower is not; 1st token counts from the\nstart of generate",
         "predicted: the cost model's roofline; the vision tower counts as measured,\nchoosing tokens as free",
-        *(f"left out: {note}" for note in results["notes"]),
+        *(wrapped(f"left out: {note}", "  ") for note in results["notes"]),
     ]
     return "\n".join(blocks)

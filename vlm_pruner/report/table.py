@@ -10,9 +10,9 @@ MISSING = "-"
 SHORTEST = 12  # characters of a cut name
 
 
-def render(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+def render(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, width: int | None = None) -> str:
     """`blocks` without titles."""
-    return blocks(header, [("", row) for row in rows], left)
+    return blocks(header, [("", row) for row in rows], left, width)
 
 
 def blocks(
