@@ -125,8 +125,7 @@ def rows_without_spans(call: dict[str, Any]) -> list[list[VisualSpan]]:
 
 def _embeddings() -> PruningError:
     return PruningError(
-        "pruning finds pictures by their placeholders: pass input_ids, not inputs_embeds, in which nothing says what "
-        "is visual"
+        "pass input_ids, not inputs_embeds: pruning finds pictures by their placeholders, which embeddings do not show"
     )
 
 

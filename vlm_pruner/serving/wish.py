@@ -87,7 +87,7 @@ def fitting(gives: frozenset[str] = AT_INPUT) -> list[str]:
 
 def _why_not(method: type[Pruner], gives: frozenset[str]) -> str:
     if lacking := ", ".join(sorted(method.needs - gives)):
-        return f"needs {lacking}, which this engine does not give"
+        return f"needs {lacking}, which this engine does not provide"
     return "prunes videos only" if method.videos_only else "needs more than settings"
 
 
