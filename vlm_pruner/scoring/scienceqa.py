@@ -35,12 +35,6 @@ def parse_reply(text: str) -> str:
     return found[0] if len(found) == 1 else FAILED
 
 
-def choice_index(letter: str, choices: int) -> int:
-    """The choice's index; -1 for none, or for a letter beyond the question's choices."""
-    place = OPTIONS.find(letter) if len(letter) == 1 else -1
-    return place if place < choices else -1
-
-
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0, split: str = "test") -> Score:
     """Scores against ``problems.json`` and ``pid_splits.json``.
 
@@ -59,7 +53,7 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0, split: s
 
 def _item(pid: str, problem: object, reply: Answer | None, where: str) -> dict[str, Any]:
     parsed = parse_reply(reply.reply) if reply is not None else FAILED
-    predicted = choice_index(parsed, len(field(problem, "choices", where, list)))
+    predicted = OPTIONS[: len(field(problem, "choices", where, list))].find(parsed)  # -1: names no choice
     return {
         "question_id": pid,
         "answered": reply is not None,

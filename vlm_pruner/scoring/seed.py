@@ -28,8 +28,11 @@ def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score
     annotations = read_json(path, dict)
     types = field(annotations, "question_type", path, dict)
     names = {field(types, name, f"{path}, 'question_type'", int): name for name in types}
-    questions = {_lookup_id(entry, path): entry for entry in field(annotations, LABELS.key, path, list)}
-    replies, coverage = read_answers(answers, allow_errors).join(questions, _raw_id, path)
+    questions: dict[Any, Record] = {
+        _lookup_id(entry, path): entry for entry in field(annotations, LABELS.key, path, list)
+    }
+    read = read_answers(answers, allow_errors)
+    replies, coverage = read.join(questions, lambda answer: answer.question_id, path)  # the text "1" is not the id 1
     coverage = check_prompts(replies.items(), lambda key: questions[key].get("question"), coverage, path)
     items = [_item(question, names, replies.get(key), path) for key, question in questions.items()]
     return _summary(items, coverage)
@@ -48,11 +51,6 @@ def _item(question: Record, names: dict[int, str], reply: Answer | None, path: P
         "prediction": prediction,
         "correct": prediction == field(question, "answer", where, str),
     }
-
-
-def _raw_id(answer: Answer) -> Any:
-    """The id exactly as in the line: the text of a number is not the number."""
-    return answer.question_id
 
 
 def _lookup_id(question: object, path: Path) -> str | int:

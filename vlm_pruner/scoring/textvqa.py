@@ -44,18 +44,15 @@ def question_of(prompt: str) -> str:
 def score(data: str | Path, answers: str | Path, allow_errors: int = 0) -> Score:
     """Scores against ``TextVQA_0.5.1_val.json``: the mean over the lines of the answer file, as the official one is."""
     path = LABELS.find(data)
-    annotations = dict(_annotation(entry, path) for entry in field(read_json(path, dict), LABELS.key, path, list))
+    where = f"{path}: an entry"
+    annotations: dict[Key, Record] = {
+        (field(entry, "image_id", where, (str, int)), field(entry, "question", where, str).lower()): entry
+        for entry in field(read_json(path, dict), LABELS.key, path, list)
+    }
     read = read_answers(answers, allow_errors)
     coverage = cover(read, annotations, key_of, path)
     items = [_item(answer, annotations[key_of(answer)], path) for answer in read.readable]
     return summary("textvqa", items, coverage)
-
-
-def _annotation(entry: object, path: Path) -> tuple[Key, Record]:
-    where = f"{path}: an entry"
-    question, image = field(entry, "question", where, str), field(entry, "image_id", where, (str, int))
-    assert isinstance(entry, dict)
-    return (image, question.lower()), entry
 
 
 def key_of(answer: Answer) -> Key:

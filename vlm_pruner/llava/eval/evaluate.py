@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from vlm_pruner.console import BAD_INPUT, OneLineParser, one_line
+from vlm_pruner.console import BAD_INPUT, INTERRUPTED, OneLineParser, one_line
 from vlm_pruner.llava.eval import divided, options, parts, runner
 from vlm_pruner.llava.eval.answers import AnswerFile, finished
 from vlm_pruner.llava.eval.processes import Team, this_process, under_deepspeed
@@ -17,7 +17,7 @@ from vlm_pruner.llava.eval.questions import Item, chunk
 from vlm_pruner.methods import Pruner
 from vlm_pruner.provenance import environment
 
-FAILED_ITEMS, INTERRUPTED = 1, 130  # exit codes
+FAILED_ITEMS = 1  # exit code
 
 EngineFactory = Callable[[argparse.Namespace, Pruner | None], runner.Engine[Any]]
 Load = Callable[[], runner.Engine[Any]]
