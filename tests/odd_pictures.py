@@ -1,7 +1,9 @@
-"""Picture files that plain conversion to RGB gets wrong: 16 bits, transparency, EXIF orientation."""
+"""Picture files that plain conversion to RGB gets wrong (16 bits, transparency, EXIF orientation), and a pixel bomb."""
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,3 +50,11 @@ def _turned(folder: Path) -> Path:
 PICTURES: dict[str, Callable[[Path], Path]] = {
     "16 bits": _sixteen_bits, "alpha": _alpha, "grey and alpha": _grey_alpha, "palette": _palette, "EXIF": _turned,
 }  # fmt: skip
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A few bytes of PNG whose header promises width x height pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +23,7 @@ from llava.mm_utils import (
 from llava.model.image_tokens import count_tiled, tiled_view
 from llava.model.llava_config import LlavaConfig
 from tests import llava_tiny
+from tests.odd_pictures import png_that_claims
 from vlm_pruner.geometry.anyres import parse_pinpoints, unpadded_region
 from vlm_pruner.images import ImageReadError, read_image
 
@@ -99,8 +98,6 @@ def test_bytes_and_animations(tmp_path):
 
 
 def damaged_jpeg() -> bytes:
-    import io
-
     buffer = io.BytesIO()
     llava_tiny.picture().save(buffer, "JPEG")
     return buffer.getvalue()[:600]
@@ -137,25 +134,14 @@ def test_too_many_pixels(tmp_path, monkeypatch):
         read_image(tmp_path / "p.png")
 
 
-def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header promises many pixels, with next to no data behind it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    rows = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_pixel_bomb_is_refused_before_it_is_decoded(monkeypatch):
     for side in (13_400, 60_000):  # Pillow itself refuses the second
         with pytest.raises(ImageReadError, match=r"too large.*VLM_PRUNER_MAX_PIXELS"):
-            read_image(bomb(side, side), name="b.png")
+            read_image(png_that_claims(side, side), name="b.png")
     monkeypatch.setenv("VLM_PRUNER_MAX_PIXELS", "99")
     with pytest.raises(ImageReadError, match="10 x 10 pixels, and the limit is 99 in all"):
-        read_image(bomb(10, 10))
+        read_image(png_that_claims(10, 10))
 
 
 def test_the_limit_of_pixels_can_be_raised_above_pillows(monkeypatch):

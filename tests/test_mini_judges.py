@@ -16,16 +16,14 @@ from playground.mini import tower as towers
 from playground.mini import train, world
 from playground.mini.ahead import Ahead
 from playground.mini.checks import class_attention, class_token, numbers, pictures, score, style_of, table
-from playground.mini.course import NOUNS, Lesson, Teaching, Topic, draw_lesson
+from playground.mini.course import NOUNS, Lesson, draw_lesson
 from playground.mini.model import MiniModel, to_pixels
 from playground.mini.team import ALONE
 from playground.mini.textures import FACES, Gallery, Style, face_path
 from playground.mini.tokenizer import build
 from playground.mini.tower import PRESENT, TowerTrainer, draw_pictures, labels_of, present
 from playground.mini.world import COLORS, STYLES, Scene, Sign, Thing, make_scene
-
-SMALL = Topic(8, (2, 2), 1, (0, 0), {"relation": 2, "attribute": 3, "count": 2, "reading": 1, "choice": 2})
-TINY = Teaching({8: 1.0}, {8: (SMALL,) * 2}, blind=0.3, noun_blind=0.6)
+from tests.tiny_course import TINY
 
 
 def _small(seed: int, style: str) -> Gallery:
@@ -256,7 +254,7 @@ def test_a_checkpoint_names_the_tower_that_it_was_trained_on(tmp_path, monkeypat
 def test_a_decoder_that_goes_on_keeps_its_tower_and_course(wrong: str, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         train.main(f"--out {tmp_path} --start {tmp_path} {wrong}".split())
-    assert "--start goes on with a decoder" in capsys.readouterr().err
+    assert "--start continues a decoder" in capsys.readouterr().err
 
 
 # -- the judges that are there ----------------------------------------------------------------------------------------

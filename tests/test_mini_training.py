@@ -38,10 +38,9 @@ from playground.mini.textures import Gallery
 from playground.mini.tokenizer import build
 from playground.mini.train import CLIP, LAYERS, Recipe, Trainer, folded, load
 from playground.mini.world import TEXT_LENGTH, Scene, Sign, Thing, counting_scene, make_scene
+from tests.tiny_course import TINY
 
 EMBEDDED = CLIP.parent / "checkpoint"
-SMALL = Topic(8, (2, 2), 1, (0, 0), {"relation": 2, "attribute": 3, "count": 2, "reading": 1, "choice": 2})
-TINY = Teaching({8: 1.0}, {8: (SMALL,) * 2}, blind=0.3, noun_blind=0.6)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.odd_pictures import png_that_claims
 from vlm_pruner.images import ImageReadError
 from vlm_pruner.web.uploads import MAX_MEGAPIXELS, Inbox, accept, clean_name
 
@@ -29,7 +28,7 @@ def two_colours(mode: str = "RGB") -> Image.Image:
     return picture
 
 
-def test_a_plain_picture_is_taken_as_it_is():
+def test_a_plain_picture_is_taken_unchanged():
     upload = accept(encoded(two_colours(), "PNG"), "a.png")
     assert upload.notes == ()
     assert np.array_equal(np.asarray(upload.picture()), np.asarray(two_colours()))
@@ -78,14 +77,6 @@ def test_a_truncated_picture_is_refused():
 def test_a_huge_picture_is_refused_before_it_is_unpacked(side):
     with pytest.raises(ImageReadError, match=f"{MAX_MEGAPIXELS} megapixels"):
         accept(png_that_claims(side, side), "a.png")
-
-
-def png_that_claims(width: int, height: int) -> bytes:
-    """A few bytes whose header promises width x height pixels."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
-    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def test_names_lose_folders_and_control_characters():

@@ -13,7 +13,7 @@ Most lessons let questions see the picture from the pruned layer on only ("late 
 of part 2, and in part 3); without that this small decoder reads all but the printed texts in its first two layers, and
 pruning behind them shows nothing. `--late-fusion 0` trains without it, for a fair look at methods that score by
 attention in those layers. Nothing is ever pruned while training. State is saved every few minutes; the same command
-goes on where it was killed.
+continues where it was killed.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@
 | caption   | detailed captions (LLaVA-Bench) | all things by place, then both texts |
 
 "seen" to "beside" are meant to be hard without the tokens of what is asked about: knowing what else is in the picture,
-or most of a text, does not help. They are not part of `KINDS`, whose question files stay as they are.
+or most of a text, does not help. They are not part of `KINDS`, whose question files stay unchanged.
 """
 
 from __future__ import annotations

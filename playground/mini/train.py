@@ -13,10 +13,10 @@
 3. From 65 % of the time on the helps fade, and are gone at 80 %. The rate falls over the last half.
 
 Questions see the picture in a random range of layers (0 to 3 the first, 4, 5 or 7 the last). Nothing is ever pruned.
-State is saved every few minutes, whole or not at all; the same command goes on where it was killed. On CPUs two
+State is saved every few minutes, whole or not at all; the same command continues where it was killed. On CPUs two
 processes of one thread each share a step, which on a busy machine is several times faster than two threads of one.
 
-With `--start` a decoder that has learned all this goes on with what it has not: counting (every number from 0 to 6
+With `--start` a decoder that has learned all this continues with what it has not: counting (every number from 0 to 6
 asked for equally often), texts that differ in one character, what lies beside a thing, captions. On a GPU a step takes
 about a hundred scenes, drawn ahead by worker processes (ahead.py).
 
@@ -96,7 +96,7 @@ class Recipe:
 
 
 def load_tower(model: MiniModel, folder: Path = CLIP) -> None:
-    """The trained tower's weights, which stay as they are."""
+    """The trained tower's weights, which stay unchanged."""
     weights = {
         name.removeprefix("vision_model."): t.float() for name, t in load_file(folder / "model.safetensors").items()
     }
@@ -539,7 +539,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     if args.start and (args.whole or args.tower_minutes):
-        parser.error("--start goes on with a decoder and its tower; --whole and --tower-minutes begin from scratch")
+        parser.error("--start continues a decoder on its own tower; --whole and --tower-minutes begin from scratch")
     args.processes = args.processes or (2 if args.device == "cpu" else 1)
     args.out.mkdir(parents=True, exist_ok=True)
     meeting = str((args.out / f"meeting-{time.time_ns()}").resolve())
