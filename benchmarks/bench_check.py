@@ -7,7 +7,9 @@ One process, under three minutes on two quiet cores. The last line is one JSON d
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ from vlm_pruner.speed.summary import ratio
 from vlm_pruner.speed.timing import Run, run_once
 from vlm_pruner.speed.workload import make_workload
 
-CONFORMANCE = Path(__file__).resolve().parents[2] / "shared" / "conformance" / "qwen2_vl" / "qwen2-vl-tiny"
+KIT = Path(os.environ.get("VLM_PRUNER_CONFORMANCE", Path(__file__).resolve().parents[2] / "shared" / "conformance"))
 KEPT, ROUNDS, PAIRS = 64, 15, 600
 SIZE = "llava-1.5"  # of those in benchmarks/selection_speed.py
 
@@ -40,9 +42,10 @@ def overhead_gate() -> Gate | None:
 
     The added time hardly depends on the model, so a smaller model has a larger share: see docs/performance.md.
     """
-    if not CONFORMANCE.is_dir():
+    folder = KIT / "qwen2_vl" / "qwen2-vl-tiny"
+    if not folder.is_dir():
         return None
-    model = Qwen2VLForConditionalGeneration.from_pretrained(CONFORMANCE, dtype=torch.float32).eval()
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     return Gate("overhead, share of a dense prefill", overhead(model, PAIRS)["overhead"], 0.02, at_least=False)
 
 
@@ -74,7 +77,7 @@ def prefill_and_decode() -> Iterator[Gate]:
 def _measured() -> Iterator[Gate]:
     gate = overhead_gate()
     if gate is None:
-        print("overhead: not measured, ../shared/conformance/qwen2_vl is not here", flush=True)
+        print(f"overhead: not measured, {KIT}/qwen2_vl is not here; set VLM_PRUNER_CONFORMANCE", flush=True)
     else:
         yield gate
     yield from prefill_and_decode()
@@ -82,6 +85,7 @@ def _measured() -> Iterator[Gate]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     started = time.perf_counter()
     gates = []
     for gate in _measured():

@@ -6,8 +6,8 @@ A caption lists every thing from left to right ("a small red star, a large blue 
 word oeh"). A fact is a thing with size, colour and shape all right, or a text. Precision is the share of the facts said
 that are true, recall the share of the true ones that are said; each true fact counts once. The pruned cache is used at
 every token, so that errors and costs of a whole response show; seconds and cache are a batch's, divided by its size.
-Scenes are those of the mini benchmarks, with surfaces that training never saw. A decoder must have been taught captions
-(`playground.mini.train --start`): the embedded one was not, and names no fact.
+Scenes are those of the mini benchmarks, with surfaces that training never saw. A decoder must have been taught
+captions, as the embedded one and the judges were (`playground.mini.train --start`, `--whole`).
 """
 
 from __future__ import annotations
