@@ -84,7 +84,7 @@ def test_the_whole_grid_is_the_dense_model(answerer, asked):  # noqa: F811
     torch.testing.assert_close(whole.inputs_embeds, dense.inputs_embeds)
 
 
-def test_other_sizes_are_refused_outside(answerer, asked):  # noqa: F811
+def test_other_sizes_are_refused_outside(answerer):  # noqa: F811
     with pytest.raises(ValueError, match="doesn't match"):
         answerer.model.get_vision_tower()(torch.zeros(1, 3, 28, 28))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance import conformance
+from conformance import llava_checkpoint
 from PIL import Image
 
 from llava.eval import evaluate, model_vqa_loader, model_vqa_science, options, run_llava
@@ -24,32 +24,7 @@ LAYERS, VISUAL_TOKENS = 4, 576
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit's checkpoint holds no tokenizer; this one knows the prompt's words."""
-    source = conformance("llava")
-    root = tmp_path_factory.mktemp("checkpoints")
-    (root / "clip-tiny-336").symlink_to(source / "clip-tiny-336")
-    folder = root / "llava-tiny"
-    folder.mkdir()
-    for file in (source / "llava-tiny").iterdir():
-        (folder / file.name).symlink_to(file)
-    write_tokenizer(folder)
-    return folder
-
-
-def write_tokenizer(folder: Path) -> None:
-    """One token per word, 512 in all: `<s>`, `</s>`, `<unk>`, a few words of prompts, and fillers to be generated."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<unk>", "<s>", "</s>", "A", "chat", "between", "a", "curious", "user", "and", "an", "artificial", "USER"]
-    vocabulary = {word: index for index, word in enumerate([*words, *(f"w{i}" for i in range(512 - len(words)))])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<unk>"
-    )
-    fast.save_pretrained(folder)
+    return llava_checkpoint(tmp_path_factory.mktemp("checkpoints"))
 
 
 @pytest.fixture(scope="module")

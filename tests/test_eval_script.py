@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conformance import conformance
-from test_eval_engine import write_tokenizer
+from conformance import llava_checkpoint
 
 from playground.mini import benchmarks
 from vlm_pruner import scoring
@@ -34,14 +33,9 @@ def script(name: str, *arguments: str, **environment: str) -> subprocess.Complet
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """MODEL and DATA of nine benchmarks with a few questions each."""
     root = tmp_path_factory.mktemp("world")
-    source = conformance("llava")
-    (root / "clip-tiny-336").symlink_to(source / "clip-tiny-336")
-    (root / "tiny").mkdir()
-    for file in (source / "llava-tiny").iterdir():
-        (root / "tiny" / file.name).symlink_to(file)
-    write_tokenizer(root / "tiny")
+    model = llava_checkpoint(root)
     benchmarks.write(root / "data", [benchmark.folder for benchmark in BENCHMARKS.values()], count=2)
-    return {"MODEL": str(root / "tiny"), "DATA": str(root / "data")}
+    return {"MODEL": str(model), "DATA": str(root / "data")}
 
 
 @pytest.mark.parametrize("arguments", [[], ["0.889"], ["0.889", "0.8"], ["--help"]])
@@ -68,8 +62,8 @@ def test_from_end_to_end(world: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
     assert "pope: F1" in done.stdout and "(standard error)" in done.stdout
     folder = Path(world["DATA"]) / "pope"
-    assert (folder / "answers" / "tiny_vlm-pruner_r0.889_t0.8_b16.jsonl").is_file()
-    result = json.loads((folder / "results" / "tiny_vlm-pruner_r0.889_t0.8_b16.json").read_text())
+    assert (folder / "answers" / "llava-tiny_vlm-pruner_r0.889_t0.8_b16.jsonl").is_file()
+    result = json.loads((folder / "results" / "llava-tiny_vlm-pruner_r0.889_t0.8_b16.json").read_text())
     assert result["n"] == 12 and result["run"]["config"]["method"]["token_batch"] == 16
 
 
@@ -93,13 +87,13 @@ def test_each_script_answers_and_scores(name: str, world: dict[str, str], tmp_pa
     for module, *arguments in commands:
         assert importlib.import_module(module).main(arguments) == 0
     folder = Path(world["DATA"]) / BENCHMARKS[SCRIPTS[name]].folder
-    result = json.loads((folder / "results" / "tiny_random_r0.889_s3.json").read_text())
+    result = json.loads((folder / "results" / "llava-tiny_random_r0.889_s3.json").read_text())
     assert result["benchmark"] == SCRIPTS[name] and result["n"] > 0
     assert isinstance(result["headline"]["stderr"], float)
     assert result["run"]["config"]["method"]["name"] == "random" and result["run"]["seed"] == 3
     answers = [json.loads(line) for line in Path(result["answers"]).read_text().splitlines()]
     assert len(answers) == sum(1 for line in answers if line["metadata"]["kept"] == 64) > 0
-    assert (folder / "answers" / "tiny_random_r0.889_s3_upload").is_dir() == (name == "mmbench")
+    assert (folder / "answers" / "llava-tiny_random_r0.889_s3_upload").is_dir() == (name == "mmbench")
 
 
 def test_variables_become_flags(world: dict[str, str], tmp_path: Path) -> None:
@@ -124,7 +118,7 @@ def test_all_questions_on_request(name: str, flag: str, world: dict[str, str], t
 def test_dense_runs(world: dict[str, str], tmp_path: Path, ratio: str, method: str) -> None:
     numbers = [ratio] if float(ratio) == 0 else [ratio, "0.8", "16"]
     _, generate, score = commands_of("pope", tmp_path, *numbers, **world, METHOD=method)
-    assert "--sparse" not in generate and score[score.index("--answers") + 1].endswith("/tiny_dense.jsonl")
+    assert "--sparse" not in generate and score[score.index("--answers") + 1].endswith("/llava-tiny_dense.jsonl")
 
 
 def test_mini_benchmarks_are_made_on_first_use(world: dict[str, str], tmp_path: Path) -> None:
