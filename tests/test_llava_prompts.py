@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -69,6 +70,28 @@ def test_conversations_do_not_share_their_messages():
     first.append_message(first.roles[0], "Q")
     assert default_conversation.copy().messages == []
     assert first.copy().messages == first.messages and first.copy().messages is not first.messages
+
+
+def test_a_conversation_can_be_changed_as_llavas_scripts_change_it():
+    """Its command line fills in the last turn and starts afresh; others replace the system text."""
+    conversation, other = conv_templates["vicuna_v1"].copy(), conv_templates["vicuna_v1"].copy()
+    for role, text in zip(conversation.roles, ("Q1", None), strict=True):
+        conversation.append_message(role, text)
+    before = conversation.copy()
+    conversation.messages[-1][-1] = "A1"
+    conversation.system = "Hello."
+    assert conversation.get_prompt() == "Hello. USER: Q1 ASSISTANT: A1</s>"
+    assert before.get_prompt() == OPENING + "USER: Q1 ASSISTANT:"
+    conversation.messages = []
+    assert conversation.get_prompt() == "Hello. " and other.get_prompt() == OPENING
+    assert default_conversation.system + " " == OPENING
+
+
+def test_one_separator_ends_every_turn_of_a_single_style():
+    conversation = replace(conv_templates["llava_v0"].copy(), sep2="</s>")
+    for role, text in zip(conversation.roles, ("Q1", "A1"), strict=True):
+        conversation.append_message(role, text)
+    assert conversation.get_prompt().endswith("###Human: Q1###Assistant: A1###")
 
 
 def test_unknown_template_is_an_error_that_lists_the_known_ones():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import vlm_pruner as vp
@@ -155,3 +158,35 @@ def test_whole_numbers_are_checked_in_python_too(name: str) -> None:
         for value in (2.5, "two", None):
             with pytest.raises(PruningError, match=f"{field}={value!r} must be a whole number"):
                 method(keep_tokens=KEEP, **{field: value})
+
+
+@pytest.mark.parametrize("name", vp.methods.names(every=True))
+def test_numbers_are_checked_in_python_too(name: str) -> None:
+    method = vp.methods.get(name)
+    for field in (field for field, kind in words._types(method).items() if kind is float):
+        for value in ("0.5", None):
+            with pytest.raises(PruningError, match=f"{field}={value!r} must be a number"):
+                method(keep_tokens=KEEP, **{field: value})
+    with pytest.raises(PruningError, match=r"reduction_ratio='0\.5' must be at least 0 and below 1"):
+        method(reduction_ratio="0.5")
+
+
+@pytest.mark.parametrize("name", vp.methods.names())
+def test_whole_numbers_may_be_numpys(name: str) -> None:
+    """They become Python's, so that a method's settings can be written as JSON."""
+    method = vp.methods.get(name)
+    plain = method(keep_tokens=KEEP)
+    whole = {field: value for field, value in plain.config().items() if type(value) is int}
+    given = method(**{field: np.int64(value) for field, value in whole.items()})
+    assert given == plain and json.dumps(given.config()) == json.dumps(plain.config())
+    assert type(method(reduction_ratio=np.float32(0.5)).reduction_ratio) is float
+
+
+def test_a_number_field_may_have_a_whole_default() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Weighted(vp.RandomPruner):
+        weight: float = 1
+
+    assert Weighted(keep_tokens=KEEP, weight=0.5).weight == 0.5
+    with pytest.raises(PruningError, match="weight='1' must be a number"):
+        Weighted(keep_tokens=KEEP, weight="1")  # type: ignore[arg-type]

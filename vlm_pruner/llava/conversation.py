@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum, auto
 
-Message = tuple[str, str | None]
+Message = list[str | None]  # role and text; a list, so that scripts can fill in `messages[-1][-1]` as with LLaVA
 
 
 class SeparatorStyle(Enum):
@@ -28,7 +28,7 @@ class SeparatorStyle(Enum):
     CHATML = auto()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Template:
     """One model family's prompt format.
 
@@ -48,7 +48,7 @@ class Template:
         return Conversation(**{entry.name: getattr(self, entry.name) for entry in fields(Template)})
 
 
-@dataclass(frozen=True)
+@dataclass
 class Conversation(Template):
     """A dialogue in progress: a template and its messages."""
 
@@ -56,10 +56,10 @@ class Conversation(Template):
 
     def append_message(self, role: str, message: str | None) -> None:
         """Adds a turn; `None` marks the turn that the model should write."""
-        self.messages.append((role, message))
+        self.messages.append([role, message])
 
     def copy(self) -> Conversation:
-        return replace(self, messages=list(self.messages))
+        return replace(self, messages=[list(message) for message in self.messages])
 
     def get_prompt(self) -> str:
         """The whole dialogue as one string, with the literal `<image>` where pictures go."""
@@ -74,7 +74,8 @@ def get_conversation(name: str) -> Conversation:
 
 
 def _render_labelled(template: Template, messages: Sequence[Message]) -> str:
-    separators = (template.sep, template.sep if template.sep2 is None else template.sep2)
+    two = template.sep_style is SeparatorStyle.TWO
+    separators = (template.sep, template.sep2 or "") if two else (template.sep, template.sep)
     turns = (
         f"{role}: {text}{separators[turn % 2]}" if text else f"{role}:" for turn, (role, text) in enumerate(messages)
     )
@@ -83,7 +84,7 @@ def _render_labelled(template: Template, messages: Sequence[Message]) -> str:
 
 def _render_mpt(template: Template, messages: Sequence[Message]) -> str:
     # The role strings end in their own line break, and an unwritten turn ends right after it.
-    turns = (f"{role}{text}{template.sep}" if text else role for role, text in messages)
+    turns = (f"{role}{text}{template.sep}" if text else f"{role}" for role, text in messages)
     return template.system + template.sep + "".join(turns)
 
 

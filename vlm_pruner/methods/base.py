@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -106,10 +107,7 @@ class Pruner:
     requires: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if type(entry.default) is int and not isinstance(value, int):
-                raise PruningError(f"{entry.name}={value!r} must be a whole number")
+        self._read_numbers()
         self._check_budget()
         if self.layer < 0:
             raise PruningError(f"layer={self.layer} must be 0 or more: decoder layers are counted from 0")
@@ -129,6 +127,18 @@ class Pruner:
                 "use layer=1 or higher"
             )
 
+    def _read_numbers(self) -> None:
+        """Turns numpy's numbers into Python's, and raises PruningError for a value that is not its field's kind."""
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), getattr(entry.type, "__name__", entry.type)
+            if isinstance(value, Real) and not isinstance(value, int | float):
+                value = int(value) if isinstance(value, Integral) else float(value)
+                object.__setattr__(self, entry.name, value)
+            if kind == "int" and not isinstance(value, int):
+                raise PruningError(f"{entry.name}={value!r} must be a whole number")
+            if kind == "float" and not isinstance(value, int | float):
+                raise PruningError(f"{entry.name}={value!r} must be a number")
+
     def _check_budget(self) -> None:
         ratio, tokens = self.reduction_ratio, self.keep_tokens
         if (ratio is None) == (tokens is None):
@@ -136,9 +146,9 @@ class Pruner:
                 f"give exactly one of reduction_ratio and keep_tokens, not reduction_ratio={ratio} and "
                 f"keep_tokens={tokens}"
             )
-        if ratio is not None and not 0 <= ratio < 1:
+        if ratio is not None and not (isinstance(ratio, int | float) and 0 <= ratio < 1):
             raise PruningError(
-                f"reduction_ratio={ratio} must be at least 0 and below 1: it is the share of tokens removed"
+                f"reduction_ratio={ratio!r} must be at least 0 and below 1: it is the share of tokens removed"
             )
         if tokens is not None:
             self._check_whole("keep_tokens")
