@@ -46,6 +46,21 @@ def test_the_nearest_name_and_the_right_help(
     assert all(part in line for part in expected), line
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("ablate", "--kinds"),
+        ("budget", "--methods"),
+        ("compare", "--methods"),
+        ("show", "--keep"),
+        ("show", "--method"),
+    ],
+)
+def test_a_list_that_names_nothing(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = said(capsys, command, *(["a.png"] if command == "show" else []), flag, ",")
+    assert flag in line and ("one or more" in line), line
+
+
 def test_a_method_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = said(capsys, "ask", "a.png", "--question", "x", "--method", "fastvv", "--model", str(tmp_path))
     assert "'fastvv'" in line and "did you mean 'fastv'?" in line

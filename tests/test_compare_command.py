@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.cache_utils import DynamicLayer
 
 import vlm_pruner as vp
 from tests.every_method import of_pictures, of_videos
@@ -21,7 +22,7 @@ from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.experiments import answering, clock
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
-from vlm_pruner.experiments.replay import Replay
+from vlm_pruner.experiments.replay import Replay, _WithRoom
 from vlm_pruner.experiments.shared_choice import once_per_picture
 from vlm_pruner.methods.view import View
 
@@ -258,6 +259,19 @@ def test_answers_longer_than_the_room_in_a_cache_are_the_same(answerer, data, ne
         shared = answerer.answer(batch, method, exactly=new_tokens)
     assert [reply.text for reply in shared] == [reply.text for reply in alone]
     assert [reply.kv_bytes for reply in shared] == [reply.kv_bytes for reply in alone]
+
+
+def test_rows_put_in_a_new_order_in_a_cache_with_room_stay_in_it():
+    """As beam search does between two steps."""
+    states = torch.randn(2, 1, 5, 4, generator=torch.Generator().manual_seed(0))
+    ours, theirs = _WithRoom(), DynamicLayer()
+    for layer in (ours, theirs):
+        layer.update(states[:, :, :3], states[:, :, :3])
+        layer.reorder_cache(torch.tensor([1, 0]))
+        layer.update(states[:, :, 3:4], states[:, :, 3:4])
+        layer.crop(-1)
+        layer.update(states[:, :, 4:], states[:, :, 4:])
+    assert torch.equal(ours.keys, theirs.keys) and torch.equal(ours.values, theirs.values)
 
 
 def test_a_method_chooses_once_for_neighbouring_rows_that_show_the_same():

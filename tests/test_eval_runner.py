@@ -266,6 +266,15 @@ def test_a_model_error_is_not_turned_into_an_answer(world: Path) -> None:
     assert (world / "answers.jsonl").read_bytes() == b""
 
 
+def test_an_item_that_an_engine_makes_nothing_of_is_a_failure_and_no_empty_answer(world: Path) -> None:
+    class Silent(StubEngine):
+        def prepare(self, question: object) -> None:  # type: ignore[override]
+            return None
+
+    assert evaluate.main(model_vqa_loader.TASK, flags(world), lambda args, method: Silent(world / "images")) == 1
+    assert {line["error"] for line in read(world / "answers.jsonl")} == {"unknown error"}
+
+
 def test_a_full_disk_leaves_the_file_intact(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = {"question_id": 1, "metadata": {"index": 0}}
     with AnswerFile(world / "answers.jsonl", {"config": {}}) as answers:

@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers, prints the table, and writes table.txt, ablations.json and answers.jsonl into --out."""
+    if args.kinds == []:
+        raise ValueError("--kinds is empty; name one or more, for example --kinds existence,reading, or leave it out")
     check_checkpoint(args.model)
     from vlm_pruner.cost.budgets import Budget
     from vlm_pruner.experiments import experiment

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     from vlm_pruner.report.compare_table import markdown
 
     at_least(1, questions=args.questions)
+    if not args.methods:
+        raise ValueError("--methods is empty; name one or more, for example --methods vlm-pruner,divprune")
     settings = experiment.Settings(
         args.model, args.out, args.device, args.seed, args.batch_size, args.processes,
         clock=max(0, args.time_questions), rules=Rules(args.resamples, args.seed, holm=args.holm),

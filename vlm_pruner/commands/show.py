@@ -92,6 +92,9 @@ def _style(args: argparse.Namespace) -> Style:
 
 
 def _arms(args: argparse.Namespace) -> list[options.Wanted]:
+    for flag, value in (("method", args.method), ("keep", args.keep)):
+        if not words(value):
+            raise ValueError(f"--{flag} {value} names none; give one or more with commas between")
     return [
         options.Wanted.read(name, budget, args.layer, args.settings)
         for name in words(args.method)

@@ -195,7 +195,10 @@ def _through(forward: Forward, hidden: Tensor, kwargs: dict[str, Any], states: _
 class _WithRoom(DynamicLayer):
     """A cache layer with room for an answer: a step writes its token there, where others copy the whole cache."""
 
-    ROOM = 16  # tokens; longer answers are cached as usual
+    ROOM = 16  # tokens; longer answers are cached as usual, and so are rows that beam search has put in a new order
+
+    keys: Tensor
+    values: Tensor
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         start = self.get_seq_length()
@@ -203,7 +206,7 @@ class _WithRoom(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._stores = [_roomy(part, self.ROOM) for part in (key_states, value_states)]
-        elif stop > self._stores[0].shape[-2]:
+        elif stop > self._stores[0].shape[-2] or self.keys.data_ptr() != self._stores[0].data_ptr():
             grown: tuple[Tensor, Tensor] = super().update(key_states, value_states, *args, **kwargs)
             return grown
         for store, part in zip(self._stores, (key_states, value_states), strict=True):

@@ -107,7 +107,7 @@ def _line(attempt: Attempt[P], reply: Reply, model_id: str, reply_field: str) ->
         "answer_id": _answer_id(model_id, item, reply.text),
         "model_id": model_id,
         "metadata": {"index": item.index, **reply.metadata},
-        **(more if attempt.error is None else {"error": attempt.error or "unknown error"}),
+        **(more if attempt.tensors is not None else {"error": attempt.error or "unknown error"}),
     }
 
 
