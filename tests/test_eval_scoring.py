@@ -12,7 +12,7 @@ import pytest
 
 from llava.eval import eval_pope
 from vlm_pruner.cli import main
-from vlm_pruner.scoring import ScoreError, gqa, mme, pope
+from vlm_pruner.scoring import ScoreError, gqa, mmbench, mme, pope, scienceqa
 from vlm_pruner.scoring.stats import binomial_stderr, f1_stderr, mean_of_independent, mean_stderr
 
 
@@ -197,3 +197,33 @@ def test_mme_counts_what_both_accuracies_of_a_picture_vary_by():
     assert row["score"] == statistics.mean(sums)
     assert errors["score"] == pytest.approx(statistics.stdev(sums) / 2)
     assert errors["score"] > max(errors["acc"], errors["acc_plus"])
+
+
+def test_mmbenchs_first_question_may_have_the_index_0(tmp_path: Path) -> None:
+    """Its rotation then has the index 1000000, and belongs to the second pass."""
+    header = "index\tquestion\tA\tB\tanswer\tcategory\tl2-category"
+    rows = [f"{index}\tWhich?\tcat\tdog\t{answer}\tx\ty" for index, answer in ((0, "A"), (1_000_000, "B"))]
+    (tmp_path / "dev.tsv").write_text("\n".join([header, *rows]) + "\n")
+    lines = [{"question_id": index, "prompt": "Which?", "text": "A"} for index in (0, 1_000_000)]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = mmbench.score(tmp_path / "dev.tsv", tmp_path / "answers.jsonl").metrics
+    matching = metrics["vlmevalkit_exact_matching"]
+    assert (metrics["exact_letter_accuracy"], metrics["exact_letter_accuracy_first_pass_rows"]) == (0.5, 1.0)
+    assert (matching["circular_groups"], matching["circular"]["Overall"]) == (1, 0.0)
+
+
+def test_scienceqa_has_no_choice_for_a_letter_beyond_a_questions_choices(tmp_path: Path) -> None:
+    problem = {
+        "question": "Which?",
+        "choices": ["cat", "dog"],
+        "answer": 1,
+        "image": "x.png",
+        "hint": "",
+        "split": "test",
+    }
+    (tmp_path / "problems.json").write_text(json.dumps({"1": problem, "2": problem}))
+    (tmp_path / "pid_splits.json").write_text(json.dumps({"test": ["1", "2"]}))
+    lines = [{"question_id": pid, "prompt": "Which?", "text": text} for pid, text in (("1", "C"), ("2", "B"))]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    items = scienceqa.score(tmp_path, tmp_path / "answers.jsonl").items
+    assert [item["predicted"] for item in items] == [-1, 1]
