@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 import vlm_pruner as vp
@@ -18,7 +19,7 @@ from tests.every_method import of_pictures, of_videos
 from tests.test_project_demo import KINDS, answerer, checkpoint, data, loaded  # noqa: F401  (fixtures)
 from vlm_pruner.cli import main
 from vlm_pruner.commands import compare
-from vlm_pruner.decoder.cache_names import cache_of
+from vlm_pruner.decoder.cache_names import cache_argument, cache_of
 from vlm_pruner.experiments import answering, clock
 from vlm_pruner.experiments.arms import make_arms
 from vlm_pruner.experiments.questions import read_questions
@@ -237,14 +238,15 @@ def test_questions_about_one_picture_share_it_whatever_their_length(answerer, da
         del decoder.layers[2].mlp.forward
 
 
-def test_shared_beginnings_agree_to_rounding(answerer):  # noqa: F811
+@pytest.mark.parametrize("cache", [None, DynamicCache], ids=["the decoder's", "without layers"])
+def test_shared_beginnings_agree_to_rounding(answerer, cache):  # noqa: F811
     decoder = answerer.model.get_model()
     hidden = torch.randn(5, 12, decoder.config.hidden_size, generator=torch.Generator().manual_seed(1))
     hidden[1, :9], hidden[3:, :8] = hidden[0, :9], hidden[2, :8]
     with torch.no_grad():
         alone = decoder(inputs_embeds=hidden, use_cache=True)
         with Replay(decoder, 0, prefixes=True):
-            shared = decoder(inputs_embeds=hidden, use_cache=True)
+            shared = decoder(inputs_embeds=hidden, use_cache=True, **(cache_argument(cache()) if cache else {}))
     torch.testing.assert_close(shared.last_hidden_state, alone.last_hidden_state, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(cache_of(shared).layers, cache_of(alone).layers, strict=True):
         torch.testing.assert_close((ours.keys, ours.values), (theirs.keys, theirs.values), atol=1e-5, rtol=1e-5)

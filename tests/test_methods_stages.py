@@ -211,6 +211,8 @@ def test_stages_of_shallow_decoders():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
+        ("pyramiddrop", {"ratios": 0.5}, "ratios=0.5 must be a list of numbers"),
+        ("pyramiddrop", {"stages": 8, "keep_tokens": 9}, "stages=8 must be a list of numbers"),
         ("pyramiddrop", {"ratios": (0.5, 0.25, 0.125), "keep_tokens": 9}, "not both"),
         ("pyramiddrop", {"ratios": (0.5, 0.25)}, "each of 3 stages"),
         ("pyramiddrop", {"ratios": (0.25, 0.5, 0.1)}, "must not rise"),

@@ -86,10 +86,10 @@ class Replay:
             if cache is None or cache.get_seq_length(layer.self_attn.layer_idx):
                 return forward(hidden_states, **kwargs)
             output, keys, values = self._computed(number, forward, hidden_states, kwargs)
-            number_there = layer.self_attn.layer_idx
-            if type(cache.layers[number_there]) is DynamicLayer:
-                cache.layers[number_there] = _WithRoom()
-            cache.update(keys, values, number_there)
+            cached, layers = layer.self_attn.layer_idx, cache.layers
+            if cached < len(layers) and type(layers[cached]) is DynamicLayer:
+                layers[cached] = _WithRoom()
+            cache.update(keys, values, cached)
             return output
 
         return remembering

@@ -38,6 +38,8 @@ class PyramidDropPruner(Pruner):
     def __post_init__(self) -> None:
         for name in ("stages", "ratios"):  # JSON gives lists
             given = getattr(self, name)
+            if not isinstance(given, (tuple, list, type(None))):
+                raise PruningError(f"{name}={given!r} must be a list of numbers, one for each stage")
             object.__setattr__(self, name, None if given is None else tuple(given))
         if self.stages is not None:
             if list(self.stages) != sorted(set(self.stages)) or not self.stages:
