@@ -96,7 +96,7 @@ def test_a_visitor_who_closes_the_page_ends_the_answer_and_frees_the_model():
     next(snapshots)
     chat.begun.wait(5)
     snapshots.close()
-    until(lambda: not served.busy)
+    until(lambda: not served._lock.locked())
     chat_after = session(chat)
     assert last(chat_after.run("next", PICTURE, "what?", [DENSE]))[0].state == "done"
 
@@ -106,7 +106,7 @@ def test_an_answer_that_nobody_looks_at_ends_by_itself():
     served = session(chat, tokens=1_000_000, patience=0.2)
     snapshots = served.run("asleep", PICTURE, "what?", [DENSE])
     next(snapshots)
-    until(lambda: not served.busy and chat.tokens > 0)
+    until(lambda: not served._lock.locked() and chat.tokens > 0)
 
 
 def test_stop_keeps_what_was_said():
@@ -131,7 +131,7 @@ def test_who_waits_in_line_can_leave_it():
     served.stop("second")
     assert last(second)[0].state == "stopped"
     first.close()
-    until(lambda: not served.busy)
+    until(lambda: not served._lock.locked())
 
 
 def test_a_new_question_replaces_the_visitors_old_one():
