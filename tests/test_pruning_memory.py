@@ -39,6 +39,18 @@ def test_nothing_large_is_held_after_a_prefill(batch):
         assert sum(one.numel() for one in left) < N * hidden_size * batch
 
 
+def test_no_mask_is_held_after_a_prefill():
+    model = LLAVA.build()
+    inputs = make_workload(model, 64, 8, 2).inputs
+    inputs["attention_mask"][1, 0] = 0  # so that the layers get masks
+    with torch.no_grad(), vp.prune(model, vp.CentrifugalPruner(keep_tokens=16)) as pruning:
+        before = tensors()
+        model(**inputs, use_cache=False, logits_to_keep=1)
+        gc.collect()
+        left = [one for key, one in tensors().items() if key not in before]
+        assert pruning.receipts and not [one.shape for one in left if one.ndim == 4]
+
+
 def test_the_probe_sees_what_is_held():
     before = tensors()
     held = torch.zeros(N, 16)
