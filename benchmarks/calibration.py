@@ -3,9 +3,9 @@
     python benchmarks/calibration.py --scenes 210              # answers, then the table
     python benchmarks/calibration.py --scenes 210 --report     # the table of a run that was stopped
 
-All arms answer the same questions of a mini world, on scenes that neither training nor tuning saw, part
-by part: a stopped run resumes, and its table covers the parts that all arms have answered. Differences are paired, with
-95 % intervals that resample pictures. The last line is the path of a JSON document; the tables are beside it as .md.
+All arms answer the same questions of a mini world, on scenes that neither training nor tuning saw, part by part: a
+stopped run resumes, and its table covers the parts that all arms have answered. Differences are paired, with 95 %
+intervals that resample pictures. The last line is the path of a JSON document; the tables are beside it as .md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from playground.mini.variants import write  # noqa: E402
+from playground.mini.variants import WORLDS, write  # noqa: E402
 from vlm_pruner.console import words  # noqa: E402
 from vlm_pruner.experiments import experiment  # noqa: E402
 from vlm_pruner.experiments.arms import DENSE, make_arms  # noqa: E402
@@ -75,7 +75,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--positions", type=words, default=list(POSITIONS), help="of kept, renumbered")
     parser.add_argument("--no-dense", dest="dense", action="store_false", help="leave out the slowest arm")
     parser.add_argument("--budgets", type=lambda text: text.split(","), default=["64", "32", "16", "8"], metavar="N,N")
-    parser.add_argument("--world", default="default", help="of the scenes (%(default)s)")
+    parser.add_argument("--world", choices=list(WORLDS), default="default", help="of the scenes (%(default)s)")
     parser.add_argument("--scenes", type=int, default=210, help="with a question of each kind (%(default)s)")
     parser.add_argument("--parts", type=int, default=PARTS, help="asked one after another (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=48)
@@ -85,6 +85,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "calibration")
     args = parser.parse_args(argv)
+    unknown = [word for word in args.positions if word not in POSITIONS]
+    unknown += [word for word in args.calibrations if word not in CALIBRATIONS]
+    if unknown:
+        parser.error(f"{unknown[0]} is neither one of --positions nor of --calibrations")
     if "kept" not in args.positions or "off" not in args.calibrations:
         parser.error("--positions needs kept, and --calibrations needs off: all others are compared with these")
     return args

@@ -252,6 +252,19 @@ def test_shared_beginnings_agree_to_rounding(answerer, cache):  # noqa: F811
         torch.testing.assert_close((ours.keys, ours.values), (theirs.keys, theirs.values), atol=1e-5, rtol=1e-5)
 
 
+def test_a_layer_with_a_mask_of_its_own_compares_its_rows_again(answerer):  # noqa: F811
+    """In decoders whose layers differ in their masks, as those with sliding windows do."""
+    hidden, phases = torch.ones(2, 6, 4), (torch.ones(1, 6, 4),) * 2
+    every = torch.ones(2, 1, 6, 6, dtype=torch.bool).tril()
+    window = every.triu(-2)
+    replay = Replay(answerer.model.get_model(), 0, prefixes=True)
+    common = replay._common(hidden, phases, every)
+    assert common is not None
+    replay._before = hidden, every, common
+    assert replay._common(hidden, phases, every) is common
+    assert replay._common(hidden, phases, window) is None, "its last rows do not see their beginning"
+
+
 @pytest.mark.parametrize("new_tokens", [3, 40])
 def test_answers_longer_than_the_room_in_a_cache_are_the_same(answerer, data, new_tokens):  # noqa: F811
     batch = answerer.batches(read_questions(data / "mini" / "questions.jsonl"), 3)[0]

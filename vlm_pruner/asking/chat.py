@@ -97,7 +97,9 @@ class Chat:
                 output_logits=confidence,
                 streamer=watch, stopping_criteria=StoppingCriteriaList([halt]),
             )  # fmt: skip
-        new = output.sequences[:, -len(watch.ids) :]
+        sure = None
+        if confidence:
+            sure = joint_probabilities(output.sequences[:, -len(watch.ids) :], output.logits)[1][0]
         # Keep the receipts only: the prefill's tensors behind them must not outlive the answer.
         images = tuple(pruning.receipts[-1].images) if pruning is not None else ()
         return Answer(
@@ -111,7 +113,7 @@ class Chat:
             visual_tokens=prompt.visual_tokens,
             kept=sum(image.n_after for image in images) if images else prompt.visual_tokens,
             images=images,
-            confidence=joint_probabilities(new, output.logits)[1][0] if confidence else None,
+            confidence=sure,
         )
 
     def _check_length(self, prompt: Prompt, new_tokens: int) -> None:

@@ -48,7 +48,7 @@ def guard(owner: nn.Module, name: str, around: Callable[[Call, tuple[Any, ...], 
 
 @functools.lru_cache(maxsize=256)
 def signature_of(function: Call) -> inspect.Signature:
-    """Of a function of a class. Remembered: to work it out takes longer than to open the rest of a context."""
+    """Cached, because computing the signature of a class's function takes longer than opening the rest of a context."""
     return inspect.signature(function)
 
 

@@ -64,7 +64,7 @@ class LayerMask:
             shown = self.given[:, self.past : self.past + self.new].bool().expand(self.rows, -1).cpu()
             return shown, shown
         allowed = _allowed(self.given[..., self.past : self.past + self.new])
-        allowed = _any(allowed, dim=1)  # head; [B or 1, new, new]
+        allowed = _any(allowed, dim=1)  # by any head: [B or 1, new, new]
         itself = torch.eye(self.new, dtype=torch.bool, device=allowed.device)
         by_others = _any(allowed & ~itself, dim=1)
         looked_at = by_others | allowed.diagonal(dim1=1, dim2=2)

@@ -26,14 +26,7 @@ from vlm_pruner.decoder.cache_names import cache_of
 from vlm_pruner.decoder.calibration import check_additive
 from vlm_pruner.decoder.decoders import check_decoder, several_axes
 from vlm_pruner.decoder.deepstack import DeepStack
-from vlm_pruner.decoder.doors import (
-    Call,
-    Hook,
-    guard,
-    refuse_copies,
-    run_compiled_versions_eagerly,
-    signature_of,
-)
+from vlm_pruner.decoder.doors import Call, Hook, guard, refuse_copies, run_compiled_versions_eagerly, signature_of
 from vlm_pruner.decoder.graphs import LayerGraphs, check_graphs
 from vlm_pruner.decoder.image_states import ImageState, plan, too_small
 from vlm_pruner.decoder.layer_call import LayerCall, tokens_in

@@ -111,7 +111,7 @@ class Replay:
         return computed
 
     def _common(self, hidden: Tensor, phases: Phases, mask: Tensor | None) -> _Prefixes | None:
-        """What rows have in common. They still have it in the next layer, so that only a first layer looks."""
+        """What rows have in common. A layer keeps that, so the next one need not compare its input."""
         output, own, prefixes = self._before
         return prefixes if output is hidden and own is mask else _Prefixes.of(hidden, phases, mask)
 

@@ -1,4 +1,4 @@
-"""Chooses once for all rows of a batch that show the same picture, which several questions about it do.
+"""Chooses once for neighbouring rows of a batch that show the same picture, as questions about one picture do.
 
 Only for methods that choose by a picture's own hidden states and keys: the question cannot change their choice.
 """
@@ -14,7 +14,7 @@ from vlm_pruner.methods.view import View
 
 
 def once_per_picture(method: Pruner) -> Pruner:
-    """A method that chooses as `method` does, and whose choices for equal neighbouring rows are one."""
+    """The same method, which chooses once for neighbouring rows that show it the same."""
     if method.needs:
         return method
 

@@ -10,8 +10,7 @@ import threading
 def end_with_parent() -> None:
     """Ends this process when its parent has ended. Call it when a worker starts.
 
-    A program that is killed cannot tell its workers: without this they would wait for work, and hold their memory, for
-    ever.
+    A killed program cannot tell its workers: without this they wait for work forever, and keep their memory.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
